@@ -317,29 +317,4 @@ async fn unchanged_for<T: PartialEq>(limit: Duration, progress: impl Fn() -> Opt
 }
 
 #[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn only_what_neither_moves_nor_queues_is_stuck() {
-        let begun = Instant::now();
-        let minutes = || begun.elapsed().as_secs() / 60;
-        unchanged_for(STALL_LIMIT, || Some(1)).await;
-        assert_eq!(minutes(), 10, "nothing moves");
-
-        // Moves for an hour, queues for an hour, then hangs.
-        let moved = Cell::new(0);
-        let progress = || match minutes() - 10 {
-            ..60 => {
-                moved.set(moved.get() + 1);
-                Some(moved.get())
-            }
-            60..120 => None,
-            _ => Some(0),
-        };
-        unchanged_for(STALL_LIMIT, progress).await;
-        assert_eq!(minutes(), 10 + 120 + 10);
-    }
-}
+mod tests;

@@ -19,7 +19,7 @@ mod page_memory;
 mod request;
 pub mod retry_after;
 #[cfg(test)]
-mod script;
+pub(crate) mod script;
 pub mod transport;
 pub mod wire;
 

@@ -19,7 +19,7 @@ use crate::mirror::account::{Account, Credential};
 use crate::mirror::window::{self, Edges};
 
 /// The answer to one request.
-pub(super) enum ScriptedResponse {
+pub(crate) enum ScriptedResponse {
     Reply {
         status: u16,
         headers: Vec<(&'static str, String)>,
@@ -37,11 +37,11 @@ pub(super) enum ScriptedResponse {
     Headless(u16),
 }
 
-pub(super) fn reply(status: u16, body: impl Into<String>) -> ScriptedResponse {
+pub(crate) fn reply(status: u16, body: impl Into<String>) -> ScriptedResponse {
     ScriptedResponse::Reply { status, headers: Vec::new(), body: body.into().into() }
 }
 
-pub(super) fn granted(token: &str, expires_in: u64) -> ScriptedResponse {
+pub(crate) fn granted(token: &str, expires_in: u64) -> ScriptedResponse {
     reply(
         200,
         format!(r#"{{"token_type":"Bearer","expires_in":{expires_in},"access_token":"{token}"}}"#),
@@ -49,7 +49,7 @@ pub(super) fn granted(token: &str, expires_in: u64) -> ScriptedResponse {
 }
 
 impl ScriptedResponse {
-    pub(super) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+    pub(crate) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         if let Self::Reply { headers, .. } = &mut self {
             headers.push((name, value.into()));
         }
@@ -59,7 +59,7 @@ impl ScriptedResponse {
 
 /// Answers token requests and other requests from one list each, in order.
 #[derive(Default)]
-pub(super) struct Script {
+pub(crate) struct Script {
     tokens: Mutex<VecDeque<ScriptedResponse>>,
     others: Mutex<VecDeque<ScriptedResponse>>,
     asked: Mutex<Vec<http::Request<Bytes>>>,
@@ -68,7 +68,7 @@ pub(super) struct Script {
 }
 
 impl Script {
-    pub(super) fn new(
+    pub(crate) fn new(
         tokens: impl IntoIterator<Item = ScriptedResponse>,
         others: impl IntoIterator<Item = ScriptedResponse>,
     ) -> Arc<Self> {
@@ -80,12 +80,12 @@ impl Script {
     }
 
     /// Every request so far.
-    pub(super) fn asked(&self) -> Vec<http::Request<Bytes>> {
+    pub(crate) fn asked(&self) -> Vec<http::Request<Bytes>> {
         self.asked.lock().unwrap().clone()
     }
 
     /// Requests to Graph so far, as URLs.
-    pub(super) fn urls(&self) -> Vec<String> {
+    pub(crate) fn urls(&self) -> Vec<String> {
         let urls = self.asked().into_iter().map(|request| request.uri().to_string());
         urls.filter(|url| !url.contains("/oauth2/")).collect()
     }
@@ -139,7 +139,7 @@ impl Transport for Script {
     }
 }
 
-pub(super) const BASE: &str = "https://graph.example/v1.0";
+pub(crate) const BASE: &str = "https://graph.example/v1.0";
 
 pub(super) fn env() -> Env {
     Env::simulated(7, "2026-03-01T00:00:00Z".parse::<Timestamp>().unwrap())
@@ -159,7 +159,7 @@ pub(super) fn sign_in(credential: Credential) -> SignInSettings {
 }
 
 /// Tokens from the script. The secret is a variable that every machine has: the search path.
-pub(super) fn tokens(script: &Arc<Script>) -> Arc<Tokens> {
+pub(crate) fn tokens(script: &Arc<Script>) -> Arc<Tokens> {
     Tokens::new(sign_in(Credential::SecretEnv("PATH".into())), script.clone(), env())
 }
 

@@ -145,3 +145,61 @@ impl ReloadSummary {
         format!("windows: {}", parts.join(", "))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ChangedWindow;
+    use crate::tests::window;
+
+    fn difference(added: usize) -> ConfigDiff {
+        let named = |name: &str| Arc::new(window(name));
+        let changed = |name: &str, effect, key| ChangedWindow {
+            old: named(name),
+            new: named(name),
+            effect,
+            keys: vec![key],
+        };
+        ConfigDiff {
+            added: (0..added).map(|n| named(&format!("new{n}"))).collect(),
+            removed: vec![named("gone")],
+            changed: vec![
+                changed("timed", ReloadEffect::Retimed, "interval"),
+                changed("shaped", ReloadEffect::Resynced, "body"),
+            ],
+            unchanged: 4,
+            accounts: vec!["contoso".into()],
+            settings: vec!["log.level"],
+            refused: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_summary_names_each_change_with_its_effect() {
+        let summary = ReloadSummary::from(difference(1));
+        let changes: Vec<_> =
+            summary.changes.iter().map(|one| (&*one.window, one.change, &one.keys[..])).collect();
+        assert_eq!(
+            changes,
+            [
+                ("new0", WindowEffect::Added, &[][..]),
+                ("gone", WindowEffect::Removed, &[]),
+                ("timed", WindowEffect::Retimed, &["interval".to_owned()]),
+                ("shaped", WindowEffect::Resynced, &["body".to_owned()]),
+            ]
+        );
+        assert_eq!(
+            summary.summary(),
+            "windows: 1 added, 1 removed, 1 resynced, 1 retimed, 4 unchanged, also log.level, \
+             accounts contoso"
+        );
+        assert_eq!(ReloadSummary::default().summary(), "windows: 0 unchanged");
+    }
+
+    #[test]
+    fn more_windows_than_a_thousand_are_only_counted() {
+        let summary = ReloadSummary::from(difference(1200));
+        assert_eq!((summary.windows.added, summary.windows.removed), (1200, 1));
+        assert_eq!(summary.changes.len(), MAX_NAMED);
+    }
+}

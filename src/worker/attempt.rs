@@ -327,3 +327,56 @@ impl<'a> Attempt<'a> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::script::reply;
+    use crate::mirror::page::Link;
+    use crate::mirror::window::Edge;
+    use crate::tests::{NOON, registration, window};
+    use crate::worker::tests::{Lab, delta, event};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_round_writes_its_page_with_the_link_and_counts_it() {
+        let lab = Lab::new(window("alice"), [delta(&[event("a", 3), event("b", 4)])]).await;
+        let (end, stats) = lab.run().await;
+        assert_eq!((end, stats.settled.contains(0)), (AttemptEnd::Settled, true));
+        assert_eq!((stats.requests, stats.pages, stats.created, lab.events()), (1, 1, 2, 2));
+        let position = lab.services.store.position(lab.id, 0).await.unwrap().unwrap();
+        let link = format!("{}/delta", crate::graph::script::BASE);
+        assert_eq!(position.phase, Phase::Settled { delta: Some(Link::new(link)) });
+    }
+
+    /// None is missed if the first request fails.
+    #[tokio::test(start_paused = true)]
+    async fn a_requested_resync_begins_in_all_segments_before_the_first_request() {
+        for (request, reason) in [
+            (RoundRequest::Resync, ResyncReason::Requested),
+            (RoundRequest::AcceptRemovals, ResyncReason::Confirm),
+        ] {
+            let mut window = window("alice");
+            window.settings.end = Edge::At("2034-01-01T00:00:00Z".parse().unwrap());
+            let lab = Lab::new(window, [reply(403, "")]).await;
+            let failed = lab.attempt().run(Some(request), SegmentSet::EMPTY).await;
+            assert!(matches!(failed, Err(AttemptError::Quarantine(_))), "{failed:?}");
+            for segment in [0, 1] {
+                let position = lab.services.store.position(lab.id, segment).await.unwrap().unwrap();
+                assert_eq!(position.phase.enumeration_reason(), Some(reason), "of {segment}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_that_outlasts_a_restart_is_remembered() {
+        for (seconds, remembered) in [("20", false), ("60", true)] {
+            let answer = reply(429, "").with("retry-after", seconds);
+            let lab = Lab::new(window("alice"), [answer]).await;
+            let throttled = lab.attempt().run(None, SegmentSet::EMPTY).await;
+            assert!(matches!(throttled, Err(AttemptError::Throttled { .. })), "{throttled:?}");
+            let again = vec![registration(&window("alice"))];
+            let known = lab.services.store.register(again, NOON).await.unwrap().remove(0);
+            assert_eq!(known.paused_until.is_some(), remembered, "{seconds} s");
+        }
+    }
+}

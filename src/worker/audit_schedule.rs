@@ -110,3 +110,42 @@ impl Worker {
         Ok(Ok(due))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::script::reply;
+    use crate::mirror::segment_set::SegmentSet;
+    use crate::tests::window;
+    use crate::worker::tests::{Lab, delta, event, list};
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_audit_waits_and_a_suspicion_does_not() {
+        let mut audited = window("alice");
+        audited.settings.audit = Some(DAY);
+        let failing = (0..5).map(|_| reply(500, ""));
+        let answers = std::iter::once(delta(&[event("a", 3)])).chain(failing).chain([
+            list(&[]),
+            list(&[]),
+            list(&[]),
+        ]);
+        let lab = Lab::new(audited, answers).await;
+        let mut worker = lab.worker();
+        let due = worker.round(1, None).await.unwrap().unwrap().0;
+        assert!(!worker.audit_is_due(), "it has just settled");
+        tokio::time::advance(2 * DAY).await;
+        assert!(worker.audit_is_due());
+        assert_eq!(worker.audit(due).await.unwrap(), Ok(due), "the failed one");
+        assert!(!worker.audit_is_due());
+        tokio::time::advance(2 * FIRST_AUDIT_RETRY).await;
+        assert!(worker.audit_is_due());
+        assert_eq!(worker.audit(due).await.unwrap(), Ok(due), "the first one that finds something");
+        assert!(worker.suspects_drift() && worker.audit_is_due());
+        assert_eq!(worker.resting_segments(), SegmentSet::EMPTY);
+        assert_eq!(worker.audit(due).await.unwrap(), Ok(Instant::now()), "the one that repairs");
+        assert_eq!(lab.events(), 0);
+        assert!(!worker.suspects_drift() && !worker.audit_is_due());
+    }
+}

@@ -106,3 +106,68 @@ impl AttemptError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::transport::{TransportError, TransportErrorKind};
+    use crate::tests::NOON;
+
+    /// An error without a particular class.
+    fn graph() -> GraphError {
+        GraphError::Transport(TransportError::new(TransportErrorKind::Timeout))
+    }
+
+    #[test]
+    fn every_error_has_its_cause_and_its_kind() {
+        let wait = Duration::from_secs(40);
+        let stuck = |kind| AttemptError::Stuck { kind, cause: None, until: Some(NOON) };
+        let stalled = FailureCause::Stalled(Duration::from_secs(7));
+        let (transient, kind) = (FailureCause::Transient, graph().kind());
+        // Besides: whether the next attempt goes on behind the pages of this one, whether the error may
+        // be known from an earlier one, and whether it has been logged for all windows.
+        for (error, cause, expected, [progress, remembered, shared]) in [
+            (
+                AttemptError::Throttled { error: graph(), wait },
+                FailureCause::Throttled(wait),
+                kind,
+                [true, false, false],
+            ),
+            (AttemptError::Transient(graph()), transient, kind, [true, false, false]),
+            (AttemptError::SignIn(graph()), FailureCause::SignIn, kind, [false; 3]),
+            (AttemptError::Quarantine(graph()), FailureCause::Quarantined, kind, [false; 3]),
+            (AttemptError::Endless, FailureCause::Quarantined, ErrorKind::RoundStuck, [false; 3]),
+            (AttemptError::LinkDiedAgain, transient, ErrorKind::LinkDead, [false; 3]),
+            (stuck(StallKind::NoProgress), stalled, ErrorKind::RoundStuck, [false, true, false]),
+            (stuck(StallKind::PageTooLarge), stalled, ErrorKind::PageStuck, [false, true, false]),
+            (
+                AttemptError::Store(StoreError::Full),
+                FailureCause::StoreFull,
+                ErrorKind::Store,
+                [false, false, true],
+            ),
+            (AttemptError::Store(StoreError::Closed), transient, ErrorKind::Store, [false; 3]),
+        ] {
+            let seen = error.cause(|until| {
+                assert_eq!(until, Some(NOON));
+                Duration::from_secs(7)
+            });
+            assert_eq!(seen, cause, "{error:?}");
+            let seen = [error.keeps_progress(), error.is_remembered(), error.is_shared()];
+            assert_eq!(seen, [progress, remembered, shared], "{error:?}");
+            let shown = error.describe(NOON, Some(NOON));
+            assert_eq!((shown.kind, shown.at), (expected, NOON), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_page_that_is_stuck_says_why() {
+        let stuck = AttemptError::Stuck {
+            kind: StallKind::PageTooLarge,
+            cause: Some(graph()),
+            until: None,
+        };
+        let shown = stuck.describe(NOON, None);
+        assert!(shown.message.ends_with(&graph().message()), "{}", shown.message);
+    }
+}

@@ -439,3 +439,98 @@ impl WindowHandle {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::mirror::window::Edges;
+    use crate::tests::{NOON, registered, window};
+
+    fn handle(registered: &RegisteredWindow) -> WindowHandle {
+        WindowHandle::new(Arc::new(window("alice")), registered, NOON)
+    }
+
+    fn month() -> RegisteredWindow {
+        registered(Edges { start: NOON, end: "2026-12-02T12:00:00Z".parse().unwrap() })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_served_by_the_next_round_that_begins() {
+        let handle = handle(&month());
+        assert_eq!(handle.request_round(RoundRequest::Resync), 8);
+        assert_eq!(handle.request_round(RoundRequest::Sync), 8);
+        assert_eq!(handle.lock().request, Some(RoundRequest::Resync), "the greatest is kept");
+        handle.lock().running = true;
+        assert_eq!(handle.request_round(RoundRequest::Sync), 9, "a running round began before");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whatever_ends_a_round_wakes_those_who_wait_for_it() {
+        type Finish = fn(&WindowHandle);
+        let ends: [(&str, Finish); 3] = [
+            ("a crash", |handle| handle.on_crash(NOON)),
+            ("a stop of the worker", WindowHandle::interrupt),
+            ("its result", |handle| {
+                handle.lock().rounds += 1;
+                handle.notify_finished();
+            }),
+        ];
+        for (end, finish) in ends {
+            let handle = handle(&month());
+            handle.lock().running = true;
+            let mut waiting = std::pin::pin!(handle.finished(8));
+            assert!(waiting.as_mut().now_or_never().is_none(), "{end}");
+            finish(&handle);
+            assert!(waiting.as_mut().now_or_never().is_some(), "{end}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_running_round_hangs() {
+        let (handle, limit) = (handle(&month()), Duration::from_secs(60));
+        tokio::time::advance(2 * limit).await;
+        assert!(!handle.is_hung(limit));
+        handle.lock().running = true;
+        assert!(handle.is_hung(limit));
+        handle.lock().last_heartbeat = Instant::now();
+        assert!(!handle.is_hung(limit));
+    }
+
+    /// The states before and after the window's worker is replaced.
+    #[tokio::test(start_paused = true)]
+    async fn a_window_in_trouble_stays_so_when_it_is_attached_again() {
+        for (before, settled, after) in [
+            (WindowState::Enumerating, true, WindowState::Settled),
+            (WindowState::Following, false, WindowState::Enumerating),
+            (WindowState::Quarantined, true, WindowState::Quarantined),
+        ] {
+            let handle = handle(&month());
+            handle.lock().health.state = before;
+            let again = RegisteredWindow { settled, events: 5, ..month() };
+            handle.reattach(Arc::new(window("alice")), &again);
+            assert_eq!((handle.state(), handle.lock().events), (after, 5), "{before}");
+            assert_eq!(handle.lock().rounds, 7, "rounds go on counting");
+        }
+    }
+
+    #[test]
+    fn an_audit_is_due_a_period_after_the_window_first_settled() {
+        let mut audited = window("alice");
+        audited.settings.audit = Some(Duration::from_secs(86_400));
+        let mut audit = PackedAudit::default();
+        let later = |hours| NOON + jiff::SignedDuration::from_hours(hours);
+        assert!(!audit.is_due(&audited, later(100)), "it never settled");
+        audit.begin(NOON);
+        audit.begin(later(90));
+        assert!(audit.is_due(&audited, later(100)), "the first time counts");
+        assert!(!audit.is_due(&window("alice"), later(100)), "audits are disabled");
+        audit.end(later(100), 3);
+        assert!(!audit.is_due(&audited, later(101)));
+        audit.end(later(200), 4);
+        let record = AuditRecord { since: NOON, at: Some(later(200)), differences: 7 };
+        assert_eq!(audit.record(), Some(record));
+        assert_eq!(PackedAudit::of(Some(record)).record(), Some(record));
+    }
+}

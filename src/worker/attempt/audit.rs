@@ -377,3 +377,60 @@ impl Attempt<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{NOON, window};
+    use crate::worker::tests::{Lab, delta, event, list, next};
+
+    /// A round finds the events `a` and `b`; then the window is audited.
+    #[tokio::test(start_paused = true)]
+    async fn a_difference_is_repaired_when_two_audits_agree() {
+        use AuditOutcome::{Clean, Repaired, Suspicious, Unavailable};
+        let (a, b) = (|| event("a", 3), || event("b", 4));
+        let without_b = || list(&[a()]);
+        let cases = [
+            (
+                "missing in both, and on its own days",
+                vec![without_b(), without_b(), list(&[])],
+                vec![Suspicious, Repaired],
+                (1, 1),
+            ),
+            (
+                "missing in both, but not on its own days",
+                vec![without_b(), without_b(), list(&[b()])],
+                vec![Suspicious, Repaired],
+                (2, 0),
+            ),
+            (
+                "missing in the first only",
+                vec![without_b(), list(&[a(), b()])],
+                vec![Suspicious, Clean],
+                (2, 0),
+            ),
+            ("no difference", vec![list(&[a(), b()])], vec![Clean], (2, 0)),
+            (
+                "a listing without end",
+                vec![next(&[a()], 1), next(&[a()], 2)],
+                vec![Unavailable],
+                (2, 0),
+            ),
+        ];
+        for (case, listings, outcomes, (events, differences)) in cases {
+            let answers = std::iter::once(delta(&[a(), b()])).chain(listings);
+            let lab = Lab::new(window("alice"), answers).await;
+            lab.run().await;
+            lab.handle.lock().audits.begin(NOON);
+            let mut suspects = SuspectedDrift::default();
+            for outcome in outcomes {
+                let audited = lab.attempt().audit(&mut suspects).await.unwrap();
+                assert_eq!(audited, outcome, "{case}");
+                assert_eq!(suspects.is_empty(), outcome != Suspicious, "{case}");
+            }
+            assert_eq!(lab.events(), events, "{case}");
+            let record = lab.handle.lock().audits.record();
+            assert_eq!(record.map_or(0, |record| record.differences), differences, "{case}");
+        }
+    }
+}

@@ -100,3 +100,75 @@ pub(super) fn first_day(edges: Edges) -> Edges {
     let end = edges.start.checked_add(SignedDuration::from_hours(24)).unwrap_or(edges.end);
     Edges { start: edges.start, end }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::graph::script::reply;
+    use crate::mirror::segment_set::SegmentSet;
+    use crate::mirror::window::{Edge, Window};
+    use crate::tests::window;
+    use crate::worker::AttemptEnd;
+    use crate::worker::tests::{Lab, delta, list, part};
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    /// A window whose edges follow the date: it begins on 3 October.
+    fn relative() -> Window {
+        let mut window = window("alice");
+        window.settings.start = Edge::Relative { years: 0, months: 0, days: -30 };
+        window.settings.move_every = DAY;
+        window
+    }
+
+    /// The wall clock is three days ahead of when the edges were computed; Graph says whether rightly.
+    #[tokio::test(start_paused = true)]
+    async fn edges_move_by_a_clock_that_graph_confirms() {
+        for (date, moves) in
+            [("Thu, 05 Nov 2026 12:00:00 GMT", true), ("Mon, 02 Nov 2026 12:00:00 GMT", false)]
+        {
+            let lab = Lab::new(relative(), [list(&[]).with("date", date)]).await;
+            let before = lab.edges();
+            lab.services.env.advance_wall_clock(SignedDuration::from_hours(72));
+            assert_eq!(lab.attempt().move_edges(false).await.unwrap(), moves, "{date}");
+            assert_eq!(lab.edges() != before, moves, "{date}");
+            assert_eq!(lab.script.urls().len(), 1, "a request for the clock");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_move_that_drops_most_events_waits_for_its_confirmation() {
+        for accepted in [false, true] {
+            let items: Vec<_> = (0..25)
+                .map(|n| part(&format!("e{n}"), r#""type":"singleInstance""#, 3))
+                .map(|item| item.replace("2026-11-03", "2026-10-04"))
+                .collect();
+            let date = "Mon, 02 Nov 2026 12:00:00 GMT";
+            let lab = Lab::new(relative(), [delta(&items).with("date", date)]).await;
+            lab.run().await;
+            let before = lab.edges();
+            tokio::time::advance(3 * DAY).await;
+            assert_eq!(lab.attempt().move_edges(accepted).await.unwrap(), accepted);
+            assert_eq!(lab.edges() != before, accepted);
+            if !accepted {
+                assert!(!lab.attempt().move_edges(false).await.unwrap());
+                tokio::time::advance(relative().settings.confirm_after).await;
+                assert!(lab.attempt().move_edges(false).await.unwrap(), "it has waited");
+            }
+            assert!(lab.handle.lock().held_move.is_none());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn segments_that_are_too_long_for_graph_are_halved() {
+        let message = "The range is greater than the allowed range. Maximum number of days: 62";
+        let body = format!(r#"{{"error":{{"code":"ErrorInvalidRequest","message":"{message}"}}}}"#);
+        let lab = Lab::new(window("alice"), [reply(400, body), delta(&[]), delta(&[])]).await;
+        let (end, stats) = lab.run().await;
+        assert_eq!((end, stats.settled), (AttemptEnd::Settled, SegmentSet::from_iter([0, 1])));
+        assert_eq!(lab.handle.lock().segments().len(), 2);
+        assert_eq!(lab.handle.lock().resync, Some(ResyncReason::SegmentTooLong));
+    }
+}

@@ -165,3 +165,67 @@ impl Attempt<'_> {
             .map(drop)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::script::{ScriptedResponse, reply};
+    use crate::graph::transport::TransportErrorKind;
+    use crate::tests::window;
+    use crate::worker::tests::{Lab, list, not_found};
+
+    /// The input for the round after each of some requests for the first page, and the attempt's error.
+    async fn pages(answers: Vec<ScriptedResponse>, count: usize) -> Vec<(RoundInput, String)> {
+        let lab = Lab::new(window("alice"), answers).await;
+        let (mut attempt, edges) = (lab.attempt(), lab.edges());
+        let (round, _) = attempt.open(0, edges, false).await.unwrap();
+        let mut inputs = Vec::new();
+        for _ in 0..count {
+            let input = attempt.page(&round, PageSource::Delta, None, edges).await.unwrap();
+            inputs.push((input, format!("{:?}", attempt.last_page.error)));
+        }
+        inputs
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_page_that_fails_alone_is_refused() {
+        let failing = |count| (0..count).map(|_| reply(500, "")).collect::<Vec<_>>();
+        let then = |mut answers: Vec<_>, last| {
+            answers.push(last);
+            answers
+        };
+        let large = vec![ScriptedResponse::Fault(TransportErrorKind::TooLarge)];
+        for (case, answers, expected) in [
+            ("the mailbox answers", then(failing(5), list(&[])), PageFailure::Refused),
+            ("the mailbox fails too", failing(6), PageFailure::Other),
+            ("the calendar is gone", vec![not_found()], PageFailure::Other),
+            ("the page is too large", large, PageFailure::TooLarge),
+        ] {
+            let (input, _) = pages(answers, 1).await.remove(0);
+            assert!(
+                matches!(input, RoundInput::Failed(seen) if seen == expected),
+                "{case}: {input:?}"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_dead_link_ends_the_attempt() {
+        let inputs = pages(vec![reply(410, ""), reply(410, "")], 2).await;
+        let [(RoundInput::LinkDead, _), (RoundInput::Failed(PageFailure::Other), error)] =
+            &inputs[..]
+        else {
+            panic!("{inputs:?}");
+        };
+        assert_eq!(error, "Some(LinkDiedAgain)");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn unreadable_items_are_counted_from_the_first_page_on() {
+        let lab = Lab::new(window("alice"), []).await;
+        for (first, items, total) in [(true, 2, 2), (false, 1, 3), (false, 0, 3), (true, 0, 0)] {
+            lab.attempt().record_unreadable(first, items);
+            assert_eq!(lab.handle.lock().unreadable, total);
+        }
+    }
+}

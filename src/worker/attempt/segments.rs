@@ -312,3 +312,45 @@ fn segment_error(error: AttemptError) -> Result<AttemptError, AttemptError> {
         _ => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::GraphError;
+    use crate::mirror::page::Span;
+    use crate::store::StoreError;
+    use crate::tests::{NOON, single, window};
+    use crate::worker::AttemptEnd;
+    use crate::worker::tests::Lab;
+
+    #[test]
+    fn only_an_error_of_one_segment_lets_the_others_run() {
+        let request = || GraphError::InvalidRequest("x");
+        for (error, of_one_segment) in [
+            (AttemptError::LinkDiedAgain, true),
+            (AttemptError::Endless, true),
+            (AttemptError::Transient(request()), true),
+            (AttemptError::Quarantine(request()), false),
+            (AttemptError::SignIn(request()), false),
+            (AttemptError::Store(StoreError::Full), false),
+            (AttemptError::Stopped, false),
+        ] {
+            let name = format!("{error:?}");
+            assert_eq!(segment_error(error).is_ok(), of_one_segment, "{name}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_window_whose_start_has_passed_its_end_is_cleared_without_a_request() {
+        let mut window = window("alice");
+        window.settings.start = window.settings.end;
+        let lab = Lab::new(window, []).await;
+        let mut commit = Commit::new(lab.id, 0, NOON);
+        let span = Span { start: NOON, end: NOON };
+        commit.upserts = ["a", "b"].map(|id| single(id, span, "{}")).into();
+        lab.services.store.commit(commit).await.unwrap();
+        let (end, stats) = lab.run().await;
+        assert_eq!((end, stats.settled.contains(0)), (AttemptEnd::Settled, true));
+        assert_eq!((stats.requests, stats.removed, lab.events()), (0, 2, 0));
+    }
+}

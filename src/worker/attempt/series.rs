@@ -329,3 +329,72 @@ impl Attempt<'_> {
         Ok(self.context.services.store.series(self.context.id, segment, master.hash()).await?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::script::{ScriptedResponse, reply};
+    use crate::tests::window;
+    use crate::worker::tests::{Lab, delta, list, next, not_found, part};
+
+    fn master() -> String {
+        part("m", r#""type":"seriesMaster","recurrence":{}"#, 3)
+    }
+
+    fn occurrence(id: &str, day: u8) -> String {
+        part(id, r#""type":"occurrence","seriesMasterId":"m""#, day)
+    }
+
+    /// Removing a series removes all its instances, and "not found" may be said of the whole mailbox.
+    #[tokio::test(start_paused = true)]
+    async fn a_master_is_gone_when_it_is_missed_twice_and_the_calendar_answers() {
+        let found = || reply(200, master());
+        for (case, answers, expected) in [
+            ("found", vec![found()], Some(true)),
+            ("missed twice", vec![not_found(), list(&[]), not_found()], Some(false)),
+            ("missed once", vec![not_found(), list(&[]), found()], Some(true)),
+            ("missed like the calendar", vec![not_found(), not_found()], None),
+        ] {
+            let lab = Lab::new(window("alice"), answers).await;
+            let master = lab.attempt().master(&EventId::new("m"), lab.edges()).await;
+            let found = match master {
+                Ok(RoundInput::Master(master)) => Some(master.is_some()),
+                _ => None,
+            };
+            assert_eq!(found, expected, "{case}");
+        }
+    }
+
+    /// The mirror has the instances `o1` and `o2`. Pages of a listing are no snapshot.
+    #[tokio::test(start_paused = true)]
+    async fn what_a_listing_of_several_pages_lacks_is_missing_in_a_second_one_too() {
+        let (o1, o2) = (|| occurrence("o1", 3), || occurrence("o2", 4));
+        let without_o2 = |n| [next(&[o1()], n), list(&[])];
+        let listed: [(_, Vec<ScriptedResponse>, _); 5] = [
+            ("one page", vec![list(&[o1()])], Some(1)),
+            ("two pages with both", vec![next(&[o1()], 1), list(&[o2()])], Some(2)),
+            ("twice without", without_o2(1).into_iter().chain(without_o2(2)).collect(), Some(1)),
+            (
+                "once without",
+                without_o2(1).into_iter().chain([next(&[o1()], 2), list(&[o2()])]).collect(),
+                Some(2),
+            ),
+            ("nothing new on a page", vec![next(&[o1()], 1), next(&[o1()], 2)], None),
+        ];
+        for (case, answers, expected) in listed {
+            let round = [delta(&[master(), o1(), o2()])];
+            let lab = Lab::new(window("alice"), round.into_iter().chain(answers)).await;
+            lab.run().await;
+            assert_eq!(lab.events(), 2, "{case}");
+            let input = lab.attempt().instances(0, &EventId::new("m"), lab.edges()).await.unwrap();
+            let count = match input {
+                RoundInput::Instances(Some((listed, rows))) => {
+                    assert_eq!(rows.len(), 2, "{case}");
+                    Some(listed.items.len())
+                }
+                _ => None,
+            };
+            assert_eq!(count, expected, "{case}");
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! When rounds are due and when a worker ends; and what the tests of its parts need: a window in a
+//! real store, and a Graph that answers from a script.
+
+use std::cell::Cell;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::graph::script::{BASE, Script, ScriptedResponse, granted, reply, tokens};
+use crate::graph::{Budgets, Tokens};
+use crate::mirror::position::WindowId;
+use crate::mirror::window::Edges;
+use crate::tests::{env, open, registration, window};
+
+/// A window, and what its worker has.
+pub(super) struct Lab {
+    pub(super) services: Arc<Services>,
+    pub(super) script: Arc<Script>,
+    pub(super) id: WindowId,
+    pub(super) handle: Arc<WindowHandle>,
+    pub(super) stop: CancellationToken,
+    tokens: Arc<Tokens>,
+    target: Target,
+    window: Arc<Window>,
+    steps: AtomicU32,
+    _directory: TempDir,
+}
+
+impl Lab {
+    /// A new window. Its requests get these answers, in order.
+    pub(super) async fn new(
+        window: Window,
+        answers: impl IntoIterator<Item = ScriptedResponse>,
+    ) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let env = env();
+        let store = open(directory.path(), &env);
+        let registered = store.register(vec![registration(&window)], env.now()).await.unwrap();
+        let window = Arc::new(window);
+        let handle = Arc::new(WindowHandle::new(window.clone(), &registered[0], env.now()));
+        let script = Script::new((0..9).map(|_| granted("t", 3600)), answers);
+        let (budgets, timeout) = (Budgets::new(8, 3), Duration::from_secs(100));
+        let client = GraphClient::new(script.clone(), BASE, budgets, env.clone(), timeout).unwrap();
+        let tokens = tokens(&script);
+        Self {
+            target: client.target(&tokens, &window.mailbox, window.calendar.clone()),
+            services: Arc::new(Services { store, client, env, metrics: Arc::default() }),
+            script,
+            id: registered[0].id,
+            handle,
+            stop: CancellationToken::new(),
+            tokens,
+            window,
+            steps: AtomicU32::new(0),
+            _directory: directory,
+        }
+    }
+
+    pub(super) fn worker(&self) -> Worker {
+        let Window { mailbox, calendar, .. } = &*self.window;
+        let target = self.services.client.target(&self.tokens, mailbox, calendar.clone());
+        let (services, handle) = (self.services.clone(), self.handle.clone());
+        Worker::new(services, target, self.id, handle, self.stop.clone())
+    }
+
+    pub(super) fn attempt(&self) -> Attempt<'_> {
+        Attempt::new(AttemptContext {
+            services: &self.services,
+            target: &self.target,
+            id: self.id,
+            window: &self.window,
+            handle: &self.handle,
+            stop: &self.stop,
+            steps: &self.steps,
+            number: 1,
+        })
+    }
+
+    /// Runs a round, which must not fail.
+    pub(super) async fn run(&self) -> (AttemptEnd, AttemptStats) {
+        let mut attempt = self.attempt();
+        let end = attempt.run(None, SegmentSet::EMPTY).await.unwrap();
+        (end, attempt.into_stats())
+    }
+
+    pub(super) fn edges(&self) -> Edges {
+        self.handle.lock().edges
+    }
+
+    /// The number of events that readers see.
+    pub(super) fn events(&self) -> u64 {
+        self.handle.lock().events
+    }
+}
+
+/// An event of an hour in November 2026.
+pub(super) fn event(id: &str, day: u8) -> String {
+    part(id, r#""type":"singleInstance","changeKey":"1""#, day)
+}
+
+/// An item with these members.
+pub(super) fn part(id: &str, members: &str, day: u8) -> String {
+    let time =
+        |hour| format!(r#"{{"dateTime":"2026-11-{day:02}T{hour:02}:00:00","timeZone":"UTC"}}"#);
+    format!(r#"{{"id":"{id}",{members},"start":{},"end":{}}}"#, time(9), time(10))
+}
+
+/// A page or a listing. `link` is the member after the items: see [`delta`] and [`next`].
+fn answer(items: &[String], link: &str) -> ScriptedResponse {
+    reply(200, format!(r#"{{"value":[{}]{link}}}"#, items.join(",")))
+}
+
+/// The last page of a round.
+pub(super) fn delta(items: &[String]) -> ScriptedResponse {
+    answer(items, &format!(r#","@odata.deltaLink":"{BASE}/delta""#))
+}
+
+/// A page before another one; each has a link of its own.
+pub(super) fn next(items: &[String], number: u8) -> ScriptedResponse {
+    answer(items, &format!(r#","@odata.nextLink":"{BASE}/next{number}""#))
+}
+
+/// The last page of a listing.
+pub(super) fn list(items: &[String]) -> ScriptedResponse {
+    answer(items, "")
+}
+
+/// The answer about an event or a mailbox that does not exist.
+pub(super) fn not_found() -> ScriptedResponse {
+    reply(404, r#"{"error":{"code":"ErrorItemNotFound"}}"#)
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_interval_moves_the_next_round_unless_the_window_waits_for_a_decision() {
+    let lab = Lab::new(window("alice"), []).await;
+    let (worker, now) = (lab.worker(), Instant::now());
+    let (due, minute, hour) =
+        (now + Duration::from_secs(30), Duration::from_secs(60), Duration::from_secs(3600));
+    for (state, expected) in [
+        (WindowState::Settled, 30 * 60),
+        (WindowState::BackingOff, 30 * 60),
+        (WindowState::Held, 30),
+        (WindowState::Quarantined, 30),
+        (WindowState::SignInRequired, 30),
+    ] {
+        lab.handle.lock().health.state = state;
+        let moved = worker.retimed(due, minute.as_secs_f32(), hour);
+        assert_eq!(moved.duration_since(now).as_secs(), expected, "{state}");
+        assert_eq!(worker.retimed(due, minute.as_secs_f32(), minute), due, "{state}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_round_is_spread_and_waits_for_a_pause_of_the_mailbox() {
+    let lab = Lab::new(window("alice"), []).await;
+    let (worker, now) = (lab.worker(), Instant::now());
+    assert_eq!(worker.first_due(FirstRun::Now), now);
+    let spread = worker.first_due(FirstRun::Spread).duration_since(now);
+    assert!(spread > Duration::ZERO && spread < Duration::from_secs(60), "{spread:?}");
+    worker.target.budget.pause(Duration::from_secs(600));
+    assert_eq!(worker.first_due(FirstRun::Now).duration_since(now).as_secs(), 600);
+}
+
+/// A stored time may come from a wrong clock.
+#[tokio::test(start_paused = true)]
+async fn no_stored_time_is_waited_for_longer_than_a_confirmation_takes() {
+    let lab = Lab::new(window("alice"), []).await;
+    let (worker, now) = (lab.worker(), lab.services.env.now());
+    let longest = lab.window.settings.confirm_after;
+    let later = |seconds| Some(now + SignedDuration::from_secs(seconds));
+    for (until, wait) in [
+        (None, Duration::ZERO),
+        (later(-5), Duration::ZERO),
+        (later(5), Duration::from_secs(5)),
+        (later(1 << 31), longest),
+    ] {
+        assert_eq!(worker.wait_until(&lab.window, until), wait, "{until:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_runs_rounds_until_it_is_stopped() {
+    let lab =
+        Lab::new(window("alice"), [delta(&[event("a", 3)]), reply(503, ""), delta(&[])]).await;
+    let mut worker = lab.worker();
+    let running = tokio::spawn(async move { worker.run(FirstRun::Now).await.unwrap() });
+    for round in [1, 2] {
+        lab.handle.finished(round).await;
+        let last = lab.handle.status(lab.services.env.now()).last_round.unwrap();
+        assert_eq!((last.number, lab.handle.state()), (round, WindowState::Settled));
+    }
+    assert_eq!(lab.script.urls().len(), 3, "a round, and one with a repeated request");
+    lab.stop.cancel();
+    lab.handle.wake_worker();
+    assert_eq!(running.await.unwrap(), WorkerExit::Stopped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_neither_moves_nor_queues_is_stuck() {
+    let begun = Instant::now();
+    let minutes = || begun.elapsed().as_secs() / 60;
+    unchanged_for(STALL_LIMIT, || Some(1)).await;
+    assert_eq!(minutes(), 10, "nothing moves");
+
+    // Moves for an hour, queues for an hour, then hangs.
+    let moved = Cell::new(0);
+    let progress = || match minutes() - 10 {
+        ..60 => {
+            moved.set(moved.get() + 1);
+            Some(moved.get())
+        }
+        60..120 => None,
+        _ => Some(0),
+    };
+    unchanged_for(STALL_LIMIT, progress).await;
+    assert_eq!(minutes(), 10 + 120 + 10);
+}
