@@ -337,7 +337,7 @@ fn print_change(change: &Change, count: usize, out: &mut impl Write) -> Result<(
         ChangeKind::Removed => (RED, '-'),
     };
     let (start, subject) = start_and_subject(change);
-    let at = change.at.to_zoned(TimeZone::system()).strftime("%H:%M:%S").to_string();
+    let at = change.at.to_zoned_datetime(TimeZone::system()).strftime("%H:%M:%S").to_string();
     let window = shorten(&change.window, 28);
     let more = if count > 1 { format!("  ({count} of a series)") } else { String::new() };
     writeln!(

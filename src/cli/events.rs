@@ -7,7 +7,7 @@ use std::io::Write;
 use anstyle::Style;
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
-use jiff::{Span, Timestamp, ToSpan as _, Zoned};
+use jiff::{Span, Timestamp, ToSpan as _, ZonedDateTime};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -55,7 +55,7 @@ struct Location {
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct AgendaLine {
     timed: bool,
-    start: Zoned,
+    start: ZonedDateTime,
     text: String,
 }
 
@@ -70,7 +70,7 @@ pub(super) async fn events(
         Some(name) => find_zone(name)?,
         None => TimeZone::system(),
     };
-    let today = Timestamp::now().to_zoned(zone).start_of_day();
+    let today = Timestamp::now().to_zoned_datetime(zone).start_of_day();
     let today = today.map_err(|error| out_of_calendar(&error))?;
     let given = |text: &Option<String>, option| {
         text.as_ref().map(|text| parse_time(text, &today, option)).transpose()
@@ -89,7 +89,7 @@ pub(super) async fn events(
     }
     // An all-day event is a day, and a day in another zone may end before ours begins. The agenda
     // requests one more day on both sides and shows the events that fall on our days.
-    let wider = |at: &Zoned, days: i64| match json {
+    let wider = |at: &ZonedDateTime, days: i64| match json {
         true => at.timestamp(),
         false => at.checked_add(days.days()).unwrap_or_else(|_| at.clone()).timestamp(),
     };
@@ -138,8 +138,8 @@ pub(super) async fn events(
 async fn calendar(
     client: &ApiClient,
     window: &str,
-    from: Option<&Zoned>,
-    to: Option<&Zoned>,
+    from: Option<&ZonedDateTime>,
+    to: Option<&ZonedDateTime>,
     out: &mut impl Write,
 ) -> Result<u8, CliError> {
     let path = format!("/v1/windows/{}/calendar.ics", percent::encode(window));
@@ -172,13 +172,13 @@ fn out_of_calendar(error: &jiff::Error) -> CliError {
 }
 
 /// Parses a time option. Dates and relative times are in the user's zone and count from midnight.
-fn parse_time(text: &str, today: &Zoned, option: &str) -> Result<Zoned, CliError> {
+fn parse_time(text: &str, today: &ZonedDateTime, option: &str) -> Result<ZonedDateTime, CliError> {
     let zone = today.time_zone();
     if text == "now" || text == "today" {
         return Ok(today.clone());
     }
     if let Ok(at) = text.parse::<Timestamp>() {
-        return Ok(at.to_zoned(zone.clone()));
+        return Ok(at.to_zoned_datetime(zone.clone()));
     }
     if text.starts_with(['-', '+'])
         && let Ok(span) = text.parse::<Span>()
@@ -187,7 +187,7 @@ fn parse_time(text: &str, today: &Zoned, option: &str) -> Result<Zoned, CliError
         return Ok(at);
     }
     if let Ok(local) = text.parse::<DateTime>()
-        && let Ok(at) = local.to_zoned(zone.clone())
+        && let Ok(at) = local.to_zoned_datetime(zone.clone())
     {
         return Ok(at);
     }
@@ -198,7 +198,7 @@ fn parse_time(text: &str, today: &Zoned, option: &str) -> Result<Zoned, CliError
 }
 
 /// The agenda of the events, each listed on every day between `from` and `to` that it touches.
-fn agenda(events: &[AgendaEvent], from: &Zoned, to: &Zoned) -> String {
+fn agenda(events: &[AgendaEvent], from: &ZonedDateTime, to: &ZonedDateTime) -> String {
     let own = from.time_zone();
     let mut days: BTreeMap<Date, Vec<AgendaLine>> = BTreeMap::new();
     let mut unplaced = 0_usize;
@@ -249,7 +249,7 @@ fn agenda(events: &[AgendaEvent], from: &Zoned, to: &Zoned) -> String {
 }
 
 /// The hours of the event on `day`.
-fn hours(start: &Zoned, end: &Zoned, day: Date) -> String {
+fn hours(start: &ZonedDateTime, end: &ZonedDateTime, day: Date) -> String {
     let ends_today = end.date() == day || start == end;
     match (start.date() == day, ends_today) {
         (true, true) => format!("{}–{}", start.strftime("%H:%M"), end.strftime("%H:%M")),
@@ -284,11 +284,11 @@ fn start_and_end(
     event: &AgendaEvent,
     times: &mut TimeReader,
     zone: &TimeZone,
-) -> Option<(Zoned, Zoned)> {
+) -> Option<(ZonedDateTime, ZonedDateTime)> {
     let when = times.parse_span(Some(event.start.get()), Some(event.end.get())).ok()?;
     let at = |moment: EventTime| match event.is_all_day {
-        Some(true) => moment.civil.date().to_zoned(zone.clone()).ok(),
-        _ => Some(moment.at.to_zoned(zone.clone())),
+        Some(true) => moment.civil.date().to_zoned_datetime(zone.clone()).ok(),
+        _ => Some(moment.at.to_zoned_datetime(zone.clone())),
     };
     Some((at(when.start)?, at(when.end)?))
 }

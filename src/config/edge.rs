@@ -29,7 +29,7 @@ pub fn edge(text: &str) -> Result<Edge, Issue> {
         return Ok(Edge::At(at));
     }
     let midnight = text.parse::<Date>().ok().filter(|_| text.len() == "2026-01-01".len());
-    match midnight.and_then(|date| date.to_zoned(TimeZone::UTC).ok()) {
+    match midnight.and_then(|date| date.to_zoned_datetime(TimeZone::UTC).ok()) {
         Some(midnight) => Ok(Edge::At(midnight.timestamp())),
         None => Err(Issue::new(
             format!("not a time: {text:?}"),

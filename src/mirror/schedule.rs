@@ -77,7 +77,7 @@ pub fn next_move(window: &Window, computed: Timestamp) -> Option<Timestamp> {
         return None;
     }
     let midnight = computed
-        .to_zoned(TimeZone::UTC)
+        .to_zoned_datetime(TimeZone::UTC)
         .start_of_day()
         .map_or(computed, |midnight| midnight.timestamp());
     let days = u32::try_from(move_every.as_secs() / DAY.as_secs()).unwrap_or(u32::MAX);

@@ -120,7 +120,7 @@ impl Edge {
         match self {
             Self::At(at) => at,
             Self::Relative { years, months, days } => {
-                let today: Date = now.to_zoned(TimeZone::UTC).date();
+                let today: Date = now.to_zoned_datetime(TimeZone::UTC).date();
                 let span = Span::new()
                     .try_years(years)
                     .and_then(|s| s.try_months(months))
@@ -129,7 +129,7 @@ impl Edge {
                 let forward = years >= 0 && months >= 0 && days >= 0;
                 let limit = if forward { Date::MAX } else { Date::MIN };
                 let date = today.checked_add(span).unwrap_or(limit);
-                date.to_zoned(TimeZone::UTC).map(|z| z.timestamp()).unwrap_or(if forward {
+                date.to_zoned_datetime(TimeZone::UTC).map(|z| z.timestamp()).unwrap_or(if forward {
                     Timestamp::MAX
                 } else {
                     Timestamp::MIN

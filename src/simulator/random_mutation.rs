@@ -147,7 +147,7 @@ impl EditPicker<'_> {
     fn move_far(&mut self) -> Option<Edit> {
         let item = self.single()?;
         let there = item.zone.instant(item.when.start);
-        let far = (there - self.now).total(jiff::Unit::Hour).unwrap_or(0.0).abs() > 24.0 * 900.0;
+        let far = (there - self.now).abs() > SignedDuration::from_hours(24 * 900);
         let start =
             if far { self.start() } else { self.start() + SignedDuration::from_hours(24 * 1500) };
         Some(Edit::Move { event: self.id(&item, 0), start })

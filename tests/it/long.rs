@@ -290,7 +290,7 @@ async fn edges_move_for_weeks_and_lose_nothing() {
     assert!(left.len() > 30, "{} events left", left.len());
     let at: BTreeSet<Timestamp> = moves.values().flatten().copied().collect();
     assert_eq!(at.len(), moves.values().map(Vec::len).sum::<usize>(), "two windows moved at once");
-    let hour = |at: &Timestamp| at.to_zoned(jiff::tz::TimeZone::UTC).hour();
+    let hour = |at: &Timestamp| at.to_zoned_datetime(jiff::tz::TimeZone::UTC).hour();
     let hours: BTreeSet<_> = moves.values().map(|moves| moves.iter().map(hour).min()).collect();
     assert_eq!(hours.len(), NAMES.len(), "two windows move at the same hour: {moves:?}");
     rig.stop().await;

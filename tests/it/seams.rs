@@ -153,7 +153,7 @@ async fn a_private_series_that_moves_over_a_seam_is_never_absent() {
         start: near(-48),
         minutes: 45,
         repeats: Pattern::Daily { every: 1 },
-        until: Some(near(-48).to_zoned(jiff::tz::TimeZone::UTC).date()),
+        until: Some(near(-48).to_zoned_datetime(jiff::tz::TimeZone::UTC).date()),
         all_day: false,
     };
     edit(&simulator, series);

@@ -15,9 +15,9 @@ fn event(subject: &str, start: (&str, &str), end: (&str, &str), more: Value) -> 
     serde_json::from_value(value).unwrap()
 }
 
-fn berlin(text: &str) -> Zoned {
+fn berlin(text: &str) -> ZonedDateTime {
     let zone = TimeZone::get("Europe/Berlin").unwrap();
-    text.parse::<DateTime>().unwrap().to_zoned(zone).unwrap()
+    text.parse::<DateTime>().unwrap().to_zoned_datetime(zone).unwrap()
 }
 
 #[test]
@@ -92,7 +92,8 @@ fn an_all_day_event_lies_on_its_day_for_everybody() {
             })
             .into();
         let zone = TimeZone::get(own).unwrap();
-        let midnight = |day: i8| jiff::civil::date(2026, 11, day).to_zoned(zone.clone()).unwrap();
+        let midnight =
+            |day: i8| jiff::civil::date(2026, 11, day).to_zoned_datetime(zone.clone()).unwrap();
         let agenda = agenda(&days, &midnight(23), &midnight(24));
         let shown = strip_str(&agenda).to_string();
         assert_eq!(shown, "Monday 23 November 2026\n  all day      the 23th\n", "{own}");

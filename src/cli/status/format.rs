@@ -22,12 +22,12 @@ pub(super) fn style(state: WindowState) -> Style {
 pub(super) fn time(at: Timestamp, now: Timestamp, zone: &TimeZone) -> String {
     let recent = now.duration_since(at).as_hours() < 20;
     let form = if recent { "%H:%M:%S" } else { "%Y-%m-%d %H:%M" };
-    at.to_zoned(zone.clone()).strftime(form).to_string()
+    at.to_zoned_datetime(zone.clone()).strftime(form).to_string()
 }
 
 /// A time with its date.
 pub(in crate::cli) fn full(at: Timestamp, zone: &TimeZone) -> String {
-    at.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+    at.to_zoned_datetime(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
 /// The distance of a time from now.

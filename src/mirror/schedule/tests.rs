@@ -63,7 +63,7 @@ fn edges_move_at_an_hour_of_their_own_and_always_cover_what_is_stated() {
                     let whole = (hours / 24) as f64;
                     assert!((whole - days).abs() < 1e-3, "{name}, {hours} h: {days} days");
                 }
-                at.insert(due.to_zoned(TimeZone::UTC).time());
+                at.insert(due.to_zoned_datetime(TimeZone::UTC).time());
                 computed = due;
             }
         }
