@@ -118,26 +118,32 @@ mod tests {
         GraphError::Transport(TransportError::new(TransportErrorKind::Timeout))
     }
 
+    fn too_large() -> GraphError {
+        GraphError::Transport(TransportError::new(TransportErrorKind::TooLarge))
+    }
+
     #[test]
     fn every_error_has_its_cause_and_its_kind() {
-        let wait = Duration::from_secs(40);
         let stuck = |kind| AttemptError::Stuck { kind, cause: None, until: Some(NOON) };
         let stalled = FailureCause::Stalled(Duration::from_secs(7));
-        let (transient, kind) = (FailureCause::Transient, graph().kind());
+        let (transient, kind) = (FailureCause::Transient, ErrorKind::Graph(graph().class()));
         // Besides: whether the next attempt goes on behind the pages of this one, whether the error may
         // be known from an earlier one, and whether it has been logged for all windows.
         for (error, cause, expected, [progress, remembered, shared]) in [
+            (AttemptError::Graph(graph()), transient, kind, [true, false, false]),
             (
-                AttemptError::Throttled { error: graph(), wait },
-                FailureCause::Throttled(wait),
-                kind,
-                [true, false, false],
+                AttemptError::Graph(too_large()),
+                FailureCause::Quarantined,
+                ErrorKind::Graph(ErrorClass::TooLarge),
+                [false; 3],
             ),
-            (AttemptError::Transient(graph()), transient, kind, [true, false, false]),
-            (AttemptError::SignIn(graph()), FailureCause::SignIn, kind, [false; 3]),
-            (AttemptError::Quarantine(graph()), FailureCause::Quarantined, kind, [false; 3]),
             (AttemptError::Endless, FailureCause::Quarantined, ErrorKind::RoundStuck, [false; 3]),
-            (AttemptError::LinkDiedAgain, transient, ErrorKind::LinkDead, [false; 3]),
+            (
+                AttemptError::LinkDiedAgain,
+                transient,
+                ErrorKind::Graph(ErrorClass::LinkDead),
+                [false; 3],
+            ),
             (stuck(StallKind::NoProgress), stalled, ErrorKind::RoundStuck, [false, true, false]),
             (stuck(StallKind::PageTooLarge), stalled, ErrorKind::PageStuck, [false, true, false]),
             (

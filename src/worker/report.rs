@@ -83,7 +83,7 @@ impl Worker {
 
     /// The wait until a stored time, at most `confirm_after`: the wall clock may have been set
     /// since the time was computed.
-    fn wait_until(&self, window: &Window, at: Option<Timestamp>) -> Duration {
+    pub(super) fn wait_until(&self, window: &Window, at: Option<Timestamp>) -> Duration {
         let now = self.services.env.now();
         let wait = Duration::try_from(at.unwrap_or(now).duration_since(now)).unwrap_or_default();
         wait.min(window.settings.confirm_after)

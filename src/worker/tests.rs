@@ -3,8 +3,10 @@
 
 use std::cell::Cell;
 
+use jiff::SignedDuration;
 use tempfile::TempDir;
 
+use super::attempt::{AttemptEnd, AttemptStats};
 use super::*;
 use crate::graph::script::{BASE, Script, ScriptedResponse, granted, reply, tokens};
 use crate::graph::{Budgets, Tokens};

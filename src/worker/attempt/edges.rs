@@ -110,7 +110,7 @@ mod tests {
     use crate::mirror::segment_set::SegmentSet;
     use crate::mirror::window::{Edge, Window};
     use crate::tests::window;
-    use crate::worker::AttemptEnd;
+    use crate::worker::attempt::AttemptEnd;
     use crate::worker::tests::{Lab, delta, list, part};
 
     const DAY: Duration = Duration::from_secs(86_400);

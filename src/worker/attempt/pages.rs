@@ -181,7 +181,7 @@ mod tests {
         let (round, _) = attempt.open(0, edges, false).await.unwrap();
         let mut inputs = Vec::new();
         for _ in 0..count {
-            let input = attempt.page(&round, PageSource::Delta, None, edges).await.unwrap();
+            let input = attempt.page(&round, 0, PageSource::Delta, None, edges).await.unwrap();
             inputs.push((input, format!("{:?}", attempt.last_page.error)));
         }
         inputs
@@ -218,14 +218,5 @@ mod tests {
             panic!("{inputs:?}");
         };
         assert_eq!(error, "Some(LinkDiedAgain)");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn unreadable_items_are_counted_from_the_first_page_on() {
-        let lab = Lab::new(window("alice"), []).await;
-        for (first, items, total) in [(true, 2, 2), (false, 1, 3), (false, 0, 3), (true, 0, 0)] {
-            lab.attempt().record_unreadable(first, items);
-            assert_eq!(lab.handle.lock().unreadable, total);
-        }
     }
 }

@@ -317,21 +317,21 @@ fn segment_error(error: AttemptError) -> Result<AttemptError, AttemptError> {
 mod tests {
     use super::*;
     use crate::graph::GraphError;
+    use crate::graph::transport::{TransportError, TransportErrorKind};
     use crate::mirror::page::Span;
     use crate::store::StoreError;
     use crate::tests::{NOON, single, window};
-    use crate::worker::AttemptEnd;
+    use crate::worker::attempt::AttemptEnd;
     use crate::worker::tests::Lab;
 
     #[test]
     fn only_an_error_of_one_segment_lets_the_others_run() {
-        let request = || GraphError::InvalidRequest("x");
+        let request = |kind| GraphError::Transport(TransportError::new(kind));
         for (error, of_one_segment) in [
             (AttemptError::LinkDiedAgain, true),
             (AttemptError::Endless, true),
-            (AttemptError::Transient(request()), true),
-            (AttemptError::Quarantine(request()), false),
-            (AttemptError::SignIn(request()), false),
+            (AttemptError::Graph(request(TransportErrorKind::Timeout)), true),
+            (AttemptError::Graph(request(TransportErrorKind::TooLarge)), false),
             (AttemptError::Store(StoreError::Full), false),
             (AttemptError::Stopped, false),
         ] {

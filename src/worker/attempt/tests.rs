@@ -1,155 +1,95 @@
-//! A stop ends an attempt between two writes to the store, however many are left.
-
-use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use tempfile::TempDir;
+//! What an attempt writes, and that a stop ends it between two writes to the store, however many
+//! are left.
 
 use super::barrier::SegmentBarrier;
 use super::*;
-use crate::config::default_settings;
-use crate::env::Env;
-use crate::graph::transport::{BodyStream, TransportError};
-use crate::graph::{Budgets, GraphClient, SignInSettings, Tokens, Transport};
-use crate::mirror::account::{Account, Credential};
-use crate::mirror::page::EventId;
+use crate::graph::script::{BASE, reply};
+use crate::mirror::page::{EventId, Link};
 use crate::mirror::position::PendingEntry;
-use crate::mirror::window::{CalendarRef, Edge, WindowIdentity, WindowSettings};
-use crate::store::{RegisteredWindow, Store, StoreOptions, WindowRegistration};
+use crate::mirror::window::{Edge, Window};
+use crate::tests::{NOON, registration, window};
+use crate::worker::tests::{Lab, delta, event};
 
-/// A Graph that never responds.
-struct Silence;
-
-impl Transport for Silence {
-    fn send(
-        &self,
-        _: http::Request<Bytes>,
-    ) -> BoxFuture<'_, Result<http::Response<BodyStream>, TransportError>> {
-        Box::pin(std::future::pending())
-    }
+/// A window of several segments.
+fn long() -> Window {
+    let mut window = window("alice");
+    window.settings.end = Edge::At("2046-01-01T00:00:00Z".parse().unwrap());
+    window
 }
 
-/// A window of several segments without positions, and a worker that is asked to stop.
-struct Ground {
-    _directory: TempDir,
-    services: Services,
-    target: Target,
-    window: Window,
-    id: WindowId,
-    handle: WindowHandle,
-    stop: CancellationToken,
-    steps: AtomicU32,
+/// A window of several segments, and a worker that is asked to stop.
+async fn stopped() -> Lab {
+    let lab = Lab::new(long(), []).await;
+    lab.stop.cancel();
+    lab
 }
 
-impl Ground {
-    async fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let now: Timestamp = "2026-11-02T12:00:00Z".parse().unwrap();
-        let env = Env::simulated(1, now);
-        let (store, _) =
-            Store::open(&StoreOptions::new(directory.path().join("store")), &env).unwrap();
-        let transport: std::sync::Arc<dyn Transport> = std::sync::Arc::new(Silence);
-        let graph = "http://127.0.0.1:1/v1.0";
-        let (budgets, timeout) = (Budgets::new(8, 3), Duration::from_secs(100));
-        let client =
-            GraphClient::new(transport.clone(), graph, budgets, env.clone(), timeout).unwrap();
-        let account = Account {
-            name: "contoso".into(),
-            tenant: "t".into(),
-            client_id: "c".into(),
-            credential: Credential::SecretEnv("NONE".into()),
-        };
-        let sign_in = SignInSettings {
-            account,
-            login_url: "http://127.0.0.1:1".into(),
-            scope: "http://127.0.0.1:1/.default".into(),
-        };
-        let tokens = Tokens::new(sign_in, transport, env.clone());
-        let (start, end) = ("2016-01-01T00:00:00Z", "2036-01-01T00:00:00Z");
-        let edges = Edges { start: start.parse().unwrap(), end: end.parse().unwrap() };
-        let window = Window {
-            name: "alice".into(),
-            account: "contoso".into(),
-            mailbox: "alice@contoso.com".into(),
-            calendar: CalendarRef::Default,
-            settings: WindowSettings {
-                start: Edge::At(edges.start),
-                end: Edge::At(edges.end),
-                ..default_settings().unwrap()
-            },
-        };
-        let identity = WindowIdentity {
-            account: "contoso".into(),
-            tenant: "t".into(),
-            mailbox: "alice@contoso.com".into(),
-            calendar: CalendarRef::Default,
-            immutable_ids: false,
-        };
-        let wanted = WindowRegistration {
-            name: window.name.clone(),
-            identity,
-            shape: window.shape(),
-            start: window.settings.start,
-            end: window.settings.end,
-            edges,
-        };
-        let registered: RegisteredWindow =
-            store.register(vec![wanted], now).await.unwrap().remove(0);
-        let handle = WindowHandle::new(std::sync::Arc::new(window.clone()), &registered, now);
-        let target = client.target(&tokens, &window.mailbox, CalendarRef::Default);
-        let stop = CancellationToken::new();
-        stop.cancel();
-        Self {
-            _directory: directory,
-            services: Services { store, client, env, metrics: Default::default() },
-            target,
-            window,
-            id: registered.id,
-            handle,
-            stop,
-            steps: AtomicU32::new(0),
+/// The segments that have a position.
+async fn begun(lab: &Lab) -> Vec<SegmentIndex> {
+    lab.services.store.segments(lab.id).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_round_writes_its_page_with_the_link_and_counts_it() {
+    let lab = Lab::new(window("alice"), [delta(&[event("a", 3), event("b", 4)])]).await;
+    let (end, stats) = lab.run().await;
+    assert_eq!((end, stats.settled.contains(0)), (AttemptEnd::Settled, true));
+    assert_eq!((stats.requests, stats.pages, stats.created, lab.events()), (1, 1, 2, 2));
+    let position = lab.services.store.position(lab.id, 0).await.unwrap().unwrap();
+    let link = format!("{}/delta", BASE);
+    assert_eq!(position.phase, Phase::Settled { delta: Some(Link::new(link)) });
+}
+
+/// None is missed if the first request fails.
+#[tokio::test(start_paused = true)]
+async fn a_requested_resync_begins_in_all_segments_before_the_first_request() {
+    for (request, reason) in [
+        (RoundRequest::Resync, ResyncReason::Requested),
+        (RoundRequest::AcceptRemovals, ResyncReason::Confirm),
+    ] {
+        let lab = Lab::new(long(), [reply(403, "")]).await;
+        let failed = lab.attempt().run(Some(request), SegmentSet::EMPTY).await;
+        assert!(matches!(failed, Err(AttemptError::Graph(_))), "{failed:?}");
+        for segment in [0, 1] {
+            let position = lab.services.store.position(lab.id, segment).await.unwrap().unwrap();
+            assert_eq!(position.phase.enumeration_reason(), Some(reason), "of {segment}");
         }
     }
+}
 
-    fn attempt(&self) -> Attempt<'_> {
-        Attempt::new(AttemptContext {
-            services: &self.services,
-            target: &self.target,
-            id: self.id,
-            window: &self.window,
-            handle: &self.handle,
-            stop: &self.stop,
-            steps: &self.steps,
-            number: 1,
-        })
-    }
-
-    /// The segments that have a position.
-    async fn begun(&self) -> Vec<SegmentIndex> {
-        self.services.store.segments(self.id).await.unwrap()
+#[tokio::test(start_paused = true)]
+async fn a_pause_that_outlasts_a_restart_is_remembered() {
+    for (seconds, remembered) in [("20", false), ("60", true)] {
+        let answer = reply(429, "").with("retry-after", seconds);
+        let lab = Lab::new(window("alice"), [answer]).await;
+        let throttled = lab.attempt().run(None, SegmentSet::EMPTY).await;
+        assert!(matches!(throttled, Err(AttemptError::Graph(_))), "{throttled:?}");
+        let again = vec![registration(&window("alice"))];
+        let known = lab.services.store.register(again, NOON).await.unwrap().remove(0);
+        assert_eq!(known.paused_until.is_some(), remembered, "{seconds} s");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_requested_resync_of_many_segments_is_left_to_the_next_worker() {
-    let ground = Ground::new().await;
-    assert!(ground.handle.lock().segments().len() > 3);
+    let lab = stopped().await;
+    assert!(lab.handle.lock().segments().len() > 3);
     let request = Some(RoundRequest::AcceptRemovals);
-    let ended = ground.attempt().run(request, SegmentSet::EMPTY).await;
+    let ended = lab.attempt().run(request, SegmentSet::EMPTY).await;
     assert!(matches!(ended, Err(AttemptError::Stopped)), "{ended:?}");
-    assert!(ground.begun().await.is_empty(), "written after the stop");
-    assert_eq!(ground.handle.lock().request, request);
+    assert!(begun(&lab).await.is_empty(), "written after the stop");
+    assert_eq!(lab.handle.lock().request, request);
 }
 
 #[tokio::test(start_paused = true)]
 async fn repairs_end_before_the_next_commit() {
-    let ground = Ground::new().await;
-    let now = ground.services.env.now();
+    let lab = stopped().await;
     let position = Position::start(ResyncReason::New, Fallback::default());
-    let mut commit = Commit::new(ground.id, 0, now);
+    let mut commit = Commit::new(lab.id, 0, NOON);
     commit.position = Some(position.clone());
-    ground.services.store.commit(commit).await.unwrap();
-    let mut attempt = ground.attempt();
-    let mut repair = Commit::new(ground.id, 1, now);
+    lab.services.store.commit(commit).await.unwrap();
+    let mut attempt = lab.attempt();
+    let mut repair = Commit::new(lab.id, 1, NOON);
     repair.position = Some(position);
     let ended = attempt.commit(repair).await;
     assert!(matches!(ended, Err(AttemptError::Stopped)), "a single event");
@@ -157,29 +97,29 @@ async fn repairs_end_before_the_next_commit() {
     assert!(matches!(ended, Err(AttemptError::Stopped)), "a segment");
     let ended = attempt.add_pending_series(0, EventId::new("series")).await;
     assert!(matches!(ended, Err(AttemptError::Stopped)), "a series");
-    assert_eq!(ground.begun().await, [0], "written after the stop");
-    assert!(ground.services.store.todo(ground.id, 0).await.unwrap().is_empty());
+    assert_eq!(begun(&lab).await, [0], "written after the stop");
+    assert!(lab.services.store.todo(lab.id, 0).await.unwrap().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_other_segments_may_have_received_is_not_looked_up_to_the_end() {
-    let ground = Ground::new().await;
-    let mut commit = Commit::new(ground.id, 1, ground.services.env.now());
+    let lab = stopped().await;
+    let mut commit = Commit::new(lab.id, 1, NOON);
     let position = Position::start(ResyncReason::New, Fallback::default());
     commit.position = Some(Position { has_pending: true, ..position });
     let master = EventId::new("series");
     commit.pending.push(PendingEntry::Series { master, needs_master: true, needs_listing: true });
-    ground.services.store.commit(commit).await.unwrap();
-    let barrier = SegmentBarrier::new(ground.handle.lock().segments());
-    let ended = ground.attempt().retained_events(0, &barrier).await;
+    lab.services.store.commit(commit).await.unwrap();
+    let barrier = SegmentBarrier::new(lab.handle.lock().segments());
+    let ended = lab.attempt().retained_events(0, &barrier).await;
     assert!(matches!(ended, Err(AttemptError::Stopped)), "{ended:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_enumeration_of_one_segment_keeps_the_unreadable_items_of_the_others() {
-    let ground = Ground::new().await;
-    let unreadable = || ground.handle.status(ground.services.env.now()).unreadable;
-    let count = |segment, first, n| ground.handle.lock().count_unreadable(segment, first, n);
+    let lab = stopped().await;
+    let unreadable = || lab.handle.status(NOON).unreadable;
+    let count = |segment, first, n| lab.handle.lock().count_unreadable(segment, first, n);
     count(0, true, 2);
     count(0, false, 1);
     count(1, true, 4);
