@@ -131,8 +131,9 @@ fn unit_tests_have_one_layout() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut faults = Vec::new();
     for path in [rust_files("src"), rust_files("tests")].concat() {
-        let file = path.strip_prefix(root).unwrap().display();
-        let text = std::fs::read_to_string(&path).unwrap();
+        let path = path.strip_prefix(root).unwrap();
+        let file = path.display();
+        let text = std::fs::read_to_string(root.join(path)).unwrap();
         let lines = text.lines().count();
         if text.lines().any(|line| line.trim_start().starts_with("#[path")) {
             faults.push(format!("{file} has a path attribute"));
