@@ -116,6 +116,9 @@ fn overwrite_position(dir: &tempfile::TempDir, layout: u8, json: &[u8]) -> Vec<u
     let (key, _) = db.scan_prefix(b"l").next().unwrap().unwrap();
     let old = db.insert(key, value).unwrap().unwrap();
     db.flush().unwrap();
+    drop(db);
+    // sled's threads release the file a moment later.
+    fs::File::open(dir.path().join("store/db")).unwrap().lock().unwrap();
     old.to_vec()
 }
 
