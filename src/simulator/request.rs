@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
+use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
 use super::event::EventForm;
@@ -42,12 +43,8 @@ impl GraphRequest {
             _ => seen_origin(headers),
         };
         let target = uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
-        let mut segments: Vec<String> = uri
-            .path()
-            .split('/')
-            .filter(|segment| !segment.is_empty())
-            .map(|segment| decode(segment, false))
-            .collect();
+        let mut segments: Vec<String> =
+            uri.path().split('/').filter(|segment| !segment.is_empty()).map(decode).collect();
         let versioned = segments.first().is_some_and(|first| first.eq_ignore_ascii_case("v1.0"));
         if versioned {
             segments.remove(0);
@@ -144,28 +141,17 @@ fn joined(headers: &HeaderMap, name: &str) -> String {
 pub(super) fn pairs(text: &str) -> impl Iterator<Item = (String, String)> + '_ {
     text.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (decode(name, true), decode(value, true))
+        (decode_form(name), decode_form(value))
     })
 }
 
-/// Decodes percent-encoding; with `plus`, for queries and forms, a plus is a space (fact 28).
-pub(super) fn decode(text: &str, plus: bool) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let hex = |at: usize| bytes.get(at).and_then(|b| char::from(*b).to_digit(16));
-        match (bytes[at], hex(at + 1), hex(at + 2)) {
-            (b'%', Some(high), Some(low)) => {
-                out.push((high * 16 + low) as u8);
-                at += 2;
-            }
-            (b'+', _, _) if plus => out.push(b' '),
-            (byte, _, _) => out.push(byte),
-        }
-        at += 1;
-    }
-    String::from_utf8_lossy(&out).into_owned()
+fn decode(text: &str) -> String {
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
+}
+
+/// Decodes a name or value of a query or form, where a plus is a space (fact 28).
+pub(super) fn decode_form(text: &str) -> String {
+    decode(&text.replace('+', " "))
 }
 
 /// The parsed `Prefer` header (facts 40 to 50).

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::faults::SignInRefusal;
 use super::ids::{guid, noise};
-use super::request::{GraphRequest, RenderedResponse, pairs};
+use super::request::{GraphRequest, RenderedResponse, decode_form, pairs};
 use super::statistics::Statistics;
 
 const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
@@ -344,7 +344,7 @@ impl GraphRequest {
         let decoded = STANDARD.decode(self.basic.as_ref()?).ok()?;
         let text = String::from_utf8(decoded).ok()?;
         let (client, secret) = text.split_once(':')?;
-        Some((super::request::decode(client, true), super::request::decode(secret, true)))
+        Some((decode_form(client), decode_form(secret)))
     }
 }
 
