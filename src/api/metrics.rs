@@ -317,14 +317,12 @@ impl Scrape {
             started.as_duration().as_secs_f64(),
         )?;
         let Resources { resident, cpu_s, descriptors, most_descriptors } = self.resources;
-        if let Some(cpu_s) = cpu_s {
-            page.value(
-                "process_cpu_seconds_total",
-                "User and system processor time",
-                MetricType::Counter,
-                cpu_s,
-            )?;
-        }
+        page.value(
+            "process_cpu_seconds_total",
+            "User and system processor time",
+            MetricType::Counter,
+            cpu_s,
+        )?;
         for (name, help, value) in [
             ("process_resident_memory_bytes", "Resident memory", resident),
             ("process_open_fds", "Open file descriptors", descriptors),
