@@ -44,7 +44,7 @@ impl OutputFormat {
     #[must_use]
     pub fn resolve(self) -> Self {
         match self {
-            Self::Auto => OutputTarget::look().format(),
+            Self::Auto => auto_format(is_journal(), io::stderr().is_terminal()),
             chosen => chosen,
         }
     }
@@ -206,31 +206,20 @@ fn is_allowed(event: &Metadata<'_>) -> bool {
     *event.level() <= most
 }
 
-/// What standard error is connected to.
-struct OutputTarget {
-    /// The journal.
-    journal: bool,
-    /// A terminal.
-    terminal: bool,
+/// The format for standard error, given whether it is the journal and whether it is a terminal.
+fn auto_format(journal: bool, terminal: bool) -> OutputFormat {
+    match (journal, terminal) {
+        (true, _) => OutputFormat::Journald,
+        (_, true) => OutputFormat::Text,
+        _ => OutputFormat::Json,
+    }
 }
 
-impl OutputTarget {
-    fn look() -> Self {
-        let stderr = rustix::fs::fstat(io::stderr()).map(|file| (file.st_dev, file.st_ino));
-        let named = std::env::var_os("JOURNAL_STREAM");
-        Self {
-            journal: stderr.is_ok_and(|file| leads_to(named.as_deref(), file)),
-            terminal: io::stderr().is_terminal(),
-        }
-    }
-
-    fn format(&self) -> OutputFormat {
-        match self {
-            Self { journal: true, .. } => OutputFormat::Journald,
-            Self { terminal: true, .. } => OutputFormat::Text,
-            _ => OutputFormat::Json,
-        }
-    }
+/// Whether standard error is the journal.
+fn is_journal() -> bool {
+    let named = std::env::var_os("JOURNAL_STREAM");
+    rustix::fs::fstat(io::stderr())
+        .is_ok_and(|file| leads_to(named.as_deref(), (file.st_dev, file.st_ino)))
 }
 
 /// Whether systemd's `JOURNAL_STREAM` (device and inode) names this file. Programs started by a
@@ -329,10 +318,9 @@ mod tests {
 
     #[test]
     fn auto_goes_where_standard_error_leads() {
-        let of = |journal, terminal| OutputTarget { journal, terminal }.format();
-        assert_eq!(of(true, false), OutputFormat::Journald);
-        assert_eq!(of(false, true), OutputFormat::Text);
-        assert_eq!(of(false, false), OutputFormat::Json);
+        assert_eq!(auto_format(true, false), OutputFormat::Journald);
+        assert_eq!(auto_format(false, true), OutputFormat::Text);
+        assert_eq!(auto_format(false, false), OutputFormat::Json);
         let named = |text: &'static str| leads_to(Some(OsStr::new(text)), (9, 1234));
         assert!(named("9:1234"));
         for other in ["9:1235", "8:1234", "9", "", "9:", "a:b", "9:1234:1"] {
