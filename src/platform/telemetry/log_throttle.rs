@@ -115,20 +115,18 @@ pub(super) fn report_loop(quota: &LogThrottle, woken: &Receiver<()>) {
 impl<S: Subscriber> Layer<S> for LogThrottle {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let about = event.metadata();
-        *about.level() > Level::INFO || self.allows(about.name(), || Message::of(event).0)
+        let message = || {
+            let mut message = Message::default();
+            event.record(&mut message);
+            message.0
+        };
+        *about.level() > Level::INFO || self.allows(about.name(), message)
     }
 }
 
-/// The constant message of an event.
+/// Reads the constant message of an event.
+#[derive(Default)]
 struct Message(String);
-
-impl Message {
-    fn of(event: &Event<'_>) -> Self {
-        let mut message = Self(String::new());
-        event.record(&mut message);
-        message
-    }
-}
 
 impl Visit for Message {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
