@@ -1,16 +1,14 @@
 //! Serves the simulator on a socket over HTTP/1.1, including connection faults.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::time::Duration;
 
+use axum::body::{Body, to_bytes};
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, stream};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full, Limited, StreamBody};
-use hyper::body::{Frame, Incoming};
+use futures_util::{StreamExt, stream};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -21,8 +19,6 @@ use super::{SimulatedResponse, Simulator};
 
 /// Maximum size of a request body, in bytes.
 const LONGEST_REQUEST: usize = 4 << 20;
-
-type ServeBody = UnsyncBoxBody<Bytes, io::Error>;
 
 impl Simulator {
     /// Serves HTTP/1.1 on `listener` until `shutdown` resolves; connections still open then are
@@ -76,23 +72,16 @@ impl Simulator {
     }
 
     /// Answers one request from the socket. An error closes the connection.
-    async fn handle(
-        &self,
-        request: http::Request<Incoming>,
-    ) -> io::Result<http::Response<ServeBody>> {
+    async fn handle(&self, request: http::Request<Incoming>) -> io::Result<http::Response<Body>> {
         let (parts, body) = request.into_parts();
-        let body = Limited::new(body, LONGEST_REQUEST)
-            .collect()
-            .await
-            .map_err(|error| io::Error::other(error.to_string()))?
-            .to_bytes();
+        let body = to_bytes(Body::new(body), LONGEST_REQUEST).await.map_err(io::Error::other)?;
         let answer = self.answer(http::Request::from_parts(parts, body)).await;
         Ok(match answer {
-            SimulatedResponse::Response(response) => response.map(whole),
+            SimulatedResponse::Response(response) => response.map(Body::from),
             SimulatedResponse::Slow { response, every } => response.map(|body| slow(body, every)),
             SimulatedResponse::Endless { response } => response.map(|body| {
                 let piece = if body.is_empty() { Bytes::from_static(b" ") } else { body };
-                streamed(stream::repeat_with(move || Ok(piece.clone())))
+                Body::from_stream(stream::repeat_with(move || Ok::<_, io::Error>(piece.clone())))
             }),
             SimulatedResponse::Truncated { response, after } => {
                 let length = response.body().len();
@@ -103,7 +92,7 @@ impl Simulator {
                         Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cut short"))
                     });
                     let piece = body.slice(..after.min(length));
-                    streamed(stream::iter([Ok(piece)]).chain(cut))
+                    Body::from_stream(stream::iter([Ok(piece)]).chain(cut))
                 });
                 response.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
                 response
@@ -116,22 +105,14 @@ impl Simulator {
     }
 }
 
-fn whole(body: Bytes) -> ServeBody {
-    Full::new(body).map_err(|never: Infallible| match never {}).boxed_unsync()
-}
-
-fn slow(body: Bytes, every: Duration) -> ServeBody {
+fn slow(body: Bytes, every: Duration) -> Body {
     let piece = body.len().div_ceil(100).max(1);
-    streamed(stream::unfold(body, move |mut rest| async move {
+    Body::from_stream(stream::unfold(body, move |mut rest| async move {
         if rest.is_empty() {
             return None;
         }
         tokio::time::sleep(every).await;
         let next = rest.split_to(piece.min(rest.len()));
-        Some((Ok(next), rest))
+        Some((Ok::<_, io::Error>(next), rest))
     }))
-}
-
-fn streamed(pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> ServeBody {
-    StreamBody::new(pieces.map(|piece| piece.map(Frame::data))).boxed_unsync()
 }
