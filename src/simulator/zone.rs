@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use jiff::civil::{Date, DateTime};
+use jiff::fmt::temporal::DateTimePrinter;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
@@ -36,19 +37,14 @@ impl Zone {
 
     /// The zone with the Windows or IANA name `name`; `None` if it is unknown.
     pub(super) fn named(name: &str) -> Option<Self> {
-        let known = KNOWN.iter().find(|(windows, iana, _)| {
-            name.eq_ignore_ascii_case(windows) || name.eq_ignore_ascii_case(iana)
+        let iana = localzone::win_zone_to_iana(name, None).unwrap_or(name);
+        let known = KNOWN.iter().find(|(windows, known, _)| {
+            name.eq_ignore_ascii_case(windows) || iana.eq_ignore_ascii_case(known)
         });
         let tz = match known {
             _ if name.eq_ignore_ascii_case("UTC") => TimeZone::UTC,
             Some((_, _, posix)) => TimeZone::posix(posix).ok()?,
-            None => {
-                let iana = localzone::win_zone_to_iana(name, None).unwrap_or(name);
-                match KNOWN.iter().find(|(_, known, _)| iana.eq_ignore_ascii_case(known)) {
-                    Some((_, _, posix)) => TimeZone::posix(posix).ok()?,
-                    None => TimeZone::get(iana).ok()?,
-                }
-            }
+            None => TimeZone::get(iana).ok()?,
         };
         Some(Self { name: name.into(), tz })
     }
@@ -85,16 +81,7 @@ pub(super) fn date_of(day: i32) -> Date {
 
 /// `dateTimeTimeZone.dateTime`: no offset, seven digits (fact 77).
 pub(super) fn seven_digits(local: DateTime) -> String {
-    format!(
-        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:07}",
-        local.year(),
-        local.month(),
-        local.day(),
-        local.hour(),
-        local.minute(),
-        local.second(),
-        local.subsec_nanosecond() / 100
-    )
+    DateTimePrinter::new().precision(Some(7)).datetime_to_string(&local)
 }
 
 /// Parses a date of a query like Graph: ISO 8601; an offset is honoured, without one it is UTC;
