@@ -2,10 +2,12 @@
 //! once; the link, new in every response, is appended without compressing the items again.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use flate2::{Compress, Compression, FlushCompress, Status};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 
 use super::request::ResponsePayload;
 use super::round::{DeltaRound, RoundExtent};
@@ -49,23 +51,11 @@ impl PageHead {
         if self.deflated.is_some() {
             return;
         }
-        let mut out = Vec::with_capacity(64 + self.raw.len() / 4);
-        out.extend_from_slice(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 255]);
-        let mut compress = Compress::new(Compression::fast(), false);
-        loop {
-            let done = compress.total_in() as usize;
-            let before = compress.total_out();
-            out.reserve(1024 + (self.raw.len() - done) / 4);
-            let status = compress.compress_vec(&self.raw[done..], &mut out, FlushCompress::Sync);
-            let all_in = compress.total_in() as usize == self.raw.len();
-            let room = out.len() < out.capacity();
-            if (all_in && room) || matches!(status, Err(_) | Ok(Status::StreamEnd)) {
-                break;
-            }
-            if compress.total_out() == before && all_in {
-                break;
-            }
-        }
+        let space = Vec::with_capacity(64 + self.raw.len() / 4);
+        let mut encoder = GzEncoder::new(space, Compression::fast());
+        // Writing to a Vec cannot fail. The flush ends at a byte boundary (RFC 1951, 3.2.4).
+        encoder.write_all(&self.raw).and_then(|()| encoder.flush()).ok();
+        let mut out = std::mem::take(encoder.get_mut());
         self.check = crc32fast::Hasher::new();
         self.check.update(&self.raw);
         out.shrink_to_fit();
@@ -112,8 +102,8 @@ pub(super) struct PageCache {
     weight: usize,
     /// Bytes of pages to cache.
     pub(super) limit: usize,
-    rounds: BTreeMap<(usize, usize, RoundExtent), Arc<DeltaRound>>,
-    round_order: VecDeque<(usize, usize, RoundExtent)>,
+    /// The newest rounds, by mailbox, calendar and extent.
+    rounds: VecDeque<((usize, usize, RoundExtent), Arc<DeltaRound>)>,
 }
 
 impl PageCache {
@@ -123,8 +113,7 @@ impl PageCache {
             page_order: VecDeque::new(),
             weight: 0,
             limit: 256 << 20,
-            rounds: BTreeMap::new(),
-            round_order: VecDeque::new(),
+            rounds: VecDeque::new(),
         }
     }
 
@@ -164,16 +153,13 @@ impl PageCache {
         key: (usize, usize, RoundExtent),
         make: impl FnOnce() -> DeltaRound,
     ) -> Arc<DeltaRound> {
-        if let Some(round) = self.rounds.get(&key) {
+        if let Some((_, round)) = self.rounds.iter().find(|(known, _)| *known == key) {
             return round.clone();
         }
         let round = Arc::new(make());
-        self.rounds.insert(key, round.clone());
-        self.round_order.push_back(key);
-        if self.round_order.len() > 64
-            && let Some(oldest) = self.round_order.pop_front()
-        {
-            self.rounds.remove(&oldest);
+        self.rounds.push_back((key, round.clone()));
+        if self.rounds.len() > 64 {
+            self.rounds.pop_front();
         }
         round
     }
