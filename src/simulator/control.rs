@@ -10,18 +10,18 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::request::{GraphRequest, RenderedResponse, ResponsePayload};
+use super::request::GraphRequest;
 use super::{Application, Behaviour, Faults, Mutation, PlannedFault, Population, Simulator};
 
 /// Why the control plane refused a request.
 #[derive(Debug, thiserror::Error)]
 enum ControlError {
-    #[error("invalid request body")]
-    Body(#[source] serde_json::Error),
+    #[error("invalid request body: {0}")]
+    Body(serde_json::Error),
     #[error("missing or unknown `{0}`")]
     Missing(&'static str),
-    #[error("the change is not possible")]
-    Mutation(#[source] super::MutationError),
+    #[error("the change is not possible: {0}")]
+    Mutation(super::MutationError),
     #[error("unknown request")]
     Unknown,
 }
@@ -96,25 +96,15 @@ impl Simulator {
         let (status, value) = match self.controlled(call, body) {
             Ok(value) => (StatusCode::OK, value),
             Err(refused) => {
-                let mut why = refused.to_string();
-                let mut source = std::error::Error::source(&refused);
-                while let Some(deeper) = source {
-                    why.push_str(&format!(": {deeper}"));
-                    source = deeper.source();
-                }
                 let status = match refused {
                     ControlError::Body(_) => StatusCode::BAD_REQUEST,
                     ControlError::Missing(_) | ControlError::Unknown => StatusCode::NOT_FOUND,
                     ControlError::Mutation(_) => StatusCode::CONFLICT,
                 };
-                (status, json!({"error": why}))
+                (status, json!({"error": refused.to_string()}))
             }
         };
-        let reply = RenderedResponse::json(status, &value);
-        let ResponsePayload::Plain(body) = reply.body else {
-            return http::Response::new(Bytes::new());
-        };
-        let mut response = http::Response::new(body);
+        let mut response = http::Response::new(Bytes::from(value.to_string()));
         *response.status_mut() = status;
         response
             .headers_mut()
@@ -161,13 +151,10 @@ impl Simulator {
         body: &Bytes,
     ) -> Result<Value, ControlError> {
         match what {
-            "faults" => {
-                self.plan(read::<PlannedFault>(body)?);
-                Ok(json!({}))
-            }
+            "faults" => self.plan(read::<PlannedFault>(body)?),
             "mailboxes" => {
                 let form: MailboxForm = read(body)?;
-                Ok(json!({"id": self.add_mailbox(&form.address)}))
+                return Ok(json!({"id": self.add_mailbox(&form.address)}));
             }
             "calendars" => {
                 let form: CalendarForm = read(body)?;
@@ -176,41 +163,37 @@ impl Simulator {
                     return Err(ControlError::Missing("mailbox"));
                 }
                 self.set_shared(&form.mailbox, &id, form.shared);
-                Ok(json!({"id": id}))
+                return Ok(json!({"id": id}));
             }
             "populate" => {
                 let form: PopulateForm = read(body)?;
                 self.populate(&form.mailbox, form.calendar.as_deref(), form.plan);
-                Ok(json!({}))
             }
             "organisation" => {
                 let form: OrganisationForm = read(body)?;
                 let around = form.around.unwrap_or_else(|| self.now());
-                value(&self.organisation(form.people, form.rooms, around))
+                return value(&self.organisation(form.people, form.rooms, around));
             }
             "step" => {
                 let count: u32 =
                     call.parameter("count").map_or(Ok(1), str::parse).unwrap_or_default();
                 let steps: Vec<Mutation> =
                     (0..count).filter_map(|_| self.mutate_randomly()).collect();
-                value(&steps)
+                return value(&steps);
             }
             "mutate" => {
                 let id = self.mutate(read(body)?).map_err(ControlError::Mutation)?;
-                Ok(json!({"id": id}))
+                return Ok(json!({"id": id}));
             }
             "kill-links" => {
                 let form: MailboxChoice = read_or_default(body)?;
                 self.kill_tokens(form.mailbox.as_deref());
-                Ok(json!({}))
             }
-            "access-token" => Ok(json!({"access_token": self.access_token()})),
-            "expire-tokens" => {
-                self.expire_tokens();
-                Ok(json!({}))
-            }
-            _ => Err(ControlError::Unknown),
+            "access-token" => return Ok(json!({"access_token": self.access_token()})),
+            "expire-tokens" => self.expire_tokens(),
+            _ => return Err(ControlError::Unknown),
         }
+        Ok(json!({}))
     }
 
     fn control_put(&self, what: &str, body: &Bytes) -> Result<Value, ControlError> {
