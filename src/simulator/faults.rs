@@ -3,6 +3,7 @@
 //! Faults are separate from the [`Behaviour`](super::Behaviour): a Graph without faults may behave
 //! unusually, but all its responses are correct.
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::lies::Lie;
@@ -137,7 +138,7 @@ pub enum Fault {
 }
 
 /// What is wrong with an item that cannot be parsed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum CorruptItem {
     /// It is not an object.
@@ -151,7 +152,7 @@ pub enum CorruptItem {
 }
 
 /// The origin of a link that must not be followed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum ForeignLink {
     /// Another host.
@@ -165,7 +166,7 @@ pub enum ForeignLink {
 }
 
 /// The response for a dead link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum DeadLinkAnswer {
     /// 410 `SyncStateNotFound`, generations.
@@ -349,34 +350,9 @@ impl Faults {
             Fault::BothLinks,
             Fault::Unauthorized,
         ];
-        faults.extend(
-            [
-                CorruptItem::NotAnObject,
-                CorruptItem::NoId,
-                CorruptItem::NumberId,
-                CorruptItem::BadDate,
-            ]
-            .map(|how| Fault::UnreadableItem { how }),
-        );
-        faults.extend(
-            [ForeignLink::Host, ForeignLink::Scheme, ForeignLink::Port, ForeignLink::UserInfo]
-                .map(|how| Fault::ForeignLink { how }),
-        );
-        faults.extend(
-            [
-                DeadLinkAnswer::Generation,
-                DeadLinkAnswer::RootFolder,
-                DeadLinkAnswer::Invalid,
-                DeadLinkAnswer::ResyncRequired,
-                DeadLinkAnswer::ApplyDifferences,
-                DeadLinkAnswer::UploadDifferences,
-                DeadLinkAnswer::BadRequest,
-                DeadLinkAnswer::InvalidDeltaToken,
-                DeadLinkAnswer::BadlyFormed,
-                DeadLinkAnswer::InvalidData,
-            ]
-            .map(|how| Fault::DeadLink { how }),
-        );
+        faults.extend(every(|how| Fault::UnreadableItem { how }));
+        faults.extend(every(|how| Fault::ForeignLink { how }));
+        faults.extend(every(|how| Fault::DeadLink { how }));
         faults
     }
 
@@ -429,4 +405,9 @@ impl Faults {
 
 fn is_refusal(fault: &Fault) -> bool {
     matches!(fault, Fault::SignIn { .. })
+}
+
+/// The faults that `fault` makes of all values of an enum.
+fn every<E: ValueEnum + 'static>(fault: impl Fn(E) -> Fault) -> impl Iterator<Item = Fault> {
+    E::value_variants().iter().cloned().map(fault)
 }

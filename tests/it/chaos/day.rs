@@ -15,6 +15,7 @@ use calmirror::simulator::{
     Behaviour, Fault, Faults, Lie, MailboxFault, Mutation, PlannedFault, SignInRefusal, Simulator,
 };
 use calmirror::store::{BATCH_BYTES, FeedFilter, Follower, Store};
+use clap::ValueEnum as _;
 use futures_util::future::BoxFuture;
 use jiff::SignedDuration;
 use tempfile::TempDir;
@@ -213,7 +214,8 @@ impl Life {
             17 => return self.simulator.plan(stuck(Fault::EndlessEmpty { below })),
             18 => return self.simulator.plan(stuck(Fault::EndlessOld { below })),
             19 if self.lied_to() => {
-                let how = Lie::ALL[rng.usize(0..Lie::ALL.len() - HUGE)];
+                let lies = Lie::value_variants();
+                let how = lies[rng.usize(0..lies.len() - HUGE)];
                 let lie = PlannedFault::once(Fault::Lie { how });
                 return self.simulator.plan(lie.path("delta").times(rng.u32(1..4)));
             }
