@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::event::{CalendarItem, EventForm};
+use super::event::{CalendarContext, CalendarItem, EventForm};
+use super::ids::MailboxIds;
+use super::link::LinkToken;
 
 /// Number of changes in the log; links to older versions are dead (fact 91). Each change keeps an
 /// old state of an item, so this bounds the memory of a simulator that runs for days.
@@ -38,6 +40,7 @@ struct DeltaStream {
 /// A calendar of a mailbox.
 #[derive(Debug)]
 pub(super) struct Calendar {
+    pub(super) place: CalendarContext,
     pub(super) id: String,
     pub(super) name: String,
     /// Whether its events are found only under the calendar's own path.
@@ -56,17 +59,12 @@ pub(super) struct Calendar {
     initial_counts: (usize, usize),
 }
 
-/// A link that no longer works, with the newest generation for the error message (fact 93).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct DeadLink {
-    pub(super) highest: u32,
-}
-
 impl Calendar {
-    pub(super) fn new(id: String, name: String) -> Self {
+    pub(super) fn new(place: CalendarContext, name: &str) -> Self {
         Self {
-            id,
-            name,
+            place,
+            id: MailboxIds::calendar(place.mailbox, place.calendar),
+            name: name.to_owned(),
             shared: false,
             deleted: false,
             version: 0,
@@ -225,24 +223,12 @@ impl Calendar {
         self.streams.get_mut(at).filter(|stream| stream.number == number)
     }
 
-    /// Checks that a link of that stream, generation and version still works.
-    pub(super) fn check_link(
-        &mut self,
-        number: u32,
-        generation: u32,
-        version: u64,
-        kept: usize,
-    ) -> Result<(), DeadLink> {
-        let floor = self.min_version;
-        let Some(stream) = self.stream(number) else {
-            return Err(DeadLink { highest: generation });
-        };
-        let age = stream.highest.saturating_sub(generation) as usize;
-        if age < kept.max(1) && version >= floor {
-            Ok(())
-        } else {
-            Err(DeadLink { highest: stream.highest })
-        }
+    /// Checks that a link still works. The error is the newest generation of its stream (fact 93).
+    pub(super) fn check_link(&mut self, link: &LinkToken, kept: usize) -> Result<(), u32> {
+        let is_logged = link.from.or(link.to).unwrap_or(0) >= self.min_version;
+        let highest = self.stream(link.stream).ok_or(link.generation)?.highest;
+        let age = highest.saturating_sub(link.generation) as usize;
+        if age < kept.max(1) && is_logged { Ok(()) } else { Err(highest) }
     }
 
     /// Starts the next generation of a stream's links and returns it.

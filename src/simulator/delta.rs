@@ -7,7 +7,7 @@ use super::behaviour::Behaviour;
 use super::calendar::Calendar;
 use super::event::{CalendarContext, EventForm};
 use super::faults::{CorruptItem, Fault, ForeignLink};
-use super::graph::{badly_formed, link_hash, read_window};
+use super::graph::{badly_formed, read_window};
 use super::ids::{happens, mix};
 use super::link::LinkToken;
 use super::page_cache::{PageCacheKey, PageHead};
@@ -28,31 +28,26 @@ impl SimulatorState {
     pub(super) fn delta(
         &mut self,
         call: &GraphRequest,
-        mailbox: usize,
-        calendar: usize,
+        (mailbox, calendar): (usize, usize),
         prefer: &PreferHeader,
         fault: Option<&Fault>,
-    ) -> RenderedResponse {
+    ) -> Result<RenderedResponse, RenderedResponse> {
         if call.query.iter().any(|(name, _)| UNSUPPORTED.contains(&name.as_str())) {
-            return RenderedResponse::error(
-                StatusCode::BAD_REQUEST,
+            return Err(RenderedResponse::bad_request(
                 "ErrorInvalidUrlQuery",
                 "The following parameters are not supported with change tracking over the \
                  'CalendarView' resource: '$orderby, $filter, $select, $expand, $search'.",
-            );
+            ));
         }
         let size = self.page_size(call);
-        if let Some((above, stuck)) = self.sticky_faults.get(&link_hash(call)).cloned()
+        if let Some((above, stuck)) = self.sticky_faults.get(&call.link_hash()).cloned()
             && size > above
             && let Some(refusal) = self.refuse(call, &stuck)
         {
-            return refusal;
+            return Err(refusal);
         }
-        let token = match self.position(call, mailbox, calendar, &prefer.form) {
-            Ok(token) => token,
-            Err(refused) => return *refused,
-        };
-        self.page(call, token, size, prefer, fault)
+        let token = self.position(call, mailbox, calendar, &prefer.form)?;
+        Ok(self.page(call, token, size, prefer, fault))
     }
 
     /// The position of the request in its stream. A request without a link opens a new stream.
@@ -62,19 +57,12 @@ impl SimulatorState {
         mailbox: usize,
         calendar: usize,
         form: &EventForm,
-    ) -> Result<LinkToken, Box<RenderedResponse>> {
-        let kept = self.behaviour.kept_tokens;
+    ) -> Result<LinkToken, RenderedResponse> {
         let here = (mailbox as u32, calendar as u16);
         let Some(text) = call.token() else {
             let window = read_window(call, Some(self.behaviour.max_days))?;
-            self.total.counts.enumerations += 1;
-            let Some(owner) = self.mailboxes.get_mut(mailbox) else {
-                return Err(Box::new(badly_formed()));
-            };
-            owner.metrics.counts.enumerations += 1;
-            let Some(this) = owner.calendars.get_mut(calendar) else {
-                return Err(Box::new(badly_formed()));
-            };
+            self.count(Some(mailbox), |metrics| metrics.counts.enumerations += 1);
+            let this = &mut self.mailboxes[mailbox].calendars[calendar];
             let (stream, generation) = this.open_stream(form);
             return Ok(LinkToken {
                 mailbox: here.0,
@@ -91,26 +79,20 @@ impl SimulatorState {
         };
         let token = LinkToken::read(text, self.seed)
             .filter(|token| (token.mailbox, token.calendar) == here)
-            .ok_or_else(|| Box::new(badly_formed()))?;
-        let damaged = || Box::new(badly_formed());
-        let owner = self.mailboxes.get_mut(mailbox).ok_or_else(damaged)?;
-        let this = owner.calendars.get_mut(calendar).ok_or_else(damaged)?;
-        let needed = token.from.or(token.to).unwrap_or(0);
+            .ok_or_else(badly_formed)?;
+        let this = &mut self.mailboxes[mailbox].calendars[calendar];
+        let to = Some(token.to.unwrap_or(this.version));
+        let checked = this.check_link(&token, self.behaviour.kept_tokens);
         if !this.same_form(token.stream, form) {
-            owner.metrics.counts.mixed_forms += 1;
-            self.total.counts.mixed_forms += 1;
+            self.count(Some(mailbox), |metrics| metrics.counts.mixed_forms += 1);
         }
-        match this.check_link(token.stream, token.generation, needed, kept) {
-            Ok(()) => Ok(LinkToken { to: Some(token.to.unwrap_or(this.version)), ..token }),
-            Err(dead) => Err(Box::new(RenderedResponse::error(
-                StatusCode::GONE,
-                "SyncStateNotFound",
-                &format!(
-                    "The sync state generation is not found; generation={};[highest={}][{}].",
-                    token.generation, dead.highest, dead.highest
-                ),
-            ))),
-        }
+        checked.map(|()| LinkToken { to, ..token }).map_err(|highest| {
+            let message = format!(
+                "The sync state generation is not found; generation={};[highest={highest}][{highest}].",
+                token.generation
+            );
+            RenderedResponse::error(StatusCode::GONE, "SyncStateNotFound", &message)
+        })
     }
 
     fn page(
@@ -122,17 +104,13 @@ impl SimulatorState {
         fault: Option<&Fault>,
     ) -> RenderedResponse {
         let (mailbox, calendar) = (token.mailbox as usize, usize::from(token.calendar));
-        let place = self.rendering(mailbox, calendar);
         let base = self.base(call);
         let address = self.own_address(call);
         let opening =
             format!("{{\"@odata.context\":\"{base}/$metadata#Collection(event)\",\"value\":[");
         let behaviour = &self.behaviour;
-        let Some(this) =
-            self.mailboxes.get_mut(mailbox).and_then(|owner| owner.calendars.get_mut(calendar))
-        else {
-            return badly_formed();
-        };
+        let this = &mut self.mailboxes[mailbox].calendars[calendar];
+        let place = this.place;
         let extent = RoundExtent {
             window: token.window(),
             from: token.from,
@@ -152,9 +130,8 @@ impl SimulatorState {
         let salt = mix(&[extent.salt(place), offset as u64]);
         let round = {
             let this = &*this;
-            self.page_cache.round((mailbox, calendar, extent), || {
-                DeltaRound::build(this, behaviour, extent, place)
-            })
+            self.page_cache
+                .round((mailbox, calendar, extent), || DeltaRound::build(this, behaviour, extent))
         };
         if fault.is_none()
             && token.stalled_pages < 5

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use super::faults::{DeadLinkAnswer, Fault, MailboxFault};
-use super::graph::{badly_formed, link_hash, not_found};
+use super::graph::{badly_formed, not_found};
 use super::request::{GraphRequest, RenderedResponse, ResponsePayload};
 use super::sign_in::unauthorized;
 use super::state::SimulatorState;
@@ -36,11 +36,11 @@ impl SimulatorState {
             Fault::UnknownError => RenderedResponse::error(status(503), "UnknownError", ""),
             Fault::GatewayTimeout => RenderedResponse::error(status(504), "UnknownError", ""),
             Fault::StickyGatewayTimeout { above } => {
-                self.sticky_faults.insert(link_hash(call), (*above, Fault::GatewayTimeout));
+                self.sticky_faults.insert(call.link_hash(), (*above, Fault::GatewayTimeout));
                 return self.refuse(call, &Fault::GatewayTimeout);
             }
             Fault::StickyInternalError { above } => {
-                self.sticky_faults.insert(link_hash(call), (*above, Fault::InternalError));
+                self.sticky_faults.insert(call.link_hash(), (*above, Fault::InternalError));
                 return self.refuse(call, &Fault::InternalError);
             }
             Fault::BadGateway => RenderedResponse::text(

@@ -3,13 +3,16 @@
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use super::behaviour::PrivateEvents;
+use super::calendar::Calendar;
+use super::content::Person;
 use super::event::{CalendarContext, CalendarItem, EventForm, ItemPart};
 use super::faults::Fault;
-use super::ids::{MailboxIds, mix};
+use super::ids::MailboxIds;
 use super::request::{GraphRequest, PreferHeader, RenderedResponse};
 use super::state::{SimulatorState, is_delta};
 use super::stuck;
-use super::zone::{Zone, date_of};
+use super::zone::date_of;
 
 /// The mailbox and calendar that a request's path addresses.
 struct RequestScope {
@@ -21,84 +24,67 @@ struct RequestScope {
 }
 
 impl SimulatorState {
-    /// Answers an authorised request.
+    /// Answers a request to Graph. A refusal is an `Err`.
     pub(super) fn graph(
         &mut self,
         call: &GraphRequest,
         mailbox: Option<usize>,
         fault: Option<&Fault>,
-    ) -> RenderedResponse {
+    ) -> Result<RenderedResponse, RenderedResponse> {
+        self.sign_in.authorise(call, self.env.now(), &mut self.statistics)?;
         if !call.versioned {
             let version = call.segments.first().map_or("", String::as_str);
-            return RenderedResponse::error(
-                StatusCode::BAD_REQUEST,
-                "BadRequest",
-                &format!("Invalid version: {version}"),
-            );
+            let message = format!("Invalid version: {version}");
+            return Err(RenderedResponse::bad_request("BadRequest", &message));
         }
         if call.method != Method::GET {
-            return RenderedResponse::error(
+            return Err(RenderedResponse::error(
                 StatusCode::METHOD_NOT_ALLOWED,
                 "Request_BadRequest",
                 "Specified HTTP method is not allowed for the request target.",
-            );
+            ));
         }
-        let prefer = match PreferHeader::read(&call.prefer) {
-            Ok(prefer) => prefer,
-            Err(refused) => return *refused,
-        };
-        let scope = match self.scope(call, mailbox) {
-            Ok(scope) => scope,
-            Err(refused) => return *refused,
-        };
-        let mut reply = self.route(call, &scope, &prefer, fault);
+        let prefer = PreferHeader::read(&call.prefer)?;
+        let scope = self.scope(call, mailbox)?;
+        let reply = self.route(call, &scope, &prefer, fault)?;
         let mut applied = prefer.applied;
         if is_delta(call) {
             applied.push("odata.track-changes".to_owned());
         }
-        if reply.status == StatusCode::OK && !applied.is_empty() {
-            reply = reply.header("preference-applied", applied.join(", "));
+        if applied.is_empty() {
+            return Ok(reply);
         }
-        reply
+        Ok(reply.header("preference-applied", applied.join(", ")))
     }
 
     fn scope(
         &self,
         call: &GraphRequest,
         mailbox: Option<usize>,
-    ) -> Result<RequestScope, Box<RenderedResponse>> {
+    ) -> Result<RequestScope, RenderedResponse> {
         let me = call.segments.first().is_some_and(|s| s.eq_ignore_ascii_case("me"));
         let users = call.segments.first().is_some_and(|s| s.eq_ignore_ascii_case("users"));
-        let Some(mailbox) = mailbox else {
-            return Err(Box::new(match call.segments.get(1) {
-                _ if me => RenderedResponse::error(
-                    StatusCode::BAD_REQUEST,
-                    "BadRequest",
-                    "/me request is only valid with delegated authentication flow.",
-                ),
-                Some(name) if users => RenderedResponse::error(
-                    StatusCode::NOT_FOUND,
-                    "ErrorInvalidUser",
-                    &format!("The requested user '{name}' is invalid."),
-                ),
-                _ => no_segment(call, 0),
-            }));
-        };
+        let mailbox = mailbox.ok_or_else(|| match call.segments.get(1) {
+            _ if me => RenderedResponse::bad_request(
+                "BadRequest",
+                "/me request is only valid with delegated authentication flow.",
+            ),
+            Some(name) if users => RenderedResponse::error(
+                StatusCode::NOT_FOUND,
+                "ErrorInvalidUser",
+                &format!("The requested user '{name}' is invalid."),
+            ),
+            _ => no_segment(call, 0),
+        })?;
         let rest = if me { 1 } else { 2 };
-        let segment = |at: usize| call.segments.get(at).map(|s| s.to_lowercase());
-        let (calendar, rest) = match segment(rest).as_deref() {
-            Some("calendar") => (Some(None), rest + 1),
-            Some("calendars") if call.segments.len() > rest + 1 => {
-                (Some(call.segments.get(rest + 1)), rest + 2)
+        let found = |id| self.calendar(mailbox, id).ok_or_else(not_found);
+        let segment = |at: usize| call.segments.get(at).map(String::as_str);
+        let (calendar, rest) = match segment(rest).map(str::to_lowercase).as_deref() {
+            Some("calendar") => (Some(found(None)?), rest + 1),
+            Some("calendars") if segment(rest + 1).is_some() => {
+                (Some(found(segment(rest + 1))?), rest + 2)
             }
             _ => (None, rest),
-        };
-        let calendar = match calendar {
-            None => None,
-            Some(id) => match self.calendar(mailbox, id.map(String::as_str)) {
-                Some(calendar) => Some(calendar),
-                None => return Err(Box::new(not_found())),
-            },
         };
         Ok(RequestScope { mailbox, calendar, rest })
     }
@@ -109,112 +95,71 @@ impl SimulatorState {
         scope: &RequestScope,
         prefer: &PreferHeader,
         fault: Option<&Fault>,
-    ) -> RenderedResponse {
+    ) -> Result<RenderedResponse, RenderedResponse> {
         let RequestScope { mailbox, calendar, rest } = *scope;
         let view = call.segments.get(rest).is_some_and(|s| s.eq_ignore_ascii_case("calendarview"));
         if view && is_delta(call) && call.segments.len() == rest + 2 {
-            let Some(calendar) = calendar.or_else(|| self.calendar(mailbox, None)) else {
-                return not_found();
-            };
-            return self.delta(call, mailbox, calendar, prefer, fault);
+            return self.delta(call, (mailbox, calendar.unwrap_or(0)), prefer, fault);
         }
+        let owner = &self.mailboxes[mailbox];
         if call.is(&["calendarview"], rest) {
-            let Some(calendar) = calendar.or_else(|| self.calendar(mailbox, None)) else {
-                return not_found();
-            };
-            return stuck::pad_body(self.list_view(call, mailbox, calendar, prefer), fault);
+            let view = self.list_view(call, &owner.calendars[calendar.unwrap_or(0)], prefer)?;
+            return Ok(stuck::pad_body(view, fault));
         }
         if call.is(&["events", "*"], rest) {
-            return match self.find(call, scope, rest + 1, &prefer.form) {
-                Some((_, item, _)) if self.is_listed_only(&item) => not_found(),
-                Some((place, item, part)) => self.event(call, place, &item, part, prefer),
-                None => not_found(),
-            };
+            let (place, item, part) = self.find(call, scope, &prefer.form).ok_or_else(not_found)?;
+            return Ok(self.event(call, place, item, part, prefer));
         }
         if call.is(&["events", "*", "instances"], rest) {
-            return match self.find(call, scope, rest + 1, &prefer.form) {
-                Some((_, item, _)) if self.is_listed_only(&item) => not_found(),
-                Some((place, item, ItemPart::Itself)) if item.series.is_some() => {
-                    self.list_instances(call, place, &item, prefer)
-                }
-                Some(_) => RenderedResponse::error(
-                    StatusCode::BAD_REQUEST,
+            let (place, item, part) = self.find(call, scope, &prefer.form).ok_or_else(not_found)?;
+            if item.series.is_none() || part != ItemPart::Itself {
+                return Err(RenderedResponse::bad_request(
                     "ErrorInvalidRequest",
                     "The requested item is not a recurring master.",
-                ),
-                None => not_found(),
-            };
-        }
-        if call.segments.len() == rest
-            && let Some(calendar) = calendar
-        {
-            return RenderedResponse::json(StatusCode::OK, &self.calendar_json(mailbox, calendar));
+                ));
+            }
+            return self.list_instances(call, place, item, prefer);
         }
         if call.segments.len() == rest {
-            let Some(mailbox) = self.mailboxes.get(mailbox) else { return not_found() };
-            let user = json!({
-                "id": mailbox.object_id,
-                "displayName": &*mailbox.person.name,
-                "mail": &*mailbox.person.address,
-                "userPrincipalName": &*mailbox.person.address,
-            });
-            return RenderedResponse::json(StatusCode::OK, &user);
+            let found = match calendar {
+                Some(calendar) => calendar_json(&owner.person, &owner.calendars[calendar]),
+                None => json!({
+                    "id": owner.object_id,
+                    "displayName": &*owner.person.name,
+                    "mail": &*owner.person.address,
+                    "userPrincipalName": &*owner.person.address,
+                }),
+            };
+            return Ok(RenderedResponse::json(StatusCode::OK, &found));
         }
         if calendar.is_none() && call.is(&["calendars"], rest) {
-            let count = self.mailboxes.get(mailbox).map_or(0, |m| m.calendars.len());
-            let value: Vec<Value> = (0..count)
-                .filter(|at| !self.mailboxes[mailbox].calendars[*at].deleted)
-                .map(|at| self.calendar_json(mailbox, at))
-                .collect();
+            let calendars = owner.calendars.iter().filter(|calendar| !calendar.deleted);
             let list = json!({
                 "@odata.context": format!("{}/$metadata#users/calendars", self.base(call)),
-                "value": value,
+                "value": calendars.map(|it| calendar_json(&owner.person, it)).collect::<Vec<_>>(),
             });
-            return RenderedResponse::json(StatusCode::OK, &list);
+            return Ok(RenderedResponse::json(StatusCode::OK, &list));
         }
         if calendar.is_none() && call.is(&["events", "delta"], rest) {
-            return RenderedResponse::error(
-                StatusCode::BAD_REQUEST,
+            return Err(RenderedResponse::bad_request(
                 "ErrorInvalidRequest",
                 "Change tracking is not supported against 'microsoft.graph.event'.",
-            );
+            ));
         }
-        no_segment(call, rest)
+        Err(no_segment(call, rest))
     }
 
-    fn calendar_json(&self, mailbox: usize, calendar: usize) -> Value {
-        let Some(owner) = self.mailboxes.get(mailbox) else { return Value::Null };
-        let Some(this) = owner.calendars.get(calendar) else { return Value::Null };
-        json!({
-            "id": this.id,
-            "name": this.name,
-            "color": "auto",
-            "hexColor": "",
-            "isDefaultCalendar": calendar == 0,
-            "changeKey": MailboxIds::calendar(this.version, 0).chars().take(30).collect::<String>(),
-            "canShare": !this.shared,
-            "canViewPrivateItems": true,
-            "canEdit": !this.shared,
-            "isRemovable": calendar != 0,
-            "isTallyingResponses": true,
-            "allowedOnlineMeetingProviders": ["teamsForBusiness"],
-            "defaultOnlineMeetingProvider": "teamsForBusiness",
-            "owner": {"name": &*owner.person.name, "address": &*owner.person.address},
-        })
-    }
-
-    /// The event that segment `at` of the path names, in the path's calendar. A path without a
-    /// calendar reaches every calendar that is not shared.
+    /// The event that the path names after `events`, in the path's calendar, if it can be fetched
+    /// by its id. A path without a calendar reaches every calendar that is not shared.
     fn find(
         &self,
         call: &GraphRequest,
         scope: &RequestScope,
-        at: usize,
         form: &EventForm,
-    ) -> Option<(CalendarContext, std::sync::Arc<CalendarItem>, ItemPart)> {
-        let mailbox = self.mailboxes.get(scope.mailbox)?;
+    ) -> Option<(CalendarContext, &CalendarItem, ItemPart)> {
+        let mailbox = &self.mailboxes[scope.mailbox];
         // Both kinds of id are accepted, whichever the request prefers (fact 46).
-        let id = call.segments.get(at)?;
+        let id = call.segments.get(scope.rest + 1)?;
         let named = [form.immutable, !form.immutable]
             .into_iter()
             .find_map(|immutable| MailboxIds { mailbox: mailbox.number, immutable }.read(id))?;
@@ -223,12 +168,14 @@ impl SimulatorState {
             Some(calendar) => calendar == usize::from(named.calendar),
             None => !calendar.shared,
         };
-        let item = calendar.items.get(&named.key).filter(|_| reachable)?.clone();
+        let item = calendar.items.get(&named.key).filter(|_| reachable)?;
+        let listed_only = self.behaviour.private_events == PrivateEvents::ListedOnly
+            && item.content.sensitivity == "private";
         let part = match named.day {
             0 => ItemPart::Itself,
             day => item.instance(i32::from(day))?,
         };
-        Some((self.rendering(scope.mailbox, usize::from(named.calendar)), item, part))
+        (!listed_only).then_some((calendar.place, &**item, part))
     }
 
     fn event(
@@ -280,9 +227,25 @@ impl SimulatorState {
     }
 }
 
-/// A hash of the request's path and query, which identifies a link.
-pub(super) fn link_hash(call: &GraphRequest) -> u64 {
-    mix(&[u64::from(crc32fast::hash(call.target.as_bytes())), call.target.len() as u64])
+fn calendar_json(owner: &Person, calendar: &Calendar) -> Value {
+    let is_default = calendar.place.calendar == 0;
+    let change_key = MailboxIds::calendar(calendar.version, 0);
+    json!({
+        "id": calendar.id,
+        "name": calendar.name,
+        "color": "auto",
+        "hexColor": "",
+        "isDefaultCalendar": is_default,
+        "changeKey": change_key.chars().take(30).collect::<String>(),
+        "canShare": !calendar.shared,
+        "canViewPrivateItems": true,
+        "canEdit": !calendar.shared,
+        "isRemovable": !is_default,
+        "isTallyingResponses": true,
+        "allowedOnlineMeetingProviders": ["teamsForBusiness"],
+        "defaultOnlineMeetingProvider": "teamsForBusiness",
+        "owner": {"name": &*owner.name, "address": &*owner.address},
+    })
 }
 
 /// 404 for an event or calendar.
@@ -296,16 +259,13 @@ pub(super) fn not_found() -> RenderedResponse {
 
 /// 400 for an invalid token.
 pub(super) fn badly_formed() -> RenderedResponse {
-    RenderedResponse::error(StatusCode::BAD_REQUEST, "BadRequest", "Badly formed token.")
+    RenderedResponse::bad_request("BadRequest", "Badly formed token.")
 }
 
 fn no_segment(call: &GraphRequest, at: usize) -> RenderedResponse {
     let segment = call.segments.get(at).map(String::as_str).unwrap_or_default();
-    RenderedResponse::error(
-        StatusCode::BAD_REQUEST,
-        "BadRequest",
-        &format!("Resource not found for the segment '{segment}'."),
-    )
+    let message = format!("Resource not found for the segment '{segment}'.");
+    RenderedResponse::bad_request("BadRequest", &message)
 }
 
 /// Keeps the members that `$select` names, and those that Graph never leaves out.
@@ -321,10 +281,8 @@ pub(super) fn select_members(event: &mut Value, select: Option<&str>) {
 pub(super) fn read_window(
     call: &GraphRequest,
     max_days: Option<u32>,
-) -> Result<(jiff::Timestamp, jiff::Timestamp), Box<RenderedResponse>> {
-    let invalid = |message: &str| {
-        Box::new(RenderedResponse::error(StatusCode::BAD_REQUEST, "ErrorInvalidParameter", message))
-    };
+) -> Result<(jiff::Timestamp, jiff::Timestamp), RenderedResponse> {
+    let invalid = |message: &str| RenderedResponse::bad_request("ErrorInvalidParameter", message);
     let (Some(start), Some(end)) = (call.parameter("startdatetime"), call.parameter("enddatetime"))
     else {
         return Err(invalid(
@@ -343,20 +301,13 @@ pub(super) fn read_window(
     }
     let seconds = window.1.as_second() - window.0.as_second();
     if let Some(days) = max_days.filter(|days| seconds > i64::from(*days) * 86_400) {
-        return Err(Box::new(RenderedResponse::error(
-            StatusCode::BAD_REQUEST,
+        return Err(RenderedResponse::bad_request(
             "ErrorInvalidRequest",
             &format!(
                 "Your request can't be completed. The range between the start and end dates is \
                  greater than the allowed range. Maximum number of days: {days}"
             ),
-        )));
+        ));
     }
     Ok(window)
-}
-
-/// The start of an instance, for sorting.
-pub(super) fn start_of(item: &CalendarItem, part: ItemPart) -> jiff::Timestamp {
-    let zone: &Zone = &item.zone;
-    zone.instant(item.span_of(part).start)
 }

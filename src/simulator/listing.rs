@@ -1,75 +1,42 @@
 //! Answers the listings `calendarView` and `instances`, paged by `$skip` (facts 38, 60, 72).
 
+use std::sync::Arc;
+
 use http::StatusCode;
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::behaviour::{InstanceListing, PrivateEvents};
-use super::event::{CalendarContext, CalendarItem, EventForm, ItemPart};
-use super::graph::{not_found, read_window, select_members, start_of};
+use super::behaviour::InstanceListing;
+use super::calendar::Calendar;
+use super::event::{CalendarContext, CalendarItem, ItemPart};
+use super::graph::{not_found, read_window, select_members};
 use super::request::{GraphRequest, PreferHeader, RenderedResponse};
 use super::state::SimulatorState;
 
-impl SimulatorState {
+impl Calendar {
     /// All items that a view of the window lists: single events first, then the instances of
     /// series.
-    pub(super) fn view(
-        &self,
-        mailbox: usize,
-        calendar: usize,
-        window: (Timestamp, Timestamp),
-    ) -> Vec<(std::sync::Arc<CalendarItem>, ItemPart)> {
-        let Some(calendar) =
-            self.mailboxes.get(mailbox).and_then(|mailbox| mailbox.calendars.get(calendar))
-        else {
-            return Vec::new();
-        };
-        let mut view: Vec<_> = calendar
-            .items
-            .values()
-            .flat_map(|item| item.instances(window).into_iter().map(|part| (item.clone(), part)))
-            .collect();
-        view.sort_by_key(|(item, part)| (item.series.is_some(), start_of(item, *part)));
+    pub(super) fn view(&self, window: (Timestamp, Timestamp)) -> Vec<(&CalendarItem, ItemPart)> {
+        let instances = |item: &Arc<CalendarItem>| item.instances(window).into_iter();
+        let items = self.items.values();
+        let mut view: Vec<_> =
+            items.flat_map(|item| instances(item).map(move |part| (&**item, part))).collect();
+        view.sort_by_key(|(item, part)| {
+            (item.series.is_some(), item.zone.instant(item.span_of(*part).start))
+        });
         view
     }
+}
 
-    /// The events that the plain `calendarView` lists, in `form`.
-    pub(super) fn truth(
-        &self,
-        mailbox: usize,
-        calendar: usize,
-        window: (Timestamp, Timestamp),
-        form: &EventForm,
-    ) -> Vec<Value> {
-        let place = self.rendering(mailbox, calendar);
-        self.view(mailbox, calendar, window)
-            .iter()
-            .map(|(item, part)| place.whole(item, *part, form))
-            .collect()
-    }
-
+impl SimulatorState {
     pub(super) fn list_view(
         &self,
         call: &GraphRequest,
-        mailbox: usize,
-        calendar: usize,
+        calendar: &Calendar,
         prefer: &PreferHeader,
-    ) -> RenderedResponse {
-        let window = match read_window(call, Some(self.behaviour.max_days)) {
-            Ok(window) => window,
-            Err(refused) => return *refused,
-        };
-        let view = self.view(mailbox, calendar, window);
-        let place = self.rendering(mailbox, calendar);
-        self.listing(call, prefer, view.len(), |at| {
-            view.get(at).map(|(item, part)| place.whole(item, *part, &prefer.form))
-        })
-    }
-
-    /// Whether the event cannot be fetched by its id.
-    pub(super) fn is_listed_only(&self, item: &CalendarItem) -> bool {
-        self.behaviour.private_events == PrivateEvents::ListedOnly
-            && item.content.sensitivity == "private"
+    ) -> Result<RenderedResponse, RenderedResponse> {
+        let window = read_window(call, Some(self.behaviour.max_days))?;
+        self.listing(call, calendar.place, &calendar.view(window), prefer)
     }
 
     pub(super) fn list_instances(
@@ -78,57 +45,50 @@ impl SimulatorState {
         place: CalendarContext,
         item: &CalendarItem,
         prefer: &PreferHeader,
-    ) -> RenderedResponse {
+    ) -> Result<RenderedResponse, RenderedResponse> {
         let days = self.behaviour.limited_instances.then_some(self.behaviour.max_days);
-        let window = match read_window(call, days) {
-            Ok(window) => window,
-            Err(refused) => return *refused,
-        };
+        let window = read_window(call, days)?;
         let mut parts = item.instances(window);
         if self.behaviour.instances != InstanceListing::Complete {
             parts.retain(|part| !matches!(part, ItemPart::Exception(_)));
         }
         if parts.is_empty() && self.behaviour.instances == InstanceListing::OccurrencesOrNotFound {
-            return not_found();
+            return Err(not_found());
         }
-        self.listing(call, prefer, parts.len(), |at| {
-            parts.get(at).map(|part| place.whole(item, *part, &prefer.form))
-        })
+        let view: Vec<_> = parts.into_iter().map(|part| (item, part)).collect();
+        self.listing(call, place, &view, prefer)
     }
 
-    /// One page of a listing of `count` events.
+    /// One page of a listing of the events `view`.
     fn listing(
         &self,
         call: &GraphRequest,
+        place: CalendarContext,
+        view: &[(&CalendarItem, ItemPart)],
         prefer: &PreferHeader,
-        count: usize,
-        event: impl Fn(usize) -> Option<Value>,
-    ) -> RenderedResponse {
-        let number = |name: &str| call.parameter(name).map(str::parse::<usize>);
+    ) -> Result<RenderedResponse, RenderedResponse> {
+        let number = |name: &str| call.parameter(name).map(str::parse::<usize>).transpose();
         let (top, skip) = match (number("$top"), number("$skip")) {
-            (Some(Err(_)) | Some(Ok(0)), _) | (_, Some(Err(_))) => {
-                return RenderedResponse::error(
-                    StatusCode::BAD_REQUEST,
+            (Ok(top), Ok(skip)) if top != Some(0) => (top, skip.unwrap_or(0)),
+            _ => {
+                return Err(RenderedResponse::bad_request(
                     "ErrorInvalidUrlQuery",
                     "The query specified in the URI is not valid.",
-                );
+                ));
             }
-            (top, skip) => (top.and_then(Result::ok), skip.and_then(Result::ok).unwrap_or(0)),
         };
         let size = top.or(prefer.page_size).unwrap_or(10).clamp(1, 1000);
         let select = call.parameter("$select");
-        let value: Vec<Value> = (skip..count.min(skip.saturating_add(size)))
-            .filter_map(event)
-            .map(|mut event| {
-                select_members(&mut event, select);
-                event
-            })
-            .collect();
+        let shown = view.iter().skip(skip).take(size).map(|(item, part)| {
+            let mut event = place.whole(item, *part, &prefer.form);
+            select_members(&mut event, select);
+            event
+        });
         let mut page = json!({
             "@odata.context": format!("{}/$metadata#Collection(event)", self.base(call)),
-            "value": value,
+            "value": shown.collect::<Vec<_>>(),
         });
-        if count > skip.saturating_add(size) {
+        if view.len() > skip.saturating_add(size) {
             let query = call.target.split_once('?').map(|(_, query)| query).unwrap_or_default();
             let kept: String = query
                 .split('&')
@@ -141,6 +101,6 @@ impl SimulatorState {
             page["@odata.nextLink"] =
                 format!("{}?{kept}$skip={}", self.own_address(call), skip + size).into();
         }
-        RenderedResponse::json(StatusCode::OK, &page)
+        Ok(RenderedResponse::json(StatusCode::OK, &page))
     }
 }

@@ -65,8 +65,8 @@ pub use series::Pattern;
 pub use sign_in::Application;
 pub use statistics::{RequestCounts, Statistics};
 
-use event::EventForm;
-use ids::MailboxIds;
+use calendar::Calendar;
+use event::{CalendarContext, EventForm};
 use request::GraphRequest;
 use state::SimulatorState;
 
@@ -146,34 +146,25 @@ impl Simulator {
         let mut state = self.state();
         let Some(at) = state.mailbox(mailbox) else { return String::new() };
         let owner = &mut state.mailboxes[at];
-        let id =
-            MailboxIds::calendar(owner.number, u16::try_from(owner.calendars.len()).unwrap_or(0));
-        owner.calendars.push(calendar::Calendar::new(id.clone(), name.to_owned()));
+        let calendar = u16::try_from(owner.calendars.len()).unwrap_or(0);
+        let calendar = Calendar::new(CalendarContext { mailbox: owner.number, calendar }, name);
+        let id = calendar.id.clone();
+        owner.calendars.push(calendar);
         id
     }
 
     /// Deletes a calendar other than the default one. Returns whether it existed.
     pub fn remove_calendar(&self, mailbox: &str, calendar: &str) -> bool {
         let mut state = self.state();
-        let Some((mailbox, calendar)) = state.resolve(mailbox, Some(calendar)) else {
-            return false;
-        };
-        let found = calendar > 0;
-        if found {
-            state.mailboxes[mailbox].calendars[calendar].deleted = true;
-        }
-        found
+        let found = state.find_calendar(mailbox, Some(calendar));
+        found.filter(|found| found.place.calendar > 0).map(|found| found.deleted = true).is_some()
     }
 
     /// Sets whether events of a calendar are found only under the calendar's own path, as with
     /// calendars that other users share. Returns whether the calendar exists.
     pub fn set_shared(&self, mailbox: &str, calendar: &str, shared: bool) -> bool {
         let mut state = self.state();
-        let Some((mailbox, calendar)) = state.resolve(mailbox, Some(calendar)) else {
-            return false;
-        };
-        state.mailboxes[mailbox].calendars[calendar].shared = shared;
-        true
+        state.find_calendar(mailbox, Some(calendar)).map(|found| found.shared = shared).is_some()
     }
 
     /// Sets the mailbox behind `/me`; `None` makes `/me` an error, as for application tokens.
@@ -219,8 +210,7 @@ impl Simulator {
     /// one), but views, listings and new enumerations show it. Returns whether there was a change.
     pub fn suppress_change(&self, mailbox: &str, calendar: Option<&str>) -> bool {
         let mut state = self.state();
-        let Some((mailbox, calendar)) = state.resolve(mailbox, calendar) else { return false };
-        state.mailboxes[mailbox].calendars[calendar].suppress_last_change()
+        state.find_calendar(mailbox, calendar).is_some_and(Calendar::suppress_last_change)
     }
 
     /// The events that the plain `calendarView` would list now, in UTC with HTML bodies. Empty if
@@ -232,13 +222,11 @@ impl Simulator {
         start: Timestamp,
         end: Timestamp,
     ) -> Vec<Value> {
-        let state = self.state();
-        match state.resolve(mailbox, calendar) {
-            Some((mailbox, calendar)) => {
-                state.truth(mailbox, calendar, (start, end), &EventForm::plain())
-            }
-            None => Vec::new(),
-        }
+        let mut state = self.state();
+        let Some(found) = state.find_calendar(mailbox, calendar) else { return Vec::new() };
+        let form = EventForm::plain();
+        let view = found.view((start, end)).into_iter();
+        view.map(|(item, part)| found.place.whole(item, part, &form)).collect()
     }
 
     /// The ids that the plain `calendarView` would list now; `immutable` selects the kind of id.
@@ -250,16 +238,11 @@ impl Simulator {
         end: Timestamp,
         immutable: bool,
     ) -> BTreeSet<String> {
-        let state = self.state();
-        let Some((mailbox, calendar)) = state.resolve(mailbox, calendar) else {
-            return BTreeSet::new();
-        };
-        let place = state.rendering(mailbox, calendar);
+        let mut state = self.state();
+        let Some(found) = state.find_calendar(mailbox, calendar) else { return BTreeSet::new() };
         let form = EventForm { immutable, ..EventForm::plain() };
-        let id = |(item, part): &(Arc<event::CalendarItem>, event::ItemPart)| {
-            place.id(&form, item.key, part.day())
-        };
-        state.view(mailbox, calendar, (start, end)).iter().map(id).collect()
+        let view = found.view((start, end)).into_iter();
+        view.map(|(item, part)| found.place.id(&form, item.key, part.day())).collect()
     }
 
     /// The current behaviour.
@@ -317,7 +300,7 @@ impl Simulator {
         let only = mailbox.map(|mailbox| state.mailbox(mailbox));
         for (at, owner) in state.mailboxes.iter_mut().enumerate() {
             if only.is_none_or(|only| only == Some(at)) {
-                owner.calendars.iter_mut().for_each(calendar::Calendar::kill_streams);
+                owner.calendars.iter_mut().for_each(Calendar::kill_streams);
             }
         }
     }
@@ -327,11 +310,6 @@ impl Simulator {
         let mut state = self.state();
         let now = state.env.now();
         state.sign_in.grant(now)
-    }
-
-    /// Accepts `token` as an access token until `until`.
-    pub fn accept_token(&self, token: &str, until: Timestamp) {
-        self.state().sign_in.accept(token, until);
     }
 
     /// Expires every access token issued so far.

@@ -168,7 +168,7 @@ impl SimulatorState {
             .resolve(&mutation.mailbox, mutation.calendar.as_deref())
             .ok_or(MutationError::NoCalendar)?;
         let now = self.env.now();
-        let place = self.rendering(mailbox, calendar);
+        let place = self.mailboxes[mailbox].calendars[calendar].place;
         let id_of = |key: u32, day: i32| place.id(&super::event::EventForm::plain(), key, day);
         let edit = &mutation.edit;
         if let Some(new) = edit.new_item(&self.mailboxes[mailbox].zone) {

@@ -45,7 +45,7 @@ impl SimulatorState {
             rng,
             now: self.env.now(),
             zone: &owner.zone,
-            context: self.rendering(mailbox, calendar),
+            context: this.place,
             items: this.items.values().collect(),
         };
         let edit = picker.edit(this.at_capacity())?;

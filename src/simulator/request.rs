@@ -6,6 +6,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
 use super::event::EventForm;
+use super::ids::mix;
 use super::zone::Zone;
 
 /// A parsed request.
@@ -89,6 +90,11 @@ impl GraphRequest {
         self.parameter("$skiptoken").or_else(|| self.parameter("$deltatoken"))
     }
 
+    /// A hash of the path and query, which identifies a link.
+    pub(super) fn link_hash(&self) -> u64 {
+        mix(&[u64::from(crc32fast::hash(self.target.as_bytes())), self.target.len() as u64])
+    }
+
     /// Whether the segments from index `from` on match `pattern` in any case; `*` matches any.
     pub(super) fn is(&self, pattern: &[&str], from: usize) -> bool {
         let rest = self.segments.get(from..).unwrap_or_default();
@@ -165,7 +171,7 @@ pub(super) struct PreferHeader {
 
 impl PreferHeader {
     /// Parses the header. An unknown time zone makes the request invalid.
-    pub(super) fn read(header: &str) -> Result<Self, Box<RenderedResponse>> {
+    pub(super) fn read(header: &str) -> Result<Self, RenderedResponse> {
         let mut prefer = Self { page_size: None, form: EventForm::plain(), applied: Vec::new() };
         for preference in header.split(',').map(str::trim).filter(|p| !p.is_empty()) {
             let (name, value) = preference.split_once('=').unwrap_or((preference, ""));
@@ -180,14 +186,13 @@ impl PreferHeader {
                 "outlook.timezone" => match Zone::named(value) {
                     Some(zone) => prefer.form.zone = zone,
                     None => {
-                        return Err(Box::new(RenderedResponse::error(
-                            StatusCode::BAD_REQUEST,
+                        return Err(RenderedResponse::bad_request(
                             "TimeZoneNotSupportedException",
                             &format!(
                                 "A valid TimeZone value must be specified. The following \
                                  TimeZone value is not supported: '{value}'."
                             ),
-                        )));
+                        ));
                     }
                 },
                 "outlook.body-content-type" => {
@@ -247,6 +252,10 @@ impl RenderedResponse {
             "innerError": {"request-id": "", "date": ""},
         }});
         Self::json(status, &error)
+    }
+
+    pub(super) fn bad_request(code: &str, message: &str) -> Self {
+        Self::error(StatusCode::BAD_REQUEST, code, message)
     }
 
     pub(super) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {

@@ -66,17 +66,11 @@ struct RoundBuilder<'a> {
 
 impl DeltaRound {
     /// Builds the round of `calendar` over `extent`.
-    pub(super) fn build(
-        calendar: &Calendar,
-        behaviour: &Behaviour,
-        extent: RoundExtent,
-        place: CalendarContext,
-    ) -> Self {
-        let salt = extent.salt(place);
+    pub(super) fn build(calendar: &Calendar, behaviour: &Behaviour, extent: RoundExtent) -> Self {
         let mut round = RoundBuilder {
             behaviour,
             window: extent.window,
-            salt,
+            salt: extent.salt(calendar.place),
             blocks: Vec::new(),
             masters: Vec::new(),
             stale: Vec::new(),

@@ -58,16 +58,12 @@ impl SignIn {
         let body = URL_SAFE_NO_PAD.encode(noise(&[self.seed, self.issued, 19], 600));
         let token =
             format!("eyJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9.{}.{}", &body[..500], &body[500..]);
-        self.accept(&token, now.checked_add(self.lifetime).unwrap_or(Timestamp::MAX));
+        let until = now.checked_add(self.lifetime).unwrap_or(Timestamp::MAX);
+        self.tokens.insert(token.clone(), until);
         if self.tokens.len() > 10_000 {
             self.tokens.retain(|_, until| *until > now);
         }
         token
-    }
-
-    /// Accepts `token` until `until`.
-    pub(super) fn accept(&mut self, token: &str, until: Timestamp) {
-        self.tokens.insert(token.to_owned(), until);
     }
 
     /// Expires every access token.
@@ -83,7 +79,7 @@ impl SignIn {
         call: &GraphRequest,
         now: Timestamp,
         statistics: &mut Statistics,
-    ) -> Result<(), Box<RenderedResponse>> {
+    ) -> Result<(), RenderedResponse> {
         let message = match &call.bearer {
             None => "Access token is empty.",
             Some(token) => match self.tokens.get(token) {
@@ -95,7 +91,7 @@ impl SignIn {
                 }
             },
         };
-        Err(Box::new(unauthorized(message)))
+        Err(unauthorized(message))
     }
 
     /// Answers a request to the token endpoint.

@@ -22,7 +22,7 @@ use super::calendar::Calendar;
 use super::content::{EventBody, Person};
 use super::event::CalendarContext;
 use super::faults::{Fault, Faults};
-use super::ids::{MailboxIds, guid, mix};
+use super::ids::{guid, mix};
 use super::page_cache::PageCache;
 use super::request::{GraphRequest, RenderedResponse, ResponsePayload};
 use super::response::SimulatedResponse;
@@ -84,7 +84,7 @@ pub(super) struct SimulatorState {
 pub(super) struct RequestTicket {
     pub(super) mailbox: Option<usize>,
     pub(super) latency: Duration,
-    refusal: Option<Box<RenderedResponse>>,
+    refusal: Option<RenderedResponse>,
 }
 
 impl SimulatorState {
@@ -123,18 +123,15 @@ impl SimulatorState {
         let object_id = guid(&[number]);
         self.names.insert(address.to_lowercase(), at);
         self.names.insert(object_id.clone(), at);
-        let mut mailbox = Mailbox {
+        let place = CalendarContext { mailbox: number, calendar: 0 };
+        self.mailboxes.push(Mailbox {
             number,
             object_id,
             person: Person { name: name.into(), address: address.into() },
             zone: Arc::new(Zone::any(number)),
-            calendars: Vec::new(),
+            calendars: vec![Calendar::new(place, "Calendar")],
             metrics: MailboxCounter::default(),
-        };
-        mailbox
-            .calendars
-            .push(Calendar::new(MailboxIds::calendar(number, 0), "Calendar".to_owned()));
-        self.mailboxes.push(mailbox);
+        });
         at
     }
 
@@ -145,7 +142,7 @@ impl SimulatorState {
 
     /// The index of a mailbox's calendar with that id, or of the default one.
     pub(super) fn calendar(&self, mailbox: usize, calendar: Option<&str>) -> Option<usize> {
-        let calendars = &self.mailboxes.get(mailbox)?.calendars;
+        let calendars = &self.mailboxes[mailbox].calendars;
         let at = match calendar {
             None => 0,
             Some(id) => calendars.iter().position(|calendar| calendar.id == id)?,
@@ -160,12 +157,14 @@ impl SimulatorState {
         Some((mailbox, self.calendar(mailbox, calendar)?))
     }
 
-    /// The identity of a calendar, for rendering.
-    pub(super) fn rendering(&self, mailbox: usize, calendar: usize) -> CalendarContext {
-        CalendarContext {
-            mailbox: self.mailboxes.get(mailbox).map_or(0, |m| m.number),
-            calendar: u16::try_from(calendar).unwrap_or(0),
-        }
+    /// A mailbox's calendar, by name.
+    pub(super) fn find_calendar(
+        &mut self,
+        mailbox: &str,
+        calendar: Option<&str>,
+    ) -> Option<&mut Calendar> {
+        let (mailbox, calendar) = self.resolve(mailbox, calendar)?;
+        Some(&mut self.mailboxes[mailbox].calendars[calendar])
     }
 
     /// Counts a request and decides whether it is throttled.
@@ -190,24 +189,16 @@ impl SimulatorState {
         ticket.mailbox = self.mailbox_of(call);
         if let Some(mailbox) = ticket.mailbox.and_then(|m| self.mailboxes.get_mut(m)) {
             let recent = mailbox.metrics.arrive(now);
+            let throttled = |limit: &str, retry_after: &str| {
+                let message = format!("Application is over its {limit} limit.");
+                let status = StatusCode::TOO_MANY_REQUESTS;
+                RenderedResponse::error(status, "ApplicationThrottled", &message)
+                    .header("retry-after", retry_after)
+            };
             if mailbox.metrics.in_flight > self.behaviour.max_concurrent_per_mailbox {
-                ticket.refusal = Some(Box::new(
-                    RenderedResponse::error(
-                        StatusCode::TOO_MANY_REQUESTS,
-                        "ApplicationThrottled",
-                        "Application is over its MailboxConcurrency limit.",
-                    )
-                    .header("retry-after", "1"),
-                ));
+                ticket.refusal = Some(throttled("MailboxConcurrency", "1"));
             } else if recent > self.behaviour.max_requests_per_mailbox {
-                ticket.refusal = Some(Box::new(
-                    RenderedResponse::error(
-                        StatusCode::TOO_MANY_REQUESTS,
-                        "ApplicationThrottled",
-                        "Application is over its MailboxRequests limit.",
-                    )
-                    .header("retry-after", "10"),
-                ));
+                ticket.refusal = Some(throttled("MailboxRequests", "10"));
             }
         }
         ticket
@@ -218,10 +209,7 @@ impl SimulatorState {
         if is_sign_in(call) {
             return;
         }
-        self.total.in_flight = self.total.in_flight.saturating_sub(1);
-        if let Some(mailbox) = ticket.mailbox.and_then(|m| self.mailboxes.get_mut(m)) {
-            mailbox.metrics.in_flight = mailbox.metrics.in_flight.saturating_sub(1);
-        }
+        self.count(ticket.mailbox, |metrics| metrics.in_flight -= 1);
     }
 
     /// The mailbox that a path addresses.
@@ -243,21 +231,12 @@ impl SimulatorState {
         self.requests += 1;
         let sign_in = is_sign_in(call);
         let fault = self.draw(call, ticket, sign_in);
-        let mut reply = match ticket.refusal.take() {
-            Some(refusal) => *refusal,
-            None => match fault.as_ref().and_then(|fault| self.refuse(call, fault)) {
-                Some(reply) => reply,
-                None if sign_in => {
-                    let now = self.env.now();
-                    self.sign_in.answer(call, body, now)
-                }
-                None => {
-                    let now = self.env.now();
-                    match self.sign_in.authorise(call, now, &mut self.statistics) {
-                        Ok(()) => self.graph(call, ticket.mailbox, fault.as_ref()),
-                        Err(refused) => *refused,
-                    }
-                }
+        let refusal = ticket.refusal.take();
+        let mut reply = match refusal.or_else(|| self.refuse(call, fault.as_ref()?)) {
+            Some(refusal) => refusal,
+            None if sign_in => self.sign_in.answer(call, body, self.env.now()),
+            None => match self.graph(call, ticket.mailbox, fault.as_ref()) {
+                Ok(reply) | Err(reply) => reply,
             },
         };
         self.pause(ticket.mailbox, &mut reply);
@@ -285,11 +264,7 @@ impl SimulatorState {
             *metrics.counts.statuses.entry(status).or_default() += 1
         });
         if status == 200 && call.token().is_some() {
-            let link = mix(&[
-                u64::from(crc32fast::hash(call.target.as_bytes())),
-                call.target.len() as u64,
-            ]);
-            if !self.answered_links.insert(link) {
+            if !self.answered_links.insert(call.link_hash()) {
                 self.count(ticket.mailbox, |metrics| metrics.counts.links_used_again += 1);
             }
             if self.answered_links.len() > 1_000_000 {
@@ -377,10 +352,11 @@ impl SimulatorState {
         self.total.pause_until = None;
     }
 
-    fn count(&mut self, mailbox: Option<usize>, mut count: impl FnMut(&mut MailboxCounter)) {
+    /// Counts something for all mailboxes together, and for `mailbox`.
+    pub(super) fn count(&mut self, mailbox: Option<usize>, count: impl Fn(&mut MailboxCounter)) {
         count(&mut self.total);
-        if let Some(mailbox) = mailbox.and_then(|m| self.mailboxes.get_mut(m)) {
-            count(&mut mailbox.metrics);
+        if let Some(mailbox) = mailbox {
+            count(&mut self.mailboxes[mailbox].metrics);
         }
     }
 
