@@ -7,8 +7,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use jiff::Timestamp;
-
 use super::event::{CalendarContext, CalendarItem, EventForm};
 use super::ids::MailboxIds;
 use super::link::LinkToken;
@@ -82,41 +80,15 @@ impl Calendar {
     pub(super) fn add(&mut self, make: impl FnOnce(u32, u64) -> CalendarItem) -> u32 {
         let key = self.next_key;
         self.next_key += 1;
-        let item = Arc::new(make(key, self.version + 1));
-        self.put(key, Some(item));
+        self.put(key, Some(make(key, self.version + 1)));
         key
     }
 
-    /// Applies `edit` to an item, with a new change key. `false` if the item does not exist.
-    pub(super) fn edit(
-        &mut self,
-        key: u32,
-        now: Timestamp,
-        edit: impl FnOnce(&mut CalendarItem, u64),
-    ) -> bool {
-        let Some(item) = self.items.get(&key) else { return false };
-        let mut item = CalendarItem::clone(item);
-        item.change = self.version + 1;
-        // A later modification never has an earlier time, even if the clock was set back.
-        item.modified = now.max(item.modified);
-        edit(&mut item, self.version + 1);
-        self.put(key, Some(Arc::new(item)));
-        true
-    }
-
-    /// Deletes an item. `false` if it does not exist.
-    pub(super) fn delete(&mut self, key: u32) -> bool {
-        let there = self.items.contains_key(&key);
-        if there {
-            self.put(key, None);
-        }
-        there
-    }
-
-    fn put(&mut self, key: u32, item: Option<Arc<CalendarItem>>) {
+    /// Sets the state of an item at a new version; `None` deletes it.
+    pub(super) fn put(&mut self, key: u32, item: Option<CalendarItem>) {
         self.version += 1;
         let before = match item {
-            Some(item) => self.items.insert(key, item),
+            Some(item) => self.items.insert(key, Arc::new(item)),
             None => self.items.remove(&key),
         };
         self.log.push_back(ItemRevision { version: self.version, key, before });

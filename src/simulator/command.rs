@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::net::TcpListener;
 
 use crate::env::Env;
@@ -142,7 +143,8 @@ impl Simulation {
             loop {
                 tokio::time::sleep(mutate_every).await;
                 if let Some(mutation) = living.mutate_randomly() {
-                    tracing::debug!(edit = mutation.edit.name(), "calendar changed");
+                    let mutation = json!(mutation);
+                    tracing::debug!(edit = mutation["edit"].as_str(), "calendar changed");
                 }
             }
         };

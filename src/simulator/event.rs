@@ -345,7 +345,8 @@ impl CalendarItem {
         self.when.with_start(date_of(day).to_datetime(self.when.start.time()))
     }
 
-    fn exception(&self, day: i32) -> (&EventContent, u64, Timestamp) {
+    /// The content, change and modification time of the occurrence of `day`.
+    pub(super) fn exception(&self, day: i32) -> (&EventContent, u64, Timestamp) {
         match self.series.as_ref().and_then(|s| s.exceptions.get(&day)) {
             Some(e) => (&e.content, e.change, e.modified),
             None => (&self.content, self.change, self.modified),
@@ -391,8 +392,12 @@ impl CalendarItem {
         parts.into_iter().map(|(_, part)| part).collect()
     }
 
-    /// The instance of `day`, if it exists.
-    pub(super) fn instance(&self, day: i32) -> Option<ItemPart> {
+    /// The part that an id with `day` names, if it exists.
+    pub(super) fn part(&self, day: u16) -> Option<ItemPart> {
+        let day = match i32::from(day) {
+            0 => return Some(ItemPart::Itself),
+            day => day,
+        };
         let series = self.series.as_ref()?;
         if series.exceptions.contains_key(&day) {
             return Some(ItemPart::Exception(day));

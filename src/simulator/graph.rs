@@ -171,10 +171,7 @@ impl SimulatorState {
         let item = calendar.items.get(&named.key).filter(|_| reachable)?;
         let listed_only = self.behaviour.private_events == PrivateEvents::ListedOnly
             && item.content.sensitivity == "private";
-        let part = match named.day {
-            0 => ItemPart::Itself,
-            day => item.instance(i32::from(day))?,
-        };
+        let part = item.part(named.day)?;
         (!listed_only).then_some((calendar.place, &**item, part))
     }
 

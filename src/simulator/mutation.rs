@@ -1,14 +1,13 @@
 //! Named changes to calendars. All preconditions are checked before anything is changed.
 
-use std::sync::Arc;
-
-use jiff::civil::{Date, DateTime, Time};
+use jiff::civil::{Date, Time};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::content::{EventBody, EventContent, LocalSpan};
-use super::event::{CalendarItem, ItemPart};
+use super::content::{EventContent, LocalSpan};
+use super::event::{CalendarItem, EventForm, ItemPart};
 use super::ids::MailboxIds;
+use super::population::{NewItem, body_of};
 use super::series::{Exception, Pattern, Series};
 use super::state::SimulatorState;
 use super::zone::{Zone, day_of};
@@ -169,90 +168,37 @@ impl SimulatorState {
             .ok_or(MutationError::NoCalendar)?;
         let now = self.env.now();
         let place = self.mailboxes[mailbox].calendars[calendar].place;
-        let id_of = |key: u32, day: i32| place.id(&super::event::EventForm::plain(), key, day);
+        let id_of = |key, day| place.id(&EventForm::plain(), key, day);
         let edit = &mutation.edit;
         if let Some(new) = edit.new_item(&self.mailboxes[mailbox].zone) {
-            return Ok(id_of(self.create(mailbox, calendar, new, now), 0));
+            let key = self.create((mailbox, calendar), new, 400, now);
+            return Ok(id_of(key, 0));
         }
-        let ids = MailboxIds { mailbox: place.mailbox, immutable: false };
-        let event = edit.target_id().ok_or(MutationError::NoEvent)?;
-        let named = ids
-            .read(event)
-            .filter(|named| usize::from(named.calendar) == calendar)
+        let (target, is_instance) = edit.target().ok_or(MutationError::NoEvent)?;
+        let named = MailboxIds { mailbox: place.mailbox, immutable: false }
+            .read(target)
+            .filter(|named| named.calendar == place.calendar && (named.day != 0) == is_instance)
             .ok_or(MutationError::NoEvent)?;
         let this = &mut self.mailboxes[mailbox].calendars[calendar];
         let item = this.items.get(&named.key).ok_or(MutationError::NoEvent)?;
-        let part = edit.target_part(item, i32::from(named.day))?;
-        if let Edit::Delete { .. } = edit {
-            this.delete(named.key);
-            return Ok(id_of(named.key, 0));
-        }
-        let body = match edit {
-            Edit::Rewrite { text, .. } => Some(super::population::body_of(text)),
-            _ => None,
+        let part = item.part(named.day).filter(|part| edit.is_possible(item, *part));
+        let part = part.ok_or(MutationError::NoEvent)?;
+        let mut changed = CalendarItem {
+            change: this.version + 1,
+            // A later modification never has an earlier time, even if the clock was set back.
+            modified: now.max(item.modified),
+            ..CalendarItem::clone(item)
         };
-        this.edit(named.key, now, |item, change| {
-            let at = item.modified;
-            apply(item, edit, part, change, at, body);
-        });
+        apply(&mut changed, edit, part);
+        let is_deleted = matches!(edit, Edit::Delete { .. });
+        this.put(named.key, (!is_deleted).then_some(changed));
         Ok(id_of(named.key, part.day()))
     }
-
-    /// Adds an item to a calendar. Returns its key.
-    fn create(&mut self, mailbox: usize, calendar: usize, new: NewItem<'_>, now: Timestamp) -> u32 {
-        let content = self.content(mailbox, new.subject, 400);
-        let owner = &mut self.mailboxes[mailbox];
-        let zone = owner.zone.clone();
-        let end = new.start.checked_add(new.length).unwrap_or(new.start);
-        owner.calendars[calendar].add(|key, change| CalendarItem {
-            key,
-            zone,
-            when: LocalSpan { start: new.start, end },
-            all_day: new.all_day,
-            content,
-            created: now,
-            modified: now,
-            change,
-            series: new.series,
-        })
-    }
-}
-
-/// The item that an edit creates, without its random content.
-struct NewItem<'a> {
-    subject: &'a str,
-    /// The start, local to the mailbox's own time zone.
-    start: DateTime,
-    length: SignedDuration,
-    series: Option<Series>,
-    all_day: bool,
 }
 
 impl Edit {
-    /// The name of the edit, as in its JSON.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::CreateSingle { .. } => "create_single",
-            Self::CreateAllDay { .. } => "create_all_day",
-            Self::CreateSeries { .. } => "create_series",
-            Self::Rename { .. } => "rename",
-            Self::Rewrite { .. } => "rewrite",
-            Self::Move { .. } => "move",
-            Self::Delete { .. } => "delete",
-            Self::CancelOccurrence { .. } => "cancel_occurrence",
-            Self::MoveOccurrence { .. } => "move_occurrence",
-            Self::RenameOccurrence { .. } => "rename_occurrence",
-            Self::UndoException { .. } => "undo_exception",
-            Self::SetEnd { .. } => "set_end",
-            Self::SetPattern { .. } => "set_pattern",
-            Self::Touch { .. } => "touch",
-            Self::Respond { .. } => "respond",
-            Self::CancelMeeting { .. } => "cancel_meeting",
-        }
-    }
-
-    /// The id of the existing event or instance that the edit changes, if any.
-    fn target_id(&self) -> Option<&str> {
+    /// The id of the existing event that the edit changes, if any, and whether it is an instance.
+    fn target(&self) -> Option<(&str, bool)> {
         match self {
             Self::CreateSingle { .. } | Self::CreateAllDay { .. } | Self::CreateSeries { .. } => {
                 None
@@ -265,11 +211,11 @@ impl Edit {
             | Self::SetPattern { event, .. }
             | Self::Touch { event }
             | Self::Respond { event, .. }
-            | Self::CancelMeeting { event } => Some(event),
+            | Self::CancelMeeting { event } => Some((event, false)),
             Self::CancelOccurrence { occurrence }
             | Self::MoveOccurrence { occurrence, .. }
             | Self::RenameOccurrence { occurrence, .. }
-            | Self::UndoException { occurrence } => Some(occurrence),
+            | Self::UndoException { occurrence } => Some((occurrence, true)),
         }
     }
 
@@ -292,12 +238,7 @@ impl Edit {
                 all_day: true,
             }),
             Self::CreateSeries { subject, start, minutes: long, repeats, until, all_day } => {
-                let series = Series {
-                    pattern: repeats.clone(),
-                    until: until.map(day_of),
-                    exceptions: Default::default(),
-                    cancelled: Default::default(),
-                };
+                let series = Series::new(repeats.clone(), until.map(day_of));
                 let (mut start, mut length) = (zone.local(*start), minutes(*long));
                 if *all_day {
                     start = start.date().to_datetime(Time::midnight());
@@ -309,53 +250,23 @@ impl Edit {
         }
     }
 
-    /// The part of `item` that the edit changes; `day` is the day of its target's id, 0 for the
-    /// item itself.
-    ///
-    /// # Errors
-    /// If the edit is not possible.
-    fn target_part(&self, item: &CalendarItem, day: i32) -> Result<ItemPart, MutationError> {
-        let of_instance = day != 0;
-        let part = if of_instance { item.instance(day) } else { Some(ItemPart::Itself) };
-        let part = part.ok_or(MutationError::NoEvent)?;
-        let needs_series =
-            matches!(self, Self::SetEnd { .. } | Self::SetPattern { .. }) || of_instance;
-        let possible = of_instance == self.is_of_instance()
-            && (item.series.is_some() || !needs_series)
-            && match self {
-                Self::UndoException { .. } => !matches!(part, ItemPart::Occurrence(_)),
-                Self::Respond { attendee, .. } => *attendee < item.content.attendees.len(),
-                _ => true,
-            };
-        if possible { Ok(part) } else { Err(MutationError::NoEvent) }
-    }
-
-    fn is_of_instance(&self) -> bool {
-        matches!(
-            self,
-            Self::CancelOccurrence { .. }
-                | Self::MoveOccurrence { .. }
-                | Self::RenameOccurrence { .. }
-                | Self::UndoException { .. }
-        )
+    /// Whether the edit can change `part` of `item`.
+    fn is_possible(&self, item: &CalendarItem, part: ItemPart) -> bool {
+        match self {
+            Self::SetEnd { .. } | Self::SetPattern { .. } => item.series.is_some(),
+            Self::UndoException { .. } => matches!(part, ItemPart::Exception(_)),
+            Self::Respond { attendee, .. } => *attendee < item.content.attendees.len(),
+            _ => true,
+        }
     }
 }
 
 /// Applies an edit to an item, with all preconditions checked.
-fn apply(
-    item: &mut CalendarItem,
-    edit: &Edit,
-    part: ItemPart,
-    change: u64,
-    now: Timestamp,
-    body: Option<Arc<EventBody>>,
-) {
+fn apply(item: &mut CalendarItem, edit: &Edit, part: ItemPart) {
     let day = part.day();
     let when = item.span_of(part);
-    let base: EventContent = match item.series.as_ref().and_then(|s| s.exceptions.get(&day)) {
-        Some(exception) => exception.content.clone(),
-        None => item.content.clone(),
-    };
+    let base = item.exception(day).0.clone();
+    let (change, modified) = (item.change, item.modified);
     let zone = item.zone.clone();
     let all_day = item.all_day;
     let moved = |when: LocalSpan, start: Timestamp| {
@@ -364,17 +275,13 @@ fn apply(
     };
     match edit {
         Edit::Rename { subject, .. } => item.content.subject = subject.as_str().into(),
-        Edit::Rewrite { .. } => {
-            if let Some(body) = body {
-                item.content.body = body;
-            }
-        }
+        Edit::Rewrite { text, .. } => item.content.body = body_of(text),
         Edit::Move { start, .. } => item.when = moved(item.when, *start),
         Edit::Respond { attendee, response, .. } => {
             let mut attendees = item.content.attendees.to_vec();
             if let Some(attendee) = attendees.get_mut(*attendee) {
                 attendee.response = response.as_str().into();
-                attendee.answered = Some(now);
+                attendee.answered = Some(modified);
             }
             item.content.attendees = attendees.into();
         }
@@ -406,12 +313,11 @@ fn apply(
         }
         Edit::MoveOccurrence { start, .. } => {
             let when = moved(when, *start);
-            let exception = Exception { when, content: base, change, modified: now };
-            series.exceptions.insert(day, exception);
+            series.exceptions.insert(day, Exception { when, content: base, change, modified });
         }
         Edit::RenameOccurrence { subject, .. } => {
             let content = EventContent { subject: subject.as_str().into(), ..base };
-            series.exceptions.insert(day, Exception { when, content, change, modified: now });
+            series.exceptions.insert(day, Exception { when, content, change, modified });
         }
         Edit::UndoException { .. } => {
             series.exceptions.remove(&day);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use jiff::civil::{Time, Weekday};
+use jiff::civil::{DateTime, Time, Weekday};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -120,6 +120,16 @@ const SENTENCES: &[&str] = &[
     "Dial in from the link below if you are travelling.",
 ];
 
+/// An item to add to a calendar.
+pub(super) struct NewItem<'a> {
+    pub(super) subject: &'a str,
+    /// The start, local to the mailbox's own time zone.
+    pub(super) start: DateTime,
+    pub(super) length: SignedDuration,
+    pub(super) series: Option<Series>,
+    pub(super) all_day: bool,
+}
+
 /// A body with nothing but `text`.
 pub(super) fn body_of(text: &str) -> Arc<EventBody> {
     let safe = text.replace('&', "&amp;").replace('<', "&lt;");
@@ -155,12 +165,7 @@ impl SimulatorState {
     }
 
     /// The content of an event of that mailbox: random, except for the subject.
-    pub(super) fn content(
-        &mut self,
-        mailbox: usize,
-        subject: &str,
-        body_bytes: usize,
-    ) -> EventContent {
+    fn content(&mut self, mailbox: usize, subject: &str, body_bytes: usize) -> EventContent {
         // Not drawn from the generator that picks mutations, so that they can be replayed by name.
         let past = self.mailboxes[mailbox].calendars.iter().map(|calendar| calendar.version).sum();
         let mut rng = fastrand::Rng::with_seed(mix(&[self.seed, mailbox as u64, past, 29]));
@@ -215,12 +220,37 @@ impl SimulatorState {
         }
     }
 
+    /// Adds an item to a calendar. Its content is random, except for the subject. Returns its key.
+    pub(super) fn create(
+        &mut self,
+        (mailbox, calendar): (usize, usize),
+        new: NewItem<'_>,
+        body_bytes: usize,
+        created: Timestamp,
+    ) -> u32 {
+        let NewItem { subject, start, length, series, all_day } = new;
+        let content = self.content(mailbox, subject, body_bytes);
+        let owner = &mut self.mailboxes[mailbox];
+        let zone = owner.zone.clone();
+        let end = start.checked_add(length).unwrap_or(start);
+        owner.calendars[calendar].add(|key, change| CalendarItem {
+            key,
+            zone,
+            when: LocalSpan { start, end },
+            all_day,
+            content,
+            created,
+            modified: created,
+            change,
+            series,
+        })
+    }
+
     /// Fills a calendar and clears its history.
     pub(super) fn populate(&mut self, mailbox: usize, calendar: usize, plan: &Population) {
         let mut rng = self.mutation_rng.fork();
-        let zone = self.mailboxes[mailbox].zone.clone();
         let spread = i64::from(plan.spread_days.max(1));
-        let middle = zone.local(plan.around).date();
+        let middle = self.mailboxes[mailbox].zone.local(plan.around).date();
         for number in 0..plan.singles + plan.series + plan.all_day {
             let all_day = number >= plan.singles + plan.series;
             let in_series = number >= plan.singles && !all_day;
@@ -241,7 +271,6 @@ impl SimulatorState {
                 _ => CHORES,
             };
             let subject = subjects[rng.usize(..subjects.len())];
-            let content = self.content(mailbox, subject, plan.body_bytes);
             let (start, length) = if all_day {
                 let days = i64::from(rng.u8(1..4));
                 (date.to_datetime(Time::midnight()), SignedDuration::from_hours(24 * days))
@@ -259,28 +288,12 @@ impl SimulatorState {
                     _ => Pattern::Weekly { every: 1, days: Vec::new() },
                 };
                 let until = rng.bool().then(|| day_of(date) + rng.i32(30..800));
-                Series {
-                    pattern,
-                    until,
-                    exceptions: Default::default(),
-                    cancelled: Default::default(),
-                }
+                Series::new(pattern, until)
             });
-            let end = start.checked_add(length).unwrap_or(start);
             let age = SignedDuration::from_hours(rng.i64(1..2000));
             let created = plan.around.checked_sub(age).unwrap_or(plan.around);
-            let zone = zone.clone();
-            self.mailboxes[mailbox].calendars[calendar].add(|key, change| CalendarItem {
-                key,
-                zone,
-                when: LocalSpan { start, end },
-                all_day,
-                content,
-                created,
-                modified: created,
-                change,
-                series,
-            });
+            let new = NewItem { subject, start, length, series, all_day };
+            self.create((mailbox, calendar), new, plan.body_bytes, created);
         }
         self.mailboxes[mailbox].calendars[calendar].clear_history();
     }

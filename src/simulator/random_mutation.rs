@@ -3,8 +3,6 @@
 //! Each change is returned as a [`Mutation`]; applied to an identical simulator, it makes the same
 //! change.
 
-use std::sync::Arc;
-
 use jiff::{SignedDuration, Timestamp};
 
 use super::event::{CalendarContext, CalendarItem, EventForm, ItemPart};
@@ -18,22 +16,19 @@ impl SimulatorState {
     /// Picks a possible mutation and applies it.
     pub(super) fn mutate_randomly(&mut self) -> Option<Mutation> {
         for _ in 0..100 {
-            let Some(mutation) = self.pick() else { continue };
-            if self.mutate(&mutation).is_ok() {
+            let mut rng = self.mutation_rng.clone();
+            let picked = self.pick(&mut rng);
+            self.mutation_rng = rng;
+            if let Some(mutation) = picked
+                && self.mutate(&mutation).is_ok()
+            {
                 return Some(mutation);
             }
         }
         None
     }
 
-    fn pick(&mut self) -> Option<Mutation> {
-        let mut rng = self.mutation_rng.clone();
-        let picked = self.pick_with(&mut rng);
-        self.mutation_rng = rng;
-        picked
-    }
-
-    fn pick_with(&self, rng: &mut fastrand::Rng) -> Option<Mutation> {
+    fn pick(&self, rng: &mut fastrand::Rng) -> Option<Mutation> {
         if self.mailboxes.is_empty() {
             return None;
         }
@@ -46,7 +41,7 @@ impl SimulatorState {
             now: self.env.now(),
             zone: &owner.zone,
             context: this.place,
-            items: this.items.values().collect(),
+            items: this.items.values().map(|item| &**item).collect(),
         };
         let edit = picker.edit(this.at_capacity())?;
         let mailbox = owner.person.address.to_string();
@@ -62,10 +57,10 @@ struct EditPicker<'a> {
     /// The time zone of the calendar's owner.
     zone: &'a Zone,
     context: CalendarContext,
-    items: Vec<&'a Arc<CalendarItem>>,
+    items: Vec<&'a CalendarItem>,
 }
 
-impl EditPicker<'_> {
+impl<'a> EditPicker<'a> {
     /// Picks an edit; `None` if the calendar has no event of the type that the edit needs.
     /// `at_capacity` says whether the calendar has too many single events, and too many series.
     fn edit(&mut self, at_capacity: (bool, bool)) -> Option<Edit> {
@@ -108,13 +103,13 @@ impl EditPicker<'_> {
                 let item = self.series()?;
                 let start = item.zone.instant(item.when.start);
                 let by = SignedDuration::from_mins(15 * self.rng.i64(-12..13));
-                Edit::Move { event: self.id(&item, 0), start: start + by }
+                Edit::Move { event: self.id(item, 0), start: start + by }
             }
             19 => self.set_end()?,
             20 => Edit::SetPattern { event: self.series_id()?, repeats: self.pattern() },
             21 => {
                 let item = self.any_item()?;
-                Edit::Touch { event: self.id(&item, 0) }
+                Edit::Touch { event: self.id(item, 0) }
             }
             22 => self.respond_or_cancel()?,
             // Whole series are rarely deleted, or none would be left.
@@ -150,7 +145,7 @@ impl EditPicker<'_> {
         let far = (there - self.now).abs() > SignedDuration::from_hours(24 * 900);
         let start =
             if far { self.start() } else { self.start() + SignedDuration::from_hours(24 * 1500) };
-        Some(Edit::Move { event: self.id(&item, 0), start })
+        Some(Edit::Move { event: self.id(item, 0), start })
     }
 
     /// Moves an occurrence, mostly by hours, sometimes out of the window.
@@ -163,7 +158,7 @@ impl EditPicker<'_> {
             self.rng.i64(-30..30)
         };
         Some(Edit::MoveOccurrence {
-            occurrence: self.id(&item, day),
+            occurrence: self.id(item, day),
             start: start + SignedDuration::from_hours(hours),
         })
     }
@@ -171,7 +166,7 @@ impl EditPicker<'_> {
     /// Cancels, renames or undoes an exception.
     fn edit_exception(&mut self) -> Option<Edit> {
         let (item, day) = self.instance(true)?;
-        let occurrence = self.id(&item, day);
+        let occurrence = self.id(item, day);
         Some(match self.rng.u8(..3) {
             0 => Edit::CancelOccurrence { occurrence },
             1 => Edit::RenameOccurrence { occurrence, subject: self.subject() },
@@ -184,13 +179,13 @@ impl EditPicker<'_> {
         let item = self.series()?;
         let until = (self.rng.u8(..4) > 0)
             .then(|| self.zone.local(self.start() + SignedDuration::from_hours(24 * 60)).date());
-        Some(Edit::SetEnd { event: self.id(&item, 0), until })
+        Some(Edit::SetEnd { event: self.id(item, 0), until })
     }
 
     /// Records an attendee's response, or cancels an event without attendees.
     fn respond_or_cancel(&mut self) -> Option<Edit> {
         let item = self.any_item()?;
-        let event = self.id(&item, 0);
+        let event = self.id(item, 0);
         let attendees = item.content.attendees.len();
         if attendees == 0 {
             return Some(Edit::CancelMeeting { event });
@@ -230,23 +225,27 @@ impl EditPicker<'_> {
         }
     }
 
-    fn any_item(&mut self) -> Option<Arc<CalendarItem>> {
+    fn any_item(&mut self) -> Option<&'a CalendarItem> {
         let at = self.rng.usize(..self.items.len().max(1));
-        self.items.get(at).copied().cloned()
+        self.items.get(at).copied()
     }
 
-    fn single(&mut self) -> Option<Arc<CalendarItem>> {
-        let singles: Vec<_> = self.items.iter().filter(|i| i.series.is_none()).collect();
-        (!singles.is_empty()).then(|| Arc::clone(singles[self.rng.usize(..singles.len())]))
+    fn single(&mut self) -> Option<&'a CalendarItem> {
+        self.item_of_type(false)
     }
 
-    fn series(&mut self) -> Option<Arc<CalendarItem>> {
-        let all: Vec<_> = self.items.iter().filter(|i| i.series.is_some()).collect();
-        (!all.is_empty()).then(|| Arc::clone(all[self.rng.usize(..all.len())]))
+    fn series(&mut self) -> Option<&'a CalendarItem> {
+        self.item_of_type(true)
+    }
+
+    fn item_of_type(&mut self, is_series: bool) -> Option<&'a CalendarItem> {
+        let mut items = self.items.clone();
+        items.retain(|item| item.series.is_some() == is_series);
+        (!items.is_empty()).then(|| items[self.rng.usize(..items.len())])
     }
 
     /// A series, and the day of one of its occurrences or, if `exception`, of its exceptions.
-    fn instance(&mut self, exception: bool) -> Option<(Arc<CalendarItem>, i32)> {
+    fn instance(&mut self, exception: bool) -> Option<(&'a CalendarItem, i32)> {
         let item = self.series()?;
         let days = |days: i64| self.now + SignedDuration::from_hours(24 * days);
         let mut parts = item.instances((days(-40), days(200)));
@@ -257,17 +256,17 @@ impl EditPicker<'_> {
 
     fn single_id(&mut self) -> Option<String> {
         let item = self.single()?;
-        Some(self.id(&item, 0))
+        Some(self.id(item, 0))
     }
 
     fn series_id(&mut self) -> Option<String> {
         let item = self.series()?;
-        Some(self.id(&item, 0))
+        Some(self.id(item, 0))
     }
 
     fn occurrence_id(&mut self) -> Option<String> {
         let (item, day) = self.instance(false)?;
-        Some(self.id(&item, day))
+        Some(self.id(item, day))
     }
 
     fn id(&self, item: &CalendarItem, day: i32) -> String {

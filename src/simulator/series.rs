@@ -63,6 +63,11 @@ pub(super) struct Series {
 }
 
 impl Series {
+    /// A series in which every occurrence is as the pattern says.
+    pub(super) fn new(pattern: Pattern, until: Option<i32>) -> Self {
+        Self { pattern, until, exceptions: BTreeMap::new(), cancelled: BTreeSet::new() }
+    }
+
     /// The days from `first` to `last` on which a series that began on `begin` has occurrences.
     pub(super) fn days(&self, begin: Date, first: Timestamp, last: Timestamp) -> Vec<i32> {
         let utc = Zone::utc();
@@ -165,10 +170,8 @@ mod tests {
         to: &str,
     ) -> Vec<String> {
         let until = until.map(|d| day_of(d.parse().unwrap()));
-        let series =
-            Series { pattern, until, exceptions: BTreeMap::new(), cancelled: BTreeSet::new() };
         let at = |d: &str| format!("{d}T00:00:00Z").parse().unwrap();
-        series
+        Series::new(pattern, until)
             .days(begin.parse().unwrap(), at(from), at(to))
             .into_iter()
             .map(|d| date_of(d).to_string())
