@@ -117,7 +117,7 @@ impl SimulatorState {
             to: token.to.unwrap_or(this.version),
         };
         let links = PageLinks { seed: self.seed, address, token, to: extent.to };
-        let fault = fault.filter(|fault| is_page_fault(fault));
+        let fault = fault.filter(|fault| !fault.is_of_connection());
 
         // A round without changes costs almost nothing (fact 57).
         let quiet = extent.from == Some(extent.to);
@@ -253,7 +253,7 @@ impl PageRenderer<'_> {
     }
 }
 
-/// Renders a page with a fault that changes it, including its links.
+/// Renders a page with a fault that changes it.
 fn faulty_page(
     page: &PageRenderer<'_>,
     links: &PageLinks,
@@ -264,16 +264,53 @@ fn faulty_page(
     let LinkToken { stream, stalled_pages, .. } = links.token;
     let (most, endless) = stuck::shown(fault, stalled_pages, page.size);
     let head = page.render(most);
+    let mut raw = head.raw.to_vec();
+    if endless {
+        raw.extend_from_slice(next_tail(&links.next(page.offset, stalled_pages + 1)).as_bytes());
+        return raw;
+    }
     let next = links.next(head.next, 0);
     // Only a delta link that is sent starts a generation.
-    let ends = head.last && !endless;
-    let delta = match ends || *fault == Fault::BothLinks {
+    let delta = match head.last || *fault == Fault::BothLinks {
         true => links.delta(calendar.next_generation(stream)),
         false => String::new(),
     };
-    let own = if head.last { delta.clone() } else { next.clone() };
-    let same = links.next(page.offset, stalled_pages + 1);
-    apply_page_fault(&head, fault, base, [own, next, delta, same])
+    let (own, tail): (&str, fn(&str) -> String) =
+        if head.last { (&delta, delta_tail) } else { (&next, next_tail) };
+    let tail = match fault {
+        Fault::NeitherLink => "]}".to_owned(),
+        Fault::BothLinks => {
+            format!("],\"@odata.nextLink\":\"{next}\",\"@odata.deltaLink\":\"{delta}\"}}")
+        }
+        Fault::ForeignLink { how } => tail(&foreign_link(own, base, *how)),
+        _ => tail(own),
+    };
+    match fault {
+        Fault::UnreadableItem { how } => {
+            stuck::append_items(&mut raw, &corrupt_item(*how).to_string())
+        }
+        Fault::Lie { how } => raw = how.apply(&raw),
+        Fault::HugePage { .. } => raw.resize(raw.len() + stuck::HUGE, b' '),
+        Fault::CrowdedPage { .. } => stuck::append_items(&mut raw, &stuck::crowd()),
+        _ => {}
+    }
+    raw.extend_from_slice(tail.as_bytes());
+    raw
+}
+
+/// The link `own`, which begins with `base`, at another origin.
+fn foreign_link(own: &str, base: &str, how: ForeignLink) -> String {
+    let (scheme, rest) = base.split_once("://").unwrap_or(("https", base));
+    let authority = rest.split('/').next().unwrap_or_default();
+    let path = own.get(scheme.len() + 3 + authority.len()..).unwrap_or_default();
+    let host = authority.split(':').next().unwrap_or_default();
+    match how {
+        ForeignLink::Host => format!("{scheme}://elsewhere.example{path}"),
+        ForeignLink::Scheme if scheme == "https" => format!("http://{authority}{path}"),
+        ForeignLink::Scheme => format!("https://{authority}{path}"),
+        ForeignLink::Port => format!("{scheme}://{host}:4431{path}"),
+        ForeignLink::UserInfo => format!("{scheme}://{authority}@elsewhere.example{path}"),
+    }
 }
 
 fn page_reply(body: ResponsePayload) -> RenderedResponse {
@@ -284,75 +321,6 @@ fn page_reply(body: ResponsePayload) -> RenderedResponse {
     );
     reply.body = body;
     reply
-}
-
-/// Whether a fault changes a page instead of replacing the response.
-fn is_page_fault(fault: &Fault) -> bool {
-    matches!(
-        fault,
-        Fault::NeitherLink
-            | Fault::BothLinks
-            | Fault::UnreadableItem { .. }
-            | Fault::ForeignLink { .. }
-            | Fault::Lie { .. }
-            | Fault::HugePage { .. }
-            | Fault::CrowdedPage { .. }
-            | Fault::EndlessPaging { .. }
-            | Fault::EndlessEmpty { .. }
-            | Fault::EndlessOld { .. }
-    )
-}
-
-/// Renders a page with the fault applied. The links are the page's own, a next link, a delta
-/// link, and a link to the same page.
-fn apply_page_fault(
-    head: &PageHead,
-    fault: &Fault,
-    base: &str,
-    [own, next, delta, same]: [String; 4],
-) -> Vec<u8> {
-    let mut raw = head.raw.to_vec();
-    let own_member = if head.last { "@odata.deltaLink" } else { "@odata.nextLink" };
-    let comma = if raw.ends_with(b"[") { "" } else { "," };
-    let tail = match fault {
-        Fault::NeitherLink => "]}".to_owned(),
-        Fault::BothLinks => {
-            format!("],\"@odata.nextLink\":\"{next}\",\"@odata.deltaLink\":\"{delta}\"}}")
-        }
-        Fault::UnreadableItem { how } => {
-            let item = corrupt_item(*how);
-            format!("{comma}{item}],\"{own_member}\":\"{own}\"}}")
-        }
-        Fault::Lie { how } => {
-            raw = how.apply(&raw);
-            format!("],\"{own_member}\":\"{own}\"}}")
-        }
-        Fault::ForeignLink { how } => {
-            let (scheme, rest) = base.split_once("://").unwrap_or(("https", base));
-            let authority = rest.split('/').next().unwrap_or_default();
-            let path = own.get(scheme.len() + 3 + authority.len()..).unwrap_or_default();
-            let host = authority.split(':').next().unwrap_or_default();
-            let origin = match how {
-                ForeignLink::Host => format!("{scheme}://elsewhere.example"),
-                ForeignLink::Scheme if scheme == "https" => format!("http://{authority}"),
-                ForeignLink::Scheme => format!("https://{authority}"),
-                ForeignLink::Port => format!("{scheme}://{host}:4431"),
-                ForeignLink::UserInfo => format!("{scheme}://{authority}@elsewhere.example"),
-            };
-            format!("],\"{own_member}\":\"{origin}{path}\"}}")
-        }
-        Fault::HugePage { .. } => {
-            raw.resize(raw.len() + (65 << 20), b' ');
-            format!("],\"{own_member}\":\"{own}\"}}")
-        }
-        Fault::CrowdedPage { .. } => {
-            stuck::append_events(&mut raw);
-            format!("],\"{own_member}\":\"{own}\"}}")
-        }
-        _ => format!("],\"@odata.nextLink\":\"{same}\"}}"),
-    };
-    raw.extend_from_slice(tail.as_bytes());
-    raw
 }
 
 fn corrupt_item(how: CorruptItem) -> Value {

@@ -137,6 +137,20 @@ pub enum Fault {
     },
 }
 
+impl Fault {
+    /// Whether the fault changes how a response is sent, and not the response itself.
+    pub(super) fn is_of_connection(&self) -> bool {
+        matches!(
+            self,
+            Self::Reset | Self::Stall | Self::Truncated | Self::SlowBody { .. } | Self::EndlessBody
+        )
+    }
+
+    fn is_of_sign_in(&self) -> bool {
+        matches!(self, Self::SignIn { .. })
+    }
+}
+
 /// What is wrong with an item that cannot be parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
@@ -375,7 +389,7 @@ impl Faults {
                     .as_ref()
                     .is_none_or(|part| target.to_lowercase().contains(&part.to_lowercase()))
                 && fits(&planned.fault)
-                && (!sign_in || planned.path.is_some() || is_refusal(&planned.fault));
+                && (!sign_in || planned.path.is_some() || planned.fault.is_of_sign_in());
             if !matches {
                 continue;
             }
@@ -395,16 +409,12 @@ impl Faults {
         for rate in &self.rates {
             chance -= rate.probability;
             if chance < 0.0 {
-                let fits = fits(&rate.fault) && (!sign_in || is_refusal(&rate.fault));
+                let fits = fits(&rate.fault) && (!sign_in || rate.fault.is_of_sign_in());
                 return fits.then(|| rate.fault.clone());
             }
         }
         None
     }
-}
-
-fn is_refusal(fault: &Fault) -> bool {
-    matches!(fault, Fault::SignIn { .. })
 }
 
 /// The faults that `fault` makes of all values of an enum.

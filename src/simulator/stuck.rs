@@ -4,13 +4,12 @@
 //! the page size, unless the size that works is out of its reach.
 
 use bytes::Bytes;
-use http::StatusCode;
 
 use super::faults::Fault;
 use super::request::{RenderedResponse, ResponsePayload};
 
 /// More bytes than any client should read.
-const HUGE: usize = 65 << 20;
+pub(super) const HUGE: usize = 65 << 20;
 
 /// How many items of a page a fault shows, and whether the next link leads to the same page.
 pub(super) fn shown(fault: &Fault, turn: u32, size: usize) -> (usize, bool) {
@@ -25,10 +24,17 @@ pub(super) fn shown(fault: &Fault, turn: u32, size: usize) -> (usize, bool) {
     }
 }
 
-/// Adds 100,000 events to the items of a page, 48 MB.
-pub(super) fn append_events(page: &mut Vec<u8>) {
+/// Adds items to those of a page.
+pub(super) fn append_items(page: &mut Vec<u8>, items: &str) {
+    if !page.ends_with(b"[") {
+        page.push(b',');
+    }
+    page.extend_from_slice(items.as_bytes());
+}
+
+/// 100,000 events, 48 MB.
+pub(super) fn crowd() -> String {
     let filler = "x".repeat(220);
-    let comma = if page.ends_with(b"[") { "" } else { "," };
     let events = (0..100_000).map(|n| {
         format!(
             "{{\"@odata.type\":\"#microsoft.graph.event\",\"id\":\"AAMkADCrowd{n:06}AAA=\",\
@@ -37,16 +43,12 @@ pub(super) fn append_events(page: &mut Vec<u8>) {
              \"end\":{{\"dateTime\":\"2026-11-20T10:00:00.0000000\",\"timeZone\":\"UTC\"}}}}"
         )
     });
-    let events = events.collect::<Vec<_>>().join(",");
-    page.extend_from_slice(comma.as_bytes());
-    page.extend_from_slice(events.as_bytes());
+    events.collect::<Vec<_>>().join(",")
 }
 
 /// Pads the body to the size that the fault needs, with white space, which has no meaning in JSON.
 pub(super) fn pad_body(mut reply: RenderedResponse, fault: Option<&Fault>) -> RenderedResponse {
-    if let (StatusCode::OK, Some(Fault::HugePage { .. }), ResponsePayload::Plain(body)) =
-        (reply.status, fault, &reply.body)
-    {
+    if let (Some(Fault::HugePage { .. }), ResponsePayload::Plain(body)) = (fault, &reply.body) {
         let mut heavy = vec![b' '; HUGE];
         heavy.extend_from_slice(body);
         reply.body = ResponsePayload::Plain(Bytes::from(heavy));
