@@ -34,6 +34,14 @@ pub enum Pattern {
     },
 }
 
+impl Pattern {
+    fn every(&self) -> u16 {
+        match self {
+            Self::Daily { every } | Self::Weekly { every, .. } | Self::Monthly { every } => *every,
+        }
+    }
+}
+
 const WEEK: [&str; 7] =
     ["sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"];
 
@@ -74,73 +82,43 @@ impl Series {
         let begin = day_of(begin);
         let from = day_of(utc.local(first).date()).max(begin);
         let to = day_of(utc.local(last).date()).min(self.until.unwrap_or(i32::MAX));
-        let mut days = Vec::new();
-        match &self.pattern {
-            Pattern::Daily { every } => {
-                let every = i32::from((*every).max(1));
-                let mut day = from + (begin - from).rem_euclid(every);
-                while day <= to {
-                    days.push(day);
-                    day += every;
-                }
+        let every = i32::from(self.pattern.every().max(1));
+        let is_due = |day: i32| match &self.pattern {
+            Pattern::Daily { .. } => (day - begin) % every == 0,
+            Pattern::Weekly { days: on, .. } => {
+                let week = |day: i32| (day + 4).div_euclid(7);
+                let wanted = if on.is_empty() {
+                    weekday(day) == weekday(begin)
+                } else {
+                    on.contains(&weekday(day))
+                };
+                (week(day) - week(begin)) % every == 0 && wanted
             }
-            Pattern::Weekly { every, days: on } => {
-                let every = i32::from((*every).max(1));
-                let first_week = (begin + 4).div_euclid(7);
-                for day in from..=to {
-                    let due = ((day + 4).div_euclid(7) - first_week).rem_euclid(every) == 0;
-                    let wanted = if on.is_empty() {
-                        weekday(day) == weekday(begin)
-                    } else {
-                        on.contains(&weekday(day))
-                    };
-                    if due && wanted {
-                        days.push(day);
-                    }
-                }
+            Pattern::Monthly { .. } => {
+                let month = |date: Date| i32::from(date.year()) * 12 + i32::from(date.month());
+                let (date, first) = (date_of(day), date_of(begin));
+                (month(date) - month(first)) % every == 0
+                    && date.day() == first.day().min(date.days_in_month())
             }
-            Pattern::Monthly { every } => {
-                let every = i32::from((*every).max(1));
-                let start = date_of(begin);
-                let month = |date: Date| i32::from(date.year()) * 12 + i32::from(date.month()) - 1;
-                let mut at = month(start);
-                let from_month = month(date_of(from));
-                if from_month > at {
-                    at += (from_month - at).div_euclid(every) * every;
-                }
-                loop {
-                    let year = i16::try_from(at.div_euclid(12)).unwrap_or(i16::MAX);
-                    let of_year = i8::try_from(at.rem_euclid(12) + 1).unwrap_or(1);
-                    let Ok(first) = Date::new(year, of_year, 1) else { break };
-                    let day = day_of(first) + i32::from(start.day().min(first.days_in_month())) - 1;
-                    if day > to {
-                        break;
-                    }
-                    if day >= from {
-                        days.push(day);
-                    }
-                    at += every;
-                }
-            }
-        }
-        days
+        };
+        (from..=to).filter(|day| is_due(*day)).collect()
     }
 
     /// Graph's `patternedRecurrence` of a series that began on `begin` in the zone `zone`.
     pub(super) fn json(&self, begin: Date, zone: &str) -> Value {
-        let (kind, every, on, of_month) = match &self.pattern {
-            Pattern::Daily { every } => ("daily", *every, Vec::new(), 0),
-            Pattern::Weekly { every, days } if days.is_empty() => {
-                ("weekly", *every, vec![weekday(day_of(begin))], 0)
+        let (kind, on, of_month) = match &self.pattern {
+            Pattern::Daily { .. } => ("daily", Vec::new(), 0),
+            Pattern::Weekly { days, .. } if days.is_empty() => {
+                ("weekly", vec![weekday(day_of(begin))], 0)
             }
-            Pattern::Weekly { every, days } => ("weekly", *every, days.clone(), 0),
-            Pattern::Monthly { every } => ("absoluteMonthly", *every, Vec::new(), begin.day()),
+            Pattern::Weekly { days, .. } => ("weekly", days.clone(), 0),
+            Pattern::Monthly { .. } => ("absoluteMonthly", Vec::new(), begin.day()),
         };
         let on: Vec<_> = on.iter().filter_map(|day| WEEK.get(usize::from(*day))).collect();
         json!({
             "pattern": {
                 "type": kind,
-                "interval": every,
+                "interval": self.pattern.every(),
                 "month": 0,
                 "dayOfMonth": of_month,
                 "daysOfWeek": on,
