@@ -28,7 +28,6 @@ struct ItemRevision {
 /// A delta stream: one enumeration and the rounds that follow it.
 #[derive(Debug)]
 struct DeltaStream {
-    number: u32,
     /// The newest generation of its links.
     highest: u32,
     /// The form of its first request; its links do not contain it (facts 41, 46).
@@ -51,7 +50,8 @@ pub(super) struct Calendar {
     log: VecDeque<ItemRevision>,
     /// The version before the oldest change in the log.
     min_version: u64,
-    streams: VecDeque<DeltaStream>,
+    /// By number; the oldest comes first.
+    streams: BTreeMap<u32, DeltaStream>,
     next_stream: u32,
     /// The numbers of single events and series after it was filled.
     initial_counts: (usize, usize),
@@ -70,7 +70,7 @@ impl Calendar {
             next_key: 0,
             log: VecDeque::new(),
             min_version: 0,
-            streams: VecDeque::new(),
+            streams: BTreeMap::new(),
             next_stream: 0,
             initial_counts: (0, 0),
         }
@@ -175,43 +175,34 @@ impl Calendar {
     /// Opens a stream. Returns its number and the generation of its first links.
     pub(super) fn open_stream(&mut self, form: &EventForm) -> (u32, u32) {
         let number = self.next_stream;
-        let stream = DeltaStream { number, highest: 1 + number % 150, form: form.clone() };
         self.next_stream += 1;
-        let opened = (stream.number, stream.highest);
-        self.streams.push_back(stream);
+        let highest = 1 + number % 150;
+        self.streams.insert(number, DeltaStream { highest, form: form.clone() });
         if self.streams.len() > MAX_STREAMS {
-            self.streams.pop_front();
+            self.streams.pop_first();
         }
-        opened
+        (number, highest)
     }
 
     /// Whether `form` is the form of the stream's first request.
-    pub(super) fn same_form(&mut self, number: u32, form: &EventForm) -> bool {
-        self.stream(number).is_none_or(|stream| stream.form == *form)
-    }
-
-    fn stream(&mut self, number: u32) -> Option<&mut DeltaStream> {
-        let at = self.streams.partition_point(|stream| stream.number < number);
-        self.streams.get_mut(at).filter(|stream| stream.number == number)
+    pub(super) fn same_form(&self, number: u32, form: &EventForm) -> bool {
+        self.streams.get(&number).is_none_or(|stream| stream.form == *form)
     }
 
     /// Checks that a link still works. The error is the newest generation of its stream (fact 93).
-    pub(super) fn check_link(&mut self, link: &LinkToken, kept: usize) -> Result<(), u32> {
+    pub(super) fn check_link(&self, link: &LinkToken, kept: usize) -> Result<(), u32> {
         let is_logged = link.from.or(link.to).unwrap_or(0) >= self.min_version;
-        let highest = self.stream(link.stream).ok_or(link.generation)?.highest;
+        let highest = self.streams.get(&link.stream).ok_or(link.generation)?.highest;
         let age = highest.saturating_sub(link.generation) as usize;
         if age < kept.max(1) && is_logged { Ok(()) } else { Err(highest) }
     }
 
     /// Starts the next generation of a stream's links and returns it.
     pub(super) fn next_generation(&mut self, number: u32) -> u32 {
-        match self.stream(number) {
-            Some(stream) => {
-                stream.highest += 1;
-                stream.highest
-            }
-            None => 0,
-        }
+        self.streams.get_mut(&number).map_or(0, |stream| {
+            stream.highest += 1;
+            stream.highest
+        })
     }
 
     /// Makes every link issued so far dead.

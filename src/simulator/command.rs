@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::pin;
 use std::time::Duration;
 
 use serde_json::json;
@@ -148,11 +147,9 @@ impl Simulation {
                 }
             }
         };
-        let mut serving = pin!(simulator.serve(listener, shutdown));
-        let mut life = pin!(life);
         tokio::select! {
-            ended = &mut serving => ended,
-            () = &mut life => Ok(()),
+            ended = simulator.serve(listener, shutdown) => ended,
+            () = life => Ok(()),
         }
     }
 }

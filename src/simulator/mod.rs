@@ -322,12 +322,8 @@ impl Simulator {
         self.state().sign_in.lifetime = lifetime;
     }
 
-    /// Registers an application. Until there is one, any client signs in with any secret.
-    pub fn add_application(&self, application: Application) {
-        self.state().sign_in.applications.push(application);
-    }
-
-    /// Replaces all registered applications.
+    /// Replaces all registered applications. While there is none, any client signs in with any
+    /// secret.
     pub fn set_applications(&self, applications: Vec<Application>) {
         self.state().sign_in.applications = applications;
     }

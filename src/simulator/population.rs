@@ -316,11 +316,9 @@ impl SimulatorState {
             if number >= GIVEN.len() * 26 {
                 local = format!("{local}{number}");
             }
-            mailboxes.push((
-                format!("{local}@contoso.example"),
-                format!("{given} {family}"),
-                false,
-            ));
+            let address = format!("{local}@contoso.example");
+            let mailbox = self.add_mailbox(&address, &format!("{given} {family}"));
+            mailboxes.push((address, mailbox, false));
         }
         for number in 0..rooms {
             let name = ROOMS[number % ROOMS.len()];
@@ -328,17 +326,11 @@ impl SimulatorState {
                 0 => String::new(),
                 floor => format!("-{}", floor + 1),
             };
-            mailboxes.push((
-                format!("room-{}{suffix}@contoso.example", name.to_lowercase()),
-                format!("Room {name}{suffix}"),
-                true,
-            ));
+            let address = format!("room-{}{suffix}@contoso.example", name.to_lowercase());
+            let mailbox = self.add_mailbox(&address, &format!("Room {name}{suffix}"));
+            mailboxes.push((address, mailbox, true));
         }
-        let placed: Vec<(usize, bool)> = mailboxes
-            .iter()
-            .map(|(address, name, room)| (self.add_mailbox(address, name), *room))
-            .collect();
-        for (at, (mailbox, room)) in placed.into_iter().enumerate() {
+        for (at, &(_, mailbox, room)) in mailboxes.iter().enumerate() {
             let busy = mix(&[self.seed, at as u64, 23]) % 20;
             let plan = Population {
                 singles: 25 + busy as usize,

@@ -38,7 +38,7 @@ async fn tokens_are_given_to_those_who_may_have_them_and_expire() {
         client_id: "app".to_owned(),
         client_secret: Some("p+q".to_owned()),
     };
-    simulator.add_application(application);
+    simulator.set_applications(vec![application]);
     assert_eq!(sign_in(&simulator, &secret, None).await.0, 200);
     let basic = base64::engine::general_purpose::STANDARD.encode("app:p%2Bq");
     assert_eq!(sign_in(&simulator, scope, Some(&basic)).await.0, 200);
