@@ -116,7 +116,7 @@ impl SimulatorState {
             from: token.from,
             to: token.to.unwrap_or(this.version),
         };
-        let links = PageLinks { seed: self.seed, address, token, to: extent.to };
+        let links = PageLinks { seed: self.seed, address, token };
         let fault = fault.filter(|fault| !fault.is_of_connection());
 
         // A round without changes costs almost nothing (fact 57).
@@ -174,8 +174,6 @@ struct PageLinks {
     address: String,
     /// The position of the request.
     token: LinkToken,
-    /// The version that the round leads to.
-    to: u64,
 }
 
 impl PageLinks {
@@ -186,7 +184,7 @@ impl PageLinks {
 
     fn delta(&self, generation: u32) -> String {
         let token = LinkToken {
-            from: Some(self.to),
+            from: self.token.to,
             to: None,
             offset: 0,
             stalled_pages: 0,

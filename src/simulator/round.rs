@@ -271,15 +271,15 @@ pub(super) fn render(
 ) -> serde_json::Value {
     match entry {
         RoundEntry::Removed(key, day) => place.removed(*key, *day, form),
-        RoundEntry::Present(item, part @ ItemPart::Occurrence(_))
-            if !behaviour.whole_occurrences =>
-        {
-            place.bare(item, *part, form)
-        }
-        RoundEntry::Present(item, part @ ItemPart::Exception(_)) if behaviour.bare_exceptions => {
-            place.bare(item, *part, form)
-        }
         RoundEntry::Present(item, part) => {
+            let is_bare = match part {
+                ItemPart::Itself => false,
+                ItemPart::Occurrence(_) => !behaviour.whole_occurrences,
+                ItemPart::Exception(_) => behaviour.bare_exceptions,
+            };
+            if is_bare {
+                return place.bare(item, *part, form);
+            }
             let mut event = place.whole(item, *part, form);
             event["@odata.type"] = "#microsoft.graph.event".into();
             event

@@ -241,6 +241,10 @@ impl SimulatorState {
         };
         self.pause(ticket.mailbox, &mut reply);
         let response = self.finish(call, ticket.mailbox, reply, sign_in);
+        let status = match fault {
+            Some(Fault::Reset | Fault::Stall | Fault::Truncated | Fault::EndlessBody) => 0,
+            _ => response.status().as_u16(),
+        };
         let answer = match fault {
             Some(Fault::Reset) => SimulatedResponse::Reset,
             Some(Fault::Stall) => SimulatedResponse::Stall,
@@ -253,12 +257,6 @@ impl SimulatorState {
             }
             Some(Fault::EndlessBody) => SimulatedResponse::Endless { response },
             _ => SimulatedResponse::Response(response),
-        };
-        let status = match &answer {
-            SimulatedResponse::Response(response) | SimulatedResponse::Slow { response, .. } => {
-                response.status().as_u16()
-            }
-            _ => 0,
         };
         self.count(ticket.mailbox, |metrics| {
             *metrics.counts.statuses.entry(status).or_default() += 1
@@ -347,9 +345,10 @@ impl SimulatorState {
         };
         let pause = (seconds.clamp(0.0, LONGEST_PAUSE as f64) * 1000.0) as i64;
         let until = Timestamp::from_millisecond(now.as_millisecond() + pause).unwrap_or(now);
-        self.count(mailbox, |metrics| metrics.pause_until = metrics.pause_until.max(Some(until)));
-        // The pause applies to the mailbox, not to all of them.
-        self.total.pause_until = None;
+        if let Some(mailbox) = mailbox {
+            let paused = &mut self.mailboxes[mailbox].metrics.pause_until;
+            *paused = (*paused).max(Some(until));
+        }
     }
 
     /// Counts something for all mailboxes together, and for `mailbox`.
