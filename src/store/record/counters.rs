@@ -1,94 +1,86 @@
-//! The counters of a window, as they are stored.
+//! The counters of a window and the reasons for a resync, as they are stored.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::reason::ReasonRecord;
 use super::{from_json, json};
-use crate::mirror::status::{AuditRecord, LastResync};
+use crate::mirror::status::{AuditRecord, LastResync, ResyncReason};
 use crate::store::error::TreeError;
 
 /// A window's counters.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(in crate::store) struct Counters {
     pub(in crate::store) events: u64,
     pub(in crate::store) rounds: u64,
     pub(in crate::store) resyncs: u64,
+    #[serde(with = "OptionalResync", default)]
     pub(in crate::store) last_resync: Option<LastResync>,
     pub(in crate::store) last_success: Option<Timestamp>,
     /// `None` before the window first settled.
+    #[serde(with = "OptionalAudit", default)]
     pub(in crate::store) audit: Option<AuditRecord>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::store) paused_until: Option<Timestamp>,
     /// Whether all segments were ever settled at the same time; `None` if 0.1 wrote it last.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::store) settled_once: Option<bool>,
 }
 
 impl Counters {
     /// The counters as a sealed value.
     pub(in crate::store) fn encode(&self) -> Vec<u8> {
-        let Self { events, rounds, resyncs, last_resync, last_success, audit, .. } = self;
-        json(&CountersRecord {
-            events: *events,
-            rounds: *rounds,
-            resyncs: *resyncs,
-            last_resync: last_resync.as_ref().map(|LastResync { at, reason }| ResyncRecord {
-                at: *at,
-                reason: (*reason).into(),
-            }),
-            last_success: *last_success,
-            audit: audit.map(|AuditRecord { since, at, differences }| AuditTimesRecord {
-                since,
-                at,
-                differences,
-            }),
-            paused_until: self.paused_until,
-            settled_once: self.settled_once,
-        })
+        json(self)
     }
 
     /// Reads what [`Counters::encode`] wrote.
     pub(in crate::store) fn decode(value: &[u8]) -> Result<Self, TreeError> {
-        let stored: CountersRecord = from_json(value, "counters")?;
-        Ok(Self {
-            events: stored.events,
-            rounds: stored.rounds,
-            resyncs: stored.resyncs,
-            last_resync: stored
-                .last_resync
-                .map(|ResyncRecord { at, reason }| LastResync { at, reason: reason.into() }),
-            last_success: stored.last_success,
-            audit: stored.audit.map(|AuditTimesRecord { since, at, differences }| AuditRecord {
-                since,
-                at,
-                differences,
-            }),
-            paused_until: stored.paused_until,
-            settled_once: stored.settled_once,
-        })
+        from_json(value, "counters")
     }
 }
 
 #[derive(Serialize, Deserialize)]
-struct CountersRecord {
-    events: u64,
-    rounds: u64,
-    resyncs: u64,
-    last_resync: Option<ResyncRecord>,
-    last_success: Option<Timestamp>,
-    audit: Option<AuditTimesRecord>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    paused_until: Option<Timestamp>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    settled_once: Option<bool>,
+#[serde(remote = "Option<LastResync>", untagged)]
+enum OptionalResync {
+    None,
+    Some(#[serde(with = "ResyncRecord")] LastResync),
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(remote = "LastResync")]
 struct ResyncRecord {
     at: Timestamp,
-    reason: ReasonRecord,
+    #[serde(with = "ReasonRecord")]
+    reason: ResyncReason,
+}
+
+/// The stored form of [`ResyncReason`].
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "ResyncReason", rename_all = "snake_case")]
+pub(super) enum ReasonRecord {
+    New,
+    SyncStateNotFound,
+    WindowMoved,
+    ShapeChanged,
+    Requested,
+    RoundStuck,
+    PageStuck,
+    Snapshot,
+    SegmentTooLong,
+    DeltaRetry,
+    Confirm,
+    Drift,
+    Seam,
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(remote = "Option<AuditRecord>", untagged)]
+enum OptionalAudit {
+    None,
+    Some(#[serde(with = "AuditTimesRecord")] AuditRecord),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "AuditRecord")]
 struct AuditTimesRecord {
     since: Timestamp,
     at: Option<Timestamp>,
@@ -98,7 +90,6 @@ struct AuditTimesRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mirror::status::ResyncReason;
     use crate::store::record::tests::{sealed, text};
 
     #[test]

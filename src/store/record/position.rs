@@ -1,169 +1,135 @@
 //! The stored position of a segment: its phase, link, stall counters and fallback.
 
-use std::borrow::Cow;
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::reason::ReasonRecord;
+use super::counters::ReasonRecord;
 use super::{from_json, json};
 use crate::mirror::fallback::{Fallback, FoundPageSize};
 use crate::mirror::page::Link;
 use crate::mirror::position::{Phase, Position};
 use crate::mirror::stall::StallDetector;
+use crate::mirror::status::ResyncReason;
 use crate::store::error::TreeError;
 
 /// A position as a sealed value.
 pub(in crate::store) fn position(position: &Position) -> Vec<u8> {
-    let Position { phase, has_pending: todo, held_until, stall: guard, fallback: remedy } =
-        position;
-    json(&PositionRecord {
-        phase: phase.into(),
-        todo: *todo,
-        held_until: *held_until,
-        guard: (!guard.is_idle()).then(|| {
-            let StallDetector {
-                pages,
-                empty,
-                fingerprint,
-                without_new_id_ms: fruitless_ms,
-                failed_attempts: refused,
-            } = *guard;
-            StallRecord { pages, empty, fingerprint, fruitless_ms, refused }
-        }),
-        remedy: (!remedy.is_none()).then(|| {
-            let Fallback {
-                size,
-                no_progress_seen: endless,
-                too_large_seen: heavy,
-                delta_retry_at: delta_at,
-            } = remedy.clone();
-            let size = size.map(|FoundPageSize { requested: asked, configured }| PageSizeRecord {
-                asked,
-                configured,
-            });
-            FallbackRecord { size, endless, heavy, delta_at }
-        }),
-    })
+    json(&StoredPosition(position.clone()))
 }
 
 /// Reads what [`position`] wrote.
 pub(in crate::store) fn from_position(value: &[u8]) -> Result<Position, TreeError> {
-    let stored: PositionRecord<'_> = from_json(value, "position")?;
-    let guard = stored.guard.map(|guard| {
-        let StallRecord { pages, empty, fingerprint, fruitless_ms, refused } = guard;
-        StallDetector {
-            pages,
-            empty,
-            fingerprint,
-            without_new_id_ms: fruitless_ms,
-            failed_attempts: refused,
-        }
-    });
-    let remedy = stored.remedy.map(|remedy| {
-        let FallbackRecord { size, endless, heavy, delta_at } = remedy;
-        let size = size.map(|PageSizeRecord { asked, configured }| FoundPageSize {
-            requested: asked,
-            configured,
-        });
-        Fallback {
-            size,
-            no_progress_seen: endless,
-            too_large_seen: heavy,
-            delta_retry_at: delta_at,
-        }
-    });
-    Ok(Position {
-        phase: stored.phase.into(),
-        has_pending: stored.todo,
-        held_until: stored.held_until,
-        stall: guard.unwrap_or_default(),
-        fallback: remedy.unwrap_or_default(),
-    })
+    from_json(value, "position").map(|StoredPosition(position)| position)
 }
 
 #[derive(Serialize, Deserialize)]
-struct PositionRecord<'a> {
-    #[serde(borrow)]
-    phase: PhaseRecord<'a>,
-    todo: bool,
+struct StoredPosition(#[serde(with = "PositionRecord")] Position);
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Position")]
+struct PositionRecord {
+    #[serde(with = "PhaseRecord")]
+    phase: Phase,
+    #[serde(rename = "todo")]
+    has_pending: bool,
     held_until: Option<Timestamp>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    guard: Option<StallRecord>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    remedy: Option<FallbackRecord>,
-}
-
-type LinkRecord<'a> = Cow<'a, str>;
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum PhaseRecord<'a> {
-    Enumerating { next: Option<LinkRecord<'a>>, reason: ReasonRecord, page: u32 },
-    Sweeping { delta: Option<LinkRecord<'a>>, reason: ReasonRecord },
-    Settled { delta: Option<LinkRecord<'a>> },
-    Following { next: LinkRecord<'a> },
-    Completing { delta: LinkRecord<'a> },
-}
-
-impl<'a> From<&'a Phase> for PhaseRecord<'a> {
-    fn from(phase: &'a Phase) -> Self {
-        let link = |link: &'a Link| Cow::Borrowed(link.as_str());
-        match phase {
-            Phase::Enumerating { next, reason, page } => Self::Enumerating {
-                next: next.as_ref().map(link),
-                reason: (*reason).into(),
-                page: *page,
-            },
-            Phase::Sweeping { delta, reason } => {
-                Self::Sweeping { delta: delta.as_ref().map(link), reason: (*reason).into() }
-            }
-            Phase::Settled { delta } => Self::Settled { delta: delta.as_ref().map(link) },
-            Phase::Following { next } => Self::Following { next: link(next) },
-            Phase::Completing { delta } => Self::Completing { delta: link(delta) },
-        }
-    }
-}
-
-impl From<PhaseRecord<'_>> for Phase {
-    fn from(phase: PhaseRecord<'_>) -> Self {
-        let link = |link: LinkRecord<'_>| Link::new(&*link);
-        match phase {
-            PhaseRecord::Enumerating { next, reason, page } => {
-                Self::Enumerating { next: next.map(link), reason: reason.into(), page }
-            }
-            PhaseRecord::Sweeping { delta, reason } => {
-                Self::Sweeping { delta: delta.map(link), reason: reason.into() }
-            }
-            PhaseRecord::Settled { delta } => Self::Settled { delta: delta.map(link) },
-            PhaseRecord::Following { next } => Self::Following { next: link(next) },
-            PhaseRecord::Completing { delta } => Self::Completing { delta: link(delta) },
-        }
-    }
+    #[serde(rename = "guard", with = "StallRecord")]
+    #[serde(default, skip_serializing_if = "StallDetector::is_idle")]
+    stall: StallDetector,
+    #[serde(rename = "remedy", with = "FallbackRecord")]
+    #[serde(default, skip_serializing_if = "Fallback::is_none")]
+    fallback: Fallback,
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(remote = "Phase", rename_all = "snake_case")]
+enum PhaseRecord {
+    Enumerating {
+        #[serde(with = "OptionalLink", default)]
+        next: Option<Link>,
+        #[serde(with = "ReasonRecord")]
+        reason: ResyncReason,
+        page: u32,
+    },
+    Sweeping {
+        #[serde(with = "OptionalLink", default)]
+        delta: Option<Link>,
+        #[serde(with = "ReasonRecord")]
+        reason: ResyncReason,
+    },
+    Settled {
+        #[serde(with = "OptionalLink", default)]
+        delta: Option<Link>,
+    },
+    Following {
+        #[serde(with = "link")]
+        next: Link,
+    },
+    Completing {
+        #[serde(with = "link")]
+        delta: Link,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Option<Link>", untagged)]
+enum OptionalLink {
+    None,
+    Some(#[serde(with = "link")] Link),
+}
+
+/// The stored form of [`Link`].
+mod link {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use super::Link;
+
+    pub(super) fn serialize<S: Serializer>(link: &Link, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(link.as_str())
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Link, D::Error> {
+        String::deserialize(from).map(Link::new)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "StallDetector")]
 struct StallRecord {
     pages: u32,
     empty: u32,
     fingerprint: Option<u64>,
-    fruitless_ms: u64,
-    refused: u32,
+    #[serde(rename = "fruitless_ms")]
+    without_new_id_ms: u64,
+    #[serde(rename = "refused")]
+    failed_attempts: u32,
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(remote = "Fallback")]
 struct FallbackRecord {
-    size: Option<PageSizeRecord>,
-    #[serde(default)]
-    endless: bool,
-    #[serde(default)]
-    heavy: bool,
-    delta_at: Option<Timestamp>,
+    #[serde(with = "OptionalPageSize", default)]
+    size: Option<FoundPageSize>,
+    #[serde(rename = "endless", default)]
+    no_progress_seen: bool,
+    #[serde(rename = "heavy", default)]
+    too_large_seen: bool,
+    #[serde(rename = "delta_at")]
+    delta_retry_at: Option<Timestamp>,
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(remote = "Option<FoundPageSize>", untagged)]
+enum OptionalPageSize {
+    None,
+    Some(#[serde(with = "PageSizeRecord")] FoundPageSize),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "FoundPageSize")]
 struct PageSizeRecord {
-    asked: u32,
+    #[serde(rename = "asked")]
+    requested: u32,
     configured: u32,
 }
 

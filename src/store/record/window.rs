@@ -7,148 +7,83 @@ use serde::{Deserialize, Serialize};
 
 use super::{from_json, json};
 use crate::mirror::segment_set::SegmentSet;
-use crate::mirror::window::{self, EventShape, MAX_SEGMENT_DAYS, WindowIdentity};
+use crate::mirror::window::{
+    BodyFormat, CalendarRef, Completion, Edge, Edges, EventShape, MAX_SEGMENT_DAYS, WindowIdentity,
+};
 use crate::store::error::TreeError;
 
 /// The stored record of a window: its settings and its edges.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(in crate::store) struct WindowRecord {
     pub(in crate::store) name: Arc<str>,
+    #[serde(with = "IdentityRecord")]
     pub(in crate::store) identity: WindowIdentity,
+    #[serde(with = "ShapeRecord")]
     pub(in crate::store) shape: EventShape,
     /// As configured.
-    pub(in crate::store) start: window::Edge,
+    #[serde(with = "EdgeRecord")]
+    pub(in crate::store) start: Edge,
     /// As configured.
-    pub(in crate::store) end: window::Edge,
+    #[serde(with = "EdgeRecord")]
+    pub(in crate::store) end: Edge,
     /// In force.
-    pub(in crate::store) edges: window::Edges,
+    #[serde(with = "EdgesRecord")]
+    pub(in crate::store) edges: Edges,
     pub(in crate::store) edges_at: Timestamp,
     /// Segments that the window no longer has. In rows they do not count.
+    #[serde(with = "segment_set", default)]
     pub(in crate::store) retired: SegmentSet,
     /// The longest segment that Graph answers for, in days.
-    pub(in crate::store) segment_days: i64,
-}
-
-impl WindowRecord {
-    /// The record as a sealed value.
-    pub(in crate::store) fn encode(&self) -> Vec<u8> {
-        let Self { name, identity, shape, start, end, edges, edges_at, retired, segment_days } =
-            self;
-        json(&WindowRecordJson {
-            name: name.clone(),
-            identity: IdentityRecord {
-                account: identity.account.clone(),
-                tenant: identity.tenant.clone(),
-                mailbox: identity.mailbox.clone(),
-                calendar: match &identity.calendar {
-                    window::CalendarRef::Default => CalendarRecord::Default,
-                    window::CalendarRef::Id(id) => CalendarRecord::Id(id.clone()),
-                },
-                immutable_ids: identity.immutable_ids,
-            },
-            shape: ShapeRecord {
-                body: match shape.body {
-                    window::BodyFormat::Html => BodyRecord::Html,
-                    window::BodyFormat::Text => BodyRecord::Text,
-                    window::BodyFormat::None => BodyRecord::None,
-                },
-                time_zone: shape.time_zone.clone(),
-                complete: match shape.complete {
-                    window::Completion::Master => CompletionRecord::Master,
-                    window::Completion::Exact => CompletionRecord::Exact,
-                },
-            },
-            start: (*start).into(),
-            end: (*end).into(),
-            edges: EdgesRecord { start: edges.start, end: edges.end },
-            edges_at: *edges_at,
-            retired: retired.bits(),
-            segment_days: *segment_days,
-        })
-    }
-
-    /// Reads what [`WindowRecord::encode`] wrote.
-    pub(in crate::store) fn decode(value: &[u8]) -> Result<Self, TreeError> {
-        let stored: WindowRecordJson = from_json(value, "window")?;
-        let WindowRecordJson { identity, shape, edges, .. } = stored;
-        Ok(Self {
-            name: stored.name,
-            identity: WindowIdentity {
-                account: identity.account,
-                tenant: identity.tenant,
-                mailbox: identity.mailbox,
-                calendar: match identity.calendar {
-                    CalendarRecord::Default => window::CalendarRef::Default,
-                    CalendarRecord::Id(id) => window::CalendarRef::Id(id),
-                },
-                immutable_ids: identity.immutable_ids,
-            },
-            shape: EventShape {
-                body: match shape.body {
-                    BodyRecord::Html => window::BodyFormat::Html,
-                    BodyRecord::Text => window::BodyFormat::Text,
-                    BodyRecord::None => window::BodyFormat::None,
-                },
-                time_zone: shape.time_zone,
-                complete: match shape.complete {
-                    CompletionRecord::Master => window::Completion::Master,
-                    CompletionRecord::Exact => window::Completion::Exact,
-                },
-            },
-            start: stored.start.into(),
-            end: stored.end.into(),
-            edges: window::Edges { start: edges.start, end: edges.end },
-            edges_at: stored.edges_at,
-            retired: SegmentSet::from_bits(stored.retired),
-            segment_days: stored.segment_days,
-        })
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-struct WindowRecordJson {
-    name: Arc<str>,
-    identity: IdentityRecord,
-    shape: ShapeRecord,
-    start: EdgeRecord,
-    end: EdgeRecord,
-    edges: EdgesRecord,
-    edges_at: Timestamp,
-    #[serde(default)]
-    retired: u64,
     #[serde(default = "max_segment_days")]
-    segment_days: i64,
+    pub(in crate::store) segment_days: i64,
 }
 
 fn max_segment_days() -> i64 {
     MAX_SEGMENT_DAYS
 }
 
+impl WindowRecord {
+    /// The record as a sealed value.
+    pub(in crate::store) fn encode(&self) -> Vec<u8> {
+        json(self)
+    }
+
+    /// Reads what [`WindowRecord::encode`] wrote.
+    pub(in crate::store) fn decode(value: &[u8]) -> Result<Self, TreeError> {
+        from_json(value, "window")
+    }
+}
+
 #[derive(Serialize, Deserialize)]
+#[serde(remote = "WindowIdentity")]
 struct IdentityRecord {
     account: Arc<str>,
     tenant: Arc<str>,
     mailbox: Arc<str>,
-    calendar: CalendarRecord,
+    #[serde(with = "CalendarRecord")]
+    calendar: CalendarRef,
     immutable_ids: bool,
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(remote = "CalendarRef", rename_all = "snake_case")]
 enum CalendarRecord {
     Default,
     Id(Arc<str>),
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(remote = "EventShape")]
 struct ShapeRecord {
-    body: BodyRecord,
+    #[serde(with = "BodyRecord")]
+    body: BodyFormat,
     time_zone: Arc<str>,
-    complete: CompletionRecord,
+    #[serde(with = "CompletionRecord")]
+    complete: Completion,
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(remote = "BodyFormat", rename_all = "snake_case")]
 enum BodyRecord {
     Html,
     Text,
@@ -156,43 +91,39 @@ enum BodyRecord {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(remote = "Completion", rename_all = "snake_case")]
 enum CompletionRecord {
     Master,
     Exact,
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(remote = "Edge", rename_all = "snake_case")]
 enum EdgeRecord {
     At(Timestamp),
     Relative { years: i32, months: i32, days: i32 },
 }
 
-impl From<window::Edge> for EdgeRecord {
-    fn from(edge: window::Edge) -> Self {
-        match edge {
-            window::Edge::At(at) => Self::At(at),
-            window::Edge::Relative { years, months, days } => {
-                Self::Relative { years, months, days }
-            }
-        }
-    }
-}
-
-impl From<EdgeRecord> for window::Edge {
-    fn from(edge: EdgeRecord) -> Self {
-        match edge {
-            EdgeRecord::At(at) => Self::At(at),
-            EdgeRecord::Relative { years, months, days } => Self::Relative { years, months, days },
-        }
-    }
-}
-
 #[derive(Serialize, Deserialize)]
+#[serde(remote = "Edges")]
 struct EdgesRecord {
     start: Timestamp,
     end: Timestamp,
+}
+
+/// The stored form of [`SegmentSet`].
+mod segment_set {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use super::SegmentSet;
+
+    pub(super) fn serialize<S: Serializer>(set: &SegmentSet, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(set.bits())
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<SegmentSet, D::Error> {
+        u64::deserialize(from).map(SegmentSet::from_bits)
+    }
 }
 
 #[cfg(test)]
