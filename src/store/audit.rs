@@ -9,7 +9,10 @@
 use std::collections::BTreeMap;
 
 use super::error::TreeError;
-use super::keys;
+use super::keys::{
+    self, COUNTERS, DROPPING, EVENT, FEED, INCARNATION, LONG, NAME, POSITION, SEEN, TIME,
+    TOMBSTONE, WINDOW,
+};
 use super::record::{self, FeedChecksum, FeedEntry, WindowRecord};
 use super::row::EventRow;
 use super::tree::Tree;
@@ -56,8 +59,8 @@ fn audit_all(tree: &Tree) -> Result<(), TreeError> {
     for entry in tree.db.iter() {
         let (key, value) = entry?;
         let window = keys::window_of(&key);
-        match keys::class(&key) {
-            keys::RowClass::Event => {
+        match key.first() {
+            Some(&EVENT) => {
                 // Chunks are read with their rows.
                 let Some((window, id)) = window.zip(keys::event_of(&key)) else { continue };
                 let large = tree.large(&key)?.ok_or(TreeError::Damaged("event"))?;
@@ -65,26 +68,27 @@ fn audit_all(tree: &Tree) -> Result<(), TreeError> {
                 row(tree, window, id, &stored)?;
                 *shown.entry(window).or_default() += u64::from(stored.is_shown());
             }
-            keys::RowClass::Change => {
+            Some(&FEED) => {
                 change(tree, &key, &value)?;
                 sum.add(keys::seq_of(&key).unwrap_or(0));
             }
-            keys::RowClass::Window => {
+            Some(&WINDOW) => {
                 let record = WindowRecord::decode(&value)?;
                 windows.insert(window.ok_or(TreeError::Damaged("window"))?, record);
             }
-            keys::RowClass::Index => {
+            Some(&(TIME | LONG)) => {
                 let (_, id) = keys::time_of(&key).ok_or(TreeError::Damaged("index"))?;
                 let event = keys::event(window.ok_or(TreeError::Damaged("index"))?, id);
                 tree.get(&event)?.ok_or(TreeError::Damaged("index (event missing)"))?;
             }
-            keys::RowClass::Position => {
+            Some(&POSITION) => {
                 record::from_position(&value)?;
             }
-            keys::RowClass::Sealed => {
+            Some(b'm' | &(INCARNATION | NAME | DROPPING | COUNTERS | SEEN | TOMBSTONE)) => {
                 record::unseal(&value, "record")?;
             }
-            keys::RowClass::Other => {}
+            // Pending entries and what has no checksum.
+            _ => {}
         }
     }
     if sum != tree.sum()? {

@@ -19,37 +19,32 @@ pub(super) const SUM: &[u8] = b"m/sum";
 /// The highest seq of a trimmed tombstone.
 pub(super) const FLOOR: &[u8] = b"m/floor";
 
-const INCARNATION: u8 = b'i';
-const NAME: u8 = b'n';
-const WINDOW: u8 = b'w';
-const DROPPING: u8 = b'o';
-const COUNTERS: u8 = b'k';
-const POSITION: u8 = b'l';
-const TODO: u8 = b'd';
-const EVENT: u8 = b'e';
-const TIME: u8 = b't';
-const LONG: u8 = b'u';
-const SERIES: u8 = b'r';
-const SEEN: u8 = b's';
-const FEED: u8 = b'f';
-const TOMBSTONE: u8 = b'x';
-const AGE: u8 = b'y';
+// The kinds of keys: their first byte.
+pub(super) const INCARNATION: u8 = b'i';
+pub(super) const NAME: u8 = b'n';
+pub(super) const WINDOW: u8 = b'w';
+pub(super) const DROPPING: u8 = b'o';
+pub(super) const COUNTERS: u8 = b'k';
+pub(super) const POSITION: u8 = b'l';
+pub(super) const TODO: u8 = b'd';
+pub(super) const EVENT: u8 = b'e';
+pub(super) const TIME: u8 = b't';
+pub(super) const LONG: u8 = b'u';
+pub(super) const SERIES: u8 = b'r';
+pub(super) const SEEN: u8 = b's';
+pub(super) const FEED: u8 = b'f';
+pub(super) const TOMBSTONE: u8 = b'x';
+pub(super) const AGE: u8 = b'y';
 
 /// Length of an event's key; the keys of its chunks are longer.
-pub(super) const EVENT_LEN: usize = 1 + 4 + 16;
+const EVENT_LEN: usize = 1 + 4 + 16;
 
-/// A key under construction.
-fn key(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
-    let mut key = Vec::with_capacity(1 + parts.iter().map(|p| p.len()).sum::<usize>());
-    key.push(kind);
-    for part in parts {
-        key.extend_from_slice(part);
-    }
-    key
+fn key(kind: u8, rest: &[u8]) -> Vec<u8> {
+    [&[kind], rest].concat()
 }
 
 fn of_window(kind: u8, window: WindowId, rest: &[&[u8]]) -> Vec<u8> {
-    let mut key = key(kind, &[&window.0.to_be_bytes()]);
+    let mut key = key(kind, &window.0.to_be_bytes());
     for part in rest {
         key.extend_from_slice(part);
     }
@@ -71,17 +66,12 @@ fn array<const N: usize>(key: &[u8], at: usize) -> Option<[u8; N]> {
 
 /// An opening of the store.
 pub(super) fn incarnation(number: u32) -> Vec<u8> {
-    key(INCARNATION, &[&number.to_be_bytes()])
-}
-
-/// All openings.
-pub(super) fn incarnations() -> Vec<u8> {
-    vec![INCARNATION]
+    key(INCARNATION, &number.to_be_bytes())
 }
 
 /// The live window of a name.
 pub(super) fn name(name: &str) -> Vec<u8> {
-    key(NAME, &[name.as_bytes()])
+    key(NAME, name.as_bytes())
 }
 
 /// A live window's record.
@@ -89,19 +79,9 @@ pub(super) fn window(window: WindowId) -> Vec<u8> {
     of_window(WINDOW, window, &[])
 }
 
-/// All live windows.
-pub(super) fn windows() -> Vec<u8> {
-    vec![WINDOW]
-}
-
 /// The record of a window that is being dropped.
 pub(super) fn dropping(window: WindowId) -> Vec<u8> {
     of_window(DROPPING, window, &[])
-}
-
-/// All windows that are being dropped.
-pub(super) fn all_dropping() -> Vec<u8> {
-    vec![DROPPING]
 }
 
 /// The window in the key of a record.
@@ -131,16 +111,12 @@ pub(super) fn position_segment(key: &[u8]) -> Option<SegmentIndex> {
 
 /// A pending entry.
 pub(super) fn todo(window: WindowId, segment: SegmentIndex, todo: PendingKey) -> Vec<u8> {
-    let (kind, first, second) = match todo {
-        PendingKey::Series(master) => (TODO_SERIES, master, None),
-        PendingKey::Waiting(master, id) => (TODO_WAITING, master, Some(id)),
-        PendingKey::Removal(id) => (TODO_REMOVAL, id, None),
+    let (kind, hashes) = match todo {
+        PendingKey::Series(master) => (TODO_SERIES, master.0.to_vec()),
+        PendingKey::Waiting(master, id) => (TODO_WAITING, [master.0, id.0].concat()),
+        PendingKey::Removal(id) => (TODO_REMOVAL, id.0.to_vec()),
     };
-    let mut key = of_window(TODO, window, &[&[segment, kind], &first.0]);
-    if let Some(second) = second {
-        key.extend_from_slice(&second.0);
-    }
-    key
+    of_window(TODO, window, &[&[segment, kind], &hashes])
 }
 
 const TODO_SERIES: u8 = 0;
@@ -247,12 +223,7 @@ pub(super) fn seen_all(window: WindowId, segment: SegmentIndex) -> Vec<u8> {
 
 /// A change.
 pub(super) fn feed(seq: Seq) -> Vec<u8> {
-    key(FEED, &[&seq.to_be_bytes()])
-}
-
-/// All changes.
-pub(super) fn all_feed() -> Vec<u8> {
-    vec![FEED]
+    key(FEED, &seq.to_be_bytes())
 }
 
 /// The seq in the key of a change or an age.
@@ -267,50 +238,12 @@ pub(super) fn tombstone(window: WindowId, id: EventHash) -> Vec<u8> {
 
 /// When a tombstone was written.
 pub(super) fn age(seq: Seq) -> Vec<u8> {
-    key(AGE, &[&seq.to_be_bytes()])
-}
-
-/// All tombstones' ages, oldest seq first.
-pub(super) fn ages() -> Vec<u8> {
-    vec![AGE]
+    key(AGE, &seq.to_be_bytes())
 }
 
 /// The prefixes of what is left of a window once its shown events have been removed.
 pub(super) fn leftovers(window: WindowId) -> [Vec<u8>; 7] {
     [POSITION, TODO, SEEN, SERIES, TIME, LONG, EVENT].map(|kind| of_window(kind, window, &[]))
-}
-
-/// The kind of a value, as far as an audit distinguishes it.
-pub(super) enum RowClass {
-    /// A row or one of its chunks.
-    Event,
-    /// An entry of the feed.
-    Change,
-    /// A live window's record.
-    Window,
-    /// An entry of an index by start.
-    Index,
-    /// A segment's position.
-    Position,
-    /// Another value that starts with a checksum.
-    Sealed,
-    /// A value whose checksum an audit does not check.
-    Other,
-}
-
-/// The kind of the value under a key.
-pub(super) fn class(key: &[u8]) -> RowClass {
-    match key.first() {
-        Some(&EVENT) => RowClass::Event,
-        Some(&FEED) => RowClass::Change,
-        Some(&WINDOW) => RowClass::Window,
-        Some(&POSITION) => RowClass::Position,
-        Some(&(TIME | LONG)) => RowClass::Index,
-        Some(b'm' | &(INCARNATION | NAME | DROPPING | COUNTERS | SEEN | TOMBSTONE)) => {
-            RowClass::Sealed
-        }
-        _ => RowClass::Other,
-    }
 }
 
 #[cfg(test)]

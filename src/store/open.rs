@@ -267,7 +267,7 @@ fn check(
     }
     // The change with the last assigned seq exists until its tombstone is trimmed.
     let last =
-        tree.db.scan_prefix(keys::all_feed()).next_back().transpose().map_err(TreeError::from)?;
+        tree.db.scan_prefix([keys::FEED]).next_back().transpose().map_err(TreeError::from)?;
     let newest = last.and_then(|(key, _)| keys::seq_of(&key)).unwrap_or(0);
     if newest != last_seq && (newest > last_seq || tree.number(keys::FLOOR)? != last_seq) {
         return Err(OpenAttemptError::Damaged("the feed does not end at the last seq".to_owned()));
@@ -287,7 +287,7 @@ fn begin(
 ) -> Result<OpenedTree, OpenFault> {
     let trouble = |fault: TreeError| into_fault(OpenAttemptError::from(fault));
     let mut incarnations = Vec::new();
-    for entry in tree.db.scan_prefix(keys::incarnations()) {
+    for entry in tree.db.scan_prefix([keys::INCARNATION]) {
         let (_, value) = entry.map_err(|e| trouble(e.into()))?;
         let numbers = record::unseal(&value, "incarnation").map_err(trouble)?.as_chunks::<8>();
         let ([id, first], []) = numbers else {

@@ -198,8 +198,8 @@ impl Tree {
     /// Every window's name and number, and whether it is being dropped; ordered by number.
     pub(super) fn windows(&self) -> Result<Vec<(Arc<str>, WindowId, bool)>, TreeError> {
         let mut windows = Vec::new();
-        for (prefix, leaving) in [(keys::windows(), false), (keys::all_dropping(), true)] {
-            for entry in self.db.scan_prefix(prefix) {
+        for (kind, leaving) in [(keys::WINDOW, false), (keys::DROPPING, true)] {
+            for entry in self.db.scan_prefix([kind]) {
                 let (key, value) = entry?;
                 let id = keys::window_of(&key).ok_or(TreeError::Damaged("window"))?;
                 let record = WindowRecord::decode(&value)?;
@@ -212,7 +212,7 @@ impl Tree {
 
     pub(super) fn identities(&self) -> Result<BTreeMap<Arc<str>, WindowIdentity>, TreeError> {
         let mut identities = BTreeMap::new();
-        for entry in self.db.scan_prefix(keys::windows()) {
+        for entry in self.db.scan_prefix([keys::WINDOW]) {
             let record = WindowRecord::decode(&entry?.1)?;
             identities.insert(record.name, record.identity);
         }

@@ -355,7 +355,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             self.apply(group)?;
         }
         let mut leaving: std::collections::BTreeMap<_, Vec<WindowId>> = Default::default();
-        for entry in self.tree.db.scan_prefix(keys::all_dropping()) {
+        for entry in self.tree.db.scan_prefix([keys::DROPPING]) {
             let (key, value) = entry?;
             let id = keys::window_of(&key).ok_or(TreeError::Damaged("window"))?;
             let record = record::WindowRecord::decode(&value)?;
