@@ -203,10 +203,10 @@ impl TreeError {
     }
 }
 
-/// Why a commit was not planned.
+/// Why a job was not planned.
 #[derive(Debug)]
 pub(super) enum PlanError {
-    /// The commit is refused; the store is intact.
+    /// The job is refused; the store is intact.
     Rejected(StoreError),
     /// The store has failed.
     Fault(TreeError),

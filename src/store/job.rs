@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 use super::batch::WriteBatch;
-use super::error::{StoreError, TreeError};
+use super::error::{PlanError, StoreError, TreeError};
 use super::parts;
 use super::purge::PurgeProgress;
 use super::shared::DeferredCommit;
@@ -72,28 +72,20 @@ pub(super) struct CommitGroup {
 }
 
 impl CommitGroup {
-    /// Queues the reply to a job. The caller may have given up.
-    pub(super) fn answer<T: Send + 'static>(
-        &mut self,
-        reply: JobReply<T>,
-        value: Result<T, StoreError>,
-    ) {
-        self.replies.push(Box::new(move |failed| {
-            reply.send(failed.map_or(value, |why| Err(why.clone()))).ok();
-        }));
-    }
-
-    /// Queues the reply to a job and returns its fault.
+    /// Queues the reply to a job and returns its fault. The caller may have given up.
     pub(super) fn queue_reply<T: Send + 'static>(
         &mut self,
         reply: JobReply<T>,
-        done: Result<T, TreeError>,
+        done: Result<T, impl Into<PlanError>>,
     ) -> Result<(), TreeError> {
-        let (value, fault) = match done {
+        let (value, fault) = match done.map_err(Into::into) {
             Ok(value) => (Ok(value), Ok(())),
-            Err(fault) => (Err(fault.to_store_error()), Err(fault)),
+            Err(PlanError::Rejected(why)) => (Err(why), Ok(())),
+            Err(PlanError::Fault(fault)) => (Err(fault.to_store_error()), Err(fault)),
         };
-        self.answer(reply, value);
+        self.replies.push(Box::new(move |failed| {
+            reply.send(failed.map_or(value, |why| Err(why.clone()))).ok();
+        }));
         fault
     }
 

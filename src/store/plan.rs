@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::batch::WriteBatch;
 use super::change_writer::ChangeWriter;
 use super::commit_applier::CommitApplier;
-use super::error::{PlanError, StoreError, TreeError};
+use super::error::{PlanError, TreeError};
 use super::keys;
 use super::pending;
 use super::record::{self, WindowRecord};
@@ -30,7 +30,7 @@ pub(super) struct CommitPlan {
 
 /// Plans a commit on top of the tree and the last assigned seq.
 pub(super) fn plan(tree: &Tree, last_seq: Seq, commit: &Commit) -> Result<CommitPlan, PlanError> {
-    let record = known(tree, commit)?;
+    let record = tree.live_window(commit.window)?;
     let mut draft = WriteBatch::default();
     let mut feed = ChangeWriter {
         draft: &mut draft,
@@ -64,13 +64,8 @@ pub(super) fn plan(tree: &Tree, last_seq: Seq, commit: &Commit) -> Result<Commit
 
 /// Checks whether a commit would be refused.
 pub(super) fn check(tree: &Tree, commit: &Commit) -> Result<(), PlanError> {
-    let record = known(tree, commit)?;
+    let record = tree.live_window(commit.window)?;
     CommitApplier::new(tree, commit, &record).check()
-}
-
-fn known(tree: &Tree, commit: &Commit) -> Result<WindowRecord, PlanError> {
-    let unknown = || PlanError::Rejected(StoreError::UnknownWindow(commit.window));
-    tree.window(commit.window)?.ok_or_else(unknown)
 }
 
 /// A retired segment that holds rows again is no longer retired.

@@ -7,7 +7,7 @@
 use jiff::Timestamp;
 
 use super::batch::WriteBatch;
-use super::error::TreeError;
+use super::error::{PlanError, TreeError};
 use super::keys;
 use super::record::{self, Counters, WindowRecord};
 use super::tree::Tree;
@@ -121,8 +121,7 @@ pub(super) fn settled_before(counters: &Counters, positions: &[(SegmentIndex, Po
         .unwrap_or_else(|| counters.audit.is_some() && !positions.iter().any(|(_, p)| is_first(p)))
 }
 
-/// Changes a window and resets its segments for this reason. Returns whether the window is in the
-/// store.
+/// Changes a window and resets its segments for this reason.
 pub(super) fn change(
     tree: &Tree,
     id: WindowId,
@@ -130,12 +129,11 @@ pub(super) fn change(
     at: Timestamp,
     draft: &mut WriteBatch,
     edit: impl FnOnce(&mut WindowRecord),
-) -> Result<bool, TreeError> {
-    let Some(mut record) = tree.window(id)? else { return Ok(false) };
+) -> Result<(), PlanError> {
+    let mut record = tree.live_window(id)?;
     edit(&mut record);
     let mut counters = tree.counters(id)?;
-    reset(tree, id, &mut record, &mut counters, reason, at, draft)?;
-    Ok(true)
+    Ok(reset(tree, id, &mut record, &mut counters, reason, at, draft)?)
 }
 
 /// Resets every segment to the first page of an enumeration; rows are not touched.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::batch;
-use super::error::TreeError;
+use super::error::{PlanError, StoreError, TreeError};
 use super::keys;
 use super::pending;
 use super::record::{self, Counters, FeedChecksum, FeedEntry, WindowRecord};
@@ -98,6 +98,12 @@ impl Tree {
     /// A live window's record.
     pub(super) fn window(&self, window: WindowId) -> Result<Option<WindowRecord>, TreeError> {
         self.get(&keys::window(window))?.map(|v| WindowRecord::decode(&v)).transpose()
+    }
+
+    /// The record of a window that must be live.
+    pub(super) fn live_window(&self, window: WindowId) -> Result<WindowRecord, PlanError> {
+        let unknown = || PlanError::Rejected(StoreError::UnknownWindow(window));
+        self.window(window)?.ok_or_else(unknown)
     }
 
     /// The record of a window that is being dropped.

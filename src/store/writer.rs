@@ -231,13 +231,8 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                     self.apply(group)?;
                     group.windows.insert(window);
                 }
-                let (outcome, fault) = match self.commit(*commit, group) {
-                    Ok(outcome) => (Ok(outcome), None),
-                    Err(PlanError::Rejected(why)) => (Err(why), None),
-                    Err(PlanError::Fault(fault)) => (Err(fault.to_store_error()), Some(fault)),
-                };
-                group.answer(reply, outcome);
-                fault.map_or(Ok(()), Err)
+                let outcome = self.commit(*commit, group);
+                group.queue_reply(reply, outcome)
             }
             WriteJob::Register { wanted, leaving, at, reply } => {
                 let attached = self.register_windows(group, &wanted, &leaving, at);
@@ -281,7 +276,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 group.queue_reply(reply, slice.map(|(trimmed, _, more)| (trimmed, more)))?;
                 self.apply(group)
             }
-            WriteJob::Flush { reply } => group.queue_reply(reply, Ok(())),
+            WriteJob::Flush { reply } => group.queue_reply(reply, Ok::<_, TreeError>(())),
             WriteJob::Close { reply } => {
                 // `run` never puts this job into a group; the dropped reply signals an error.
                 drop(reply);
@@ -386,13 +381,11 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         edit: impl FnOnce(&mut record::WindowRecord),
     ) -> Result<(), TreeError> {
         self.apply(group)?;
-        let known = register::change(&self.tree, window, reason, at, &mut group.batch, edit);
-        if let Ok(false) = known {
-            group.answer(reply, Err(StoreError::UnknownWindow(window)));
-        } else {
+        let done = register::change(&self.tree, window, reason, at, &mut group.batch, edit);
+        if done.is_ok() {
             self.count(CommitOutcome::default(), Some(reason));
-            group.queue_reply(reply, known.map(drop))?;
         }
+        group.queue_reply(reply, done)?;
         self.apply(group)
     }
 
