@@ -83,13 +83,6 @@ impl WriteBatch {
         self.delete(key);
     }
 
-    /// Adds the writes of another batch; they win if both have the same key.
-    pub(super) fn merge(&mut self, other: Self) {
-        self.bytes += other.bytes;
-        self.sum.merge(other.sum);
-        self.writes.extend(other.writes);
-    }
-
     /// Rough size of the batch in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes

@@ -35,7 +35,7 @@ impl RowChange {
 
 /// Assigns seqs and writes rows, index entries and feed entries.
 pub(super) struct ChangeWriter<'a> {
-    pub(super) draft: &'a mut WriteBatch,
+    pub(super) batch: &'a mut WriteBatch,
     pub(super) tree: &'a Tree,
     pub(super) window: WindowId,
     pub(super) name: Arc<str>,
@@ -47,7 +47,7 @@ pub(super) struct ChangeWriter<'a> {
 
 impl ChangeWriter<'_> {
     /// Writes a changed row; `same` says whether a reader sees no difference.
-    pub(super) fn settle(
+    pub(super) fn write_change(
         &mut self,
         id: EventHash,
         slot: &RowChange,
@@ -63,18 +63,18 @@ impl ChangeWriter<'_> {
             }
             (None, Some(_)) => {
                 if let Some(tombstone) = self.tree.tombstone(self.window, id)? {
-                    self.draft.delete_change(tombstone);
-                    self.draft.delete(keys::age(tombstone));
-                    self.draft.delete(keys::tombstone(self.window, id));
+                    self.batch.delete_change(tombstone);
+                    self.batch.delete(keys::age(tombstone));
+                    self.batch.delete(keys::tombstone(self.window, id));
                 }
                 self.outcome.created += 1;
-                self.announce(id, ChangeKind::Created)
+                self.put_entry(id, ChangeKind::Created, None)
             }
             (Some(was), Some(is)) if same(was, is) => was.seq,
             (Some(was), Some(_)) => {
-                self.draft.delete_change(was.seq);
+                self.batch.delete_change(was.seq);
                 self.outcome.updated += 1;
-                self.announce(id, ChangeKind::Updated)
+                self.put_entry(id, ChangeKind::Updated, None)
             }
             (None, None) => 0,
         };
@@ -85,24 +85,22 @@ impl ChangeWriter<'_> {
         Ok(())
     }
 
-    fn announce(&mut self, id: EventHash, kind: ChangeKind) -> Seq {
+    /// Assigns the next seq to a feed entry.
+    fn put_entry(&mut self, id: EventHash, kind: ChangeKind, gone: Option<TombstoneEntry>) -> Seq {
         self.seq += 1;
-        let entry = FeedEntry { window: self.window, id, kind, at: self.at, gone: None };
-        self.draft.put_change(self.seq, &entry);
+        let entry = FeedEntry { window: self.window, id, kind, at: self.at, gone };
+        self.batch.put_change(self.seq, &entry);
         self.seq
     }
 
     /// Replaces a row's feed entry by a tombstone.
     pub(super) fn write_tombstone(&mut self, id: EventHash, row: &EventRow, reason: RemovalReason) {
-        self.draft.delete_change(row.seq);
-        self.seq += 1;
+        self.batch.delete_change(row.seq);
         self.outcome.removed += 1;
         let gone = TombstoneEntry { reason, id: row.id.clone(), window: self.name.clone() };
-        let kind = ChangeKind::Removed;
-        let entry = FeedEntry { window: self.window, id, kind, at: self.at, gone: Some(gone) };
-        self.draft.put_change(self.seq, &entry);
-        self.draft.put(keys::tombstone(self.window, id), record::number(self.seq));
-        self.draft.put(keys::age(self.seq), self.at.to_be_bytes().to_vec());
+        let seq = self.put_entry(id, ChangeKind::Removed, Some(gone));
+        self.batch.put(keys::tombstone(self.window, id), record::number(seq));
+        self.batch.put(keys::age(seq), self.at.to_be_bytes().to_vec());
     }
 
     /// Replaces a row and its index entries.
@@ -113,18 +111,18 @@ impl ChangeWriter<'_> {
         let old_index = old.map(|s| index(self.window, id, &s.row)).unwrap_or_default();
         let new_index = new.map(|r| index(self.window, id, r)).unwrap_or_default();
         for key in old_index.keys().filter(|k| !new_index.contains_key(*k)) {
-            self.draft.delete(key.clone());
+            self.batch.delete(key.clone());
         }
         for (key, value) in new_index {
             if old_index.get(&key) != Some(&value) {
-                self.draft.put(key, value);
+                self.batch.put(key, value);
             }
         }
         let key = keys::event(self.window, id);
         let chunks = old.map_or(0, |s| s.chunks);
         match new {
-            Some(row) => self.draft.put_large(key, &row.encode(), chunks),
-            None => self.draft.delete_large(key, chunks),
+            Some(row) => self.batch.put_large(key, &row.encode(), chunks),
+            None => self.batch.delete_large(key, chunks),
         }
     }
 }

@@ -95,7 +95,7 @@ impl<'a> CommitApplier<'a> {
                     && b.master.as_ref().is_some_and(|m| self.changed.contains(&m.hash()));
                 (look_same && !follows) || event::same_json(&show(&old, a), &show(&new, b))
             };
-            feed.settle(*id, slot, same)?;
+            feed.write_change(*id, slot, same)?;
         }
         Ok(())
     }

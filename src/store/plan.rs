@@ -20,20 +20,17 @@ use crate::mirror::commit::{Commit, CommitOutcome};
 use crate::mirror::segment_set::SegmentSet;
 use crate::mirror::status::{AuditRecord, LastResync, ResyncReason};
 
-/// The writes and the outcome of a commit.
-pub(super) struct CommitPlan {
-    pub(super) draft: WriteBatch,
-    pub(super) outcome: CommitOutcome,
-    /// The last assigned seq.
-    pub(super) last_seq: Seq,
-}
-
-/// Plans a commit on top of the tree and the last assigned seq.
-pub(super) fn plan(tree: &Tree, last_seq: Seq, commit: &Commit) -> Result<CommitPlan, PlanError> {
+/// Plans a commit on top of the tree and the last assigned seq. A refused commit adds nothing to
+/// the batch. Returns the outcome and the last assigned seq.
+pub(super) fn plan(
+    tree: &Tree,
+    last_seq: Seq,
+    commit: &Commit,
+    batch: &mut WriteBatch,
+) -> Result<(CommitOutcome, Seq), PlanError> {
     let record = tree.live_window(commit.window)?;
-    let mut draft = WriteBatch::default();
     let mut feed = ChangeWriter {
-        draft: &mut draft,
+        batch,
         tree,
         window: commit.window,
         name: record.name.clone(),
@@ -46,20 +43,20 @@ pub(super) fn plan(tree: &Tree, last_seq: Seq, commit: &Commit) -> Result<Commit
     }
     let ChangeWriter { seq, mut outcome, .. } = feed;
     if seq != last_seq {
-        draft.put(keys::LAST_SEQ.to_vec(), record::number(seq));
+        batch.put(keys::LAST_SEQ.to_vec(), record::number(seq));
     }
-    unretire(commit, &record, &mut draft);
-    todo(tree, commit, &mut draft)?;
-    seen(tree, commit, &mut draft)?;
+    unretire(commit, &record, batch);
+    todo(tree, commit, batch)?;
+    seen(tree, commit, batch)?;
     if let Some(position) = &commit.position {
         let key = keys::position(commit.window, commit.segment);
         let value = record::position(position);
         if tree.get(&key)?.is_none_or(|old| *old != *value) {
-            draft.put(key, value);
+            batch.put(key, value);
         }
     }
-    outcome.events = count(tree, commit, &record, &outcome, &mut draft)?;
-    Ok(CommitPlan { draft, outcome, last_seq: seq })
+    outcome.events = count(tree, commit, &record, &outcome, batch)?;
+    Ok((outcome, seq))
 }
 
 /// Checks whether a commit would be refused.
@@ -69,26 +66,26 @@ pub(super) fn check(tree: &Tree, commit: &Commit) -> Result<(), PlanError> {
 }
 
 /// A retired segment that holds rows again is no longer retired.
-fn unretire(commit: &Commit, record: &WindowRecord, draft: &mut WriteBatch) {
+fn unretire(commit: &Commit, record: &WindowRecord, batch: &mut WriteBatch) {
     let segment = commit.segment;
     if record.retired.contains(segment) && !commit.upserts.is_empty() {
         let retired = record.retired.without(SegmentSet::of(segment));
         let record = WindowRecord { retired, ..record.clone() };
-        draft.put(keys::window(commit.window), record.encode());
+        batch.put(keys::window(commit.window), record.encode());
     }
 }
 
-fn todo(tree: &Tree, commit: &Commit, draft: &mut WriteBatch) -> Result<(), TreeError> {
+fn todo(tree: &Tree, commit: &Commit, batch: &mut WriteBatch) -> Result<(), TreeError> {
     let (window, segment) = (commit.window, commit.segment);
     if commit.clear_pending {
         for key in tree.keys(&keys::todos(window, segment)) {
-            draft.delete(key?.to_vec());
+            batch.delete(key?.to_vec());
         }
     }
     for done in &commit.finished_pending {
         let key = keys::todo(window, segment, *done);
         if let Some(old) = tree.large(&key)? {
-            draft.delete_large(key, old.chunks);
+            batch.delete_large(key, old.chunks);
         }
     }
     // Adding wins over deleting, so that no pending work is ever lost.
@@ -100,25 +97,25 @@ fn todo(tree: &Tree, commit: &Commit, draft: &mut WriteBatch) -> Result<(), Tree
                 if old.value == value
                     && !commit.clear_pending
                     && commit.finished_pending.is_empty() => {}
-            old => draft.put_large(key, &value, old.map_or(0, |o| o.chunks)),
+            old => batch.put_large(key, &value, old.map_or(0, |o| o.chunks)),
         }
     }
     Ok(())
 }
 
-fn seen(tree: &Tree, commit: &Commit, draft: &mut WriteBatch) -> Result<(), TreeError> {
+fn seen(tree: &Tree, commit: &Commit, batch: &mut WriteBatch) -> Result<(), TreeError> {
     let (window, segment) = (commit.window, commit.segment);
     if commit.clear_seen {
         for key in tree.keys(&keys::seen_all(window, segment)) {
-            draft.delete(key?.to_vec());
+            batch.delete(key?.to_vec());
         }
     }
     if let Some((page, ids)) = &commit.seen {
         for key in tree.keys(&keys::seen_page(window, segment, *page)) {
-            draft.delete(key?.to_vec());
+            batch.delete(key?.to_vec());
         }
         for (part, value) in (0..).zip(record::seen_parts(ids)) {
-            draft.put(keys::seen(window, segment, *page, part), value);
+            batch.put(keys::seen(window, segment, *page, part), value);
         }
     }
     Ok(())
@@ -130,7 +127,7 @@ fn count(
     commit: &Commit,
     record: &WindowRecord,
     outcome: &CommitOutcome,
-    draft: &mut WriteBatch,
+    batch: &mut WriteBatch,
 ) -> Result<u64, TreeError> {
     let old = tree.counters(commit.window)?;
     let mut new = old.clone();
@@ -164,7 +161,7 @@ fn count(
         new.settled_once = Some(before || register::all_settled(record, &positions));
     }
     if new != old {
-        draft.put(keys::counters(commit.window), new.encode());
+        batch.put(keys::counters(commit.window), new.encode());
     }
     Ok(new.events)
 }

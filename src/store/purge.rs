@@ -39,12 +39,12 @@ pub(super) fn drop_slice(
     at: i64,
     step: PurgeProgress,
     last_seq: Seq,
-    draft: &mut WriteBatch,
+    batch: &mut WriteBatch,
 ) -> Result<(Seq, Option<PurgeProgress>), TreeError> {
     match step {
         PurgeProgress::Mark => {
             if let Some(record) = tree.window(window)? {
-                register::mark_dropping(window, &record, draft);
+                register::mark_dropping(window, &record, batch);
                 return Ok((last_seq, Some(PurgeProgress::WriteTombstones(None))));
             }
             Ok((last_seq, tree.dropping(window)?.map(|_| PurgeProgress::WriteTombstones(None))))
@@ -52,7 +52,7 @@ pub(super) fn drop_slice(
         PurgeProgress::WriteTombstones(after) => {
             let name = tree.dropping(window)?.map_or_else(|| Arc::from(""), |r| r.name);
             let outcome = CommitOutcome::default();
-            let mut feed = ChangeWriter { draft, tree, window, name, at, seq: last_seq, outcome };
+            let mut feed = ChangeWriter { batch, tree, window, name, at, seq: last_seq, outcome };
             let rows = tree.rows(window, after, SLICE)?;
             for (id, stored) in rows.iter().filter(|(_, s)| s.row.is_shown()) {
                 feed.write_tombstone(*id, &stored.row, RemovalReason::WindowDropped);
@@ -60,7 +60,7 @@ pub(super) fn drop_slice(
             }
             let seq = feed.seq;
             if seq != last_seq {
-                draft.put(keys::LAST_SEQ.to_vec(), record::number(seq));
+                batch.put(keys::LAST_SEQ.to_vec(), record::number(seq));
             }
             let next = match rows.last() {
                 Some((id, _)) if rows.len() == SLICE => PurgeProgress::WriteTombstones(Some(*id)),
@@ -70,13 +70,13 @@ pub(super) fn drop_slice(
         }
         PurgeProgress::DeleteLeftovers(kind) => {
             let Some(prefix) = keys::leftovers(window).into_iter().nth(kind) else {
-                draft.delete(keys::counters(window));
-                draft.delete(keys::dropping(window));
+                batch.delete(keys::counters(window));
+                batch.delete(keys::dropping(window));
                 return Ok((last_seq, None));
             };
             let mut taken = 0;
             for key in tree.keys(&prefix).take(SLICE) {
-                draft.delete(key?.to_vec());
+                batch.delete(key?.to_vec());
                 taken += 1;
             }
             Ok((
@@ -97,7 +97,7 @@ pub(super) fn trim_slice(
     tree: &Tree,
     before: i64,
     now: i64,
-    draft: &mut WriteBatch,
+    batch: &mut WriteBatch,
 ) -> Result<(u64, Option<Seq>, bool), TreeError> {
     let mut oldest = Vec::new();
     let mut due = 0;
@@ -122,14 +122,14 @@ pub(super) fn trim_slice(
     for key in &oldest[..due] {
         let seq = keys::seq_of(key).ok_or(TreeError::Damaged("age"))?;
         if let Some(FeedEntry { window, id, .. }) = tree.entry(seq)? {
-            draft.delete(keys::tombstone(window, id));
+            batch.delete(keys::tombstone(window, id));
         }
-        draft.delete_change(seq);
-        draft.delete(key.to_vec());
+        batch.delete_change(seq);
+        batch.delete(key.to_vec());
         floor = Some(seq);
     }
     if let Some(floor) = floor {
-        draft.put(keys::FLOOR.to_vec(), record::number(floor));
+        batch.put(keys::FLOOR.to_vec(), record::number(floor));
     }
     Ok((due as u64, floor, due == SLICE))
 }

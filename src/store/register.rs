@@ -25,7 +25,7 @@ pub(super) fn register(
     at: Timestamp,
     next: &mut u32,
     leaving: impl Fn(&str) -> Vec<WindowId>,
-    draft: &mut WriteBatch,
+    batch: &mut WriteBatch,
 ) -> Result<RegisteredWindow, TreeError> {
     let named = tree.get(&keys::name(&wanted.name))?;
     let id = named.map(|v| record::from_number(&v)).transpose()?;
@@ -36,7 +36,7 @@ pub(super) fn register(
     };
     match known {
         Some((id, record)) if record.identity == wanted.identity => {
-            let mut attached = known_as(tree, id, record, wanted, at, draft)?;
+            let mut attached = known_as(tree, id, record, wanted, at, batch)?;
             attached.replaces = leaving(&wanted.name);
             let positions = tree.positions(id)?;
             attached.held = positions.iter().any(|(_, p)| p.is_held());
@@ -50,7 +50,7 @@ pub(super) fn register(
             // in any of them.
             let mut replaces = leaving(&wanted.name);
             if let Some((old, record)) = other {
-                mark_dropping(old, &record, draft);
+                mark_dropping(old, &record, batch);
                 replaces.push(old);
             }
             let id = WindowId(*next);
@@ -66,9 +66,9 @@ pub(super) fn register(
                 retired: SegmentSet::EMPTY,
                 segment_days: MAX_SEGMENT_DAYS,
             };
-            draft.put(keys::name(&wanted.name), record::number(id.0.into()));
-            draft.put(keys::window(id), record.encode());
-            draft.put(keys::NEXT_WINDOW.to_vec(), record::number((*next).into()));
+            batch.put(keys::name(&wanted.name), record::number(id.0.into()));
+            batch.put(keys::window(id), record.encode());
+            batch.put(keys::NEXT_WINDOW.to_vec(), record::number((*next).into()));
             Ok(RegisteredWindow {
                 replaces,
                 ..attached(id, &record, Counters::default(), None, false)
@@ -83,7 +83,7 @@ fn known_as(
     mut record: WindowRecord,
     wanted: &WindowRegistration,
     at: Timestamp,
-    draft: &mut WriteBatch,
+    batch: &mut WriteBatch,
 ) -> Result<RegisteredWindow, TreeError> {
     let moved = (record.start, record.end) != (wanted.start, wanted.end);
     let reshaped = record.shape != wanted.shape;
@@ -102,7 +102,7 @@ fn known_as(
     } else {
         ResyncReason::ShapeChanged
     };
-    reset(tree, id, &mut record, &mut counters, reason, at, draft)?;
+    reset(tree, id, &mut record, &mut counters, reason, at, batch)?;
     Ok(attached(id, &record, counters, Some(reason), false))
 }
 
@@ -127,13 +127,13 @@ pub(super) fn change(
     id: WindowId,
     reason: ResyncReason,
     at: Timestamp,
-    draft: &mut WriteBatch,
+    batch: &mut WriteBatch,
     edit: impl FnOnce(&mut WindowRecord),
 ) -> Result<(), PlanError> {
     let mut record = tree.live_window(id)?;
     edit(&mut record);
     let mut counters = tree.counters(id)?;
-    Ok(reset(tree, id, &mut record, &mut counters, reason, at, draft)?)
+    Ok(reset(tree, id, &mut record, &mut counters, reason, at, batch)?)
 }
 
 /// Resets every segment to the first page of an enumeration; rows are not touched.
@@ -144,7 +144,7 @@ fn reset(
     counters: &mut Counters,
     reason: ResyncReason,
     at: Timestamp,
-    draft: &mut WriteBatch,
+    batch: &mut WriteBatch,
 ) -> Result<(), TreeError> {
     // There are at most 64 segments.
     let count = SegmentIndex::try_from(record.edges.cut(record.segment_days).len()).unwrap_or(64);
@@ -155,21 +155,21 @@ fn reset(
         }
         if reason == ResyncReason::WindowMoved {
             record.retired.insert(segment);
-            draft.delete(keys::position(id, segment));
-            clear(tree, id, segment, draft)?;
+            batch.delete(keys::position(id, segment));
+            clear(tree, id, segment, batch)?;
         } else {
             segments.push(segment);
         }
     }
     for segment in segments {
-        clear(tree, id, segment, draft)?;
+        clear(tree, id, segment, batch)?;
         let remedy = tree.position(id, segment)?.map(|p| p.fallback).unwrap_or_default();
-        draft.put(keys::position(id, segment), record::position(&Position::start(reason, remedy)));
+        batch.put(keys::position(id, segment), record::position(&Position::start(reason, remedy)));
     }
     counters.resyncs += 1;
     counters.last_resync = Some(LastResync { at, reason });
-    draft.put(keys::counters(id), counters.encode());
-    draft.put(keys::window(id), record.encode());
+    batch.put(keys::counters(id), counters.encode());
+    batch.put(keys::window(id), record.encode());
     Ok(())
 }
 
@@ -177,21 +177,21 @@ fn clear(
     tree: &Tree,
     id: WindowId,
     segment: SegmentIndex,
-    draft: &mut WriteBatch,
+    batch: &mut WriteBatch,
 ) -> Result<(), TreeError> {
     for prefix in [keys::todos(id, segment), keys::seen_all(id, segment)] {
         for key in tree.keys(&prefix) {
-            draft.delete(key?.to_vec());
+            batch.delete(key?.to_vec());
         }
     }
     Ok(())
 }
 
 /// Frees a window's name and marks the window as being dropped.
-pub(super) fn mark_dropping(id: WindowId, record: &WindowRecord, draft: &mut WriteBatch) {
-    draft.delete(keys::name(&record.name));
-    draft.delete(keys::window(id));
-    draft.put(keys::dropping(id), record.encode());
+pub(super) fn mark_dropping(id: WindowId, record: &WindowRecord, batch: &mut WriteBatch) {
+    batch.delete(keys::name(&record.name));
+    batch.delete(keys::window(id));
+    batch.put(keys::dropping(id), record.encode());
 }
 
 fn attached(

@@ -30,7 +30,7 @@ use super::error::{PlanError, StoreError, TreeError};
 use super::job::{CommitGroup, JobReply, WriteJob, estimated_bytes, refuse};
 use super::keys;
 use super::parts;
-use super::plan::{self, CommitPlan};
+use super::plan;
 use super::purge;
 use super::record::{self, FeedChecksum};
 use super::reserve::SpaceReserve;
@@ -197,13 +197,13 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
 
     /// Whether the registrations would change nothing.
     fn is_noop(&self, wanted: &[WindowRegistration], leaving: &[WindowId], at: Timestamp) -> bool {
-        let mut draft = WriteBatch::default();
+        let mut batch = WriteBatch::default();
         let (mut next, none) = (0, |_: &str| Vec::new());
         leaving.is_empty()
             && wanted.iter().all(|wanted| {
                 // A fault occurs again in `register_windows` and is reported there.
-                register::register(&self.tree, wanted, at, &mut next, none, &mut draft).is_err()
-                    || draft.is_empty()
+                register::register(&self.tree, wanted, at, &mut next, none, &mut batch).is_err()
+                    || batch.is_empty()
             })
     }
 
@@ -305,9 +305,8 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 self.apply(group)?;
                 group.windows.insert(window);
             }
-            let CommitPlan { draft, outcome, last_seq } =
-                plan::plan(&self.tree, self.last_seq, &part)?;
-            group.batch.merge(draft);
+            let (outcome, last_seq) =
+                plan::plan(&self.tree, self.last_seq, &part, &mut group.batch)?;
             if last_seq > self.last_seq {
                 group.changed.insert(window);
             }
@@ -362,8 +361,8 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         for slice in wanted.chunks(MAX_BATCH_WINDOWS) {
             for wanted in slice {
                 let find = |name: &str| leaving.get(name).cloned().unwrap_or_default();
-                let draft = &mut group.batch;
-                all.push(register::register(&self.tree, wanted, at, &mut next, find, draft)?);
+                let batch = &mut group.batch;
+                all.push(register::register(&self.tree, wanted, at, &mut next, find, batch)?);
             }
             self.apply(group)?;
         }
@@ -394,14 +393,14 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         if group.batch.is_empty() {
             return Ok(());
         }
-        let mut draft = std::mem::take(&mut group.batch);
-        if draft.checksum() != FeedChecksum::default() {
+        let mut batch = std::mem::take(&mut group.batch);
+        if batch.checksum() != FeedChecksum::default() {
             let mut sum = self.tree.sum()?;
-            sum.merge(draft.checksum());
-            draft.put(keys::SUM.to_vec(), sum.encode());
+            sum.merge(batch.checksum());
+            batch.put(keys::SUM.to_vec(), sum.encode());
         }
-        self.shared.metrics.rows.fetch_add(draft.rows(), Ordering::Relaxed);
-        self.shared.apply(self.group, draft.into_batch())
+        self.shared.metrics.rows.fetch_add(batch.rows(), Ordering::Relaxed);
+        self.shared.apply(self.group, batch.into_batch())
     }
 
     fn make_durable(&mut self, group: &mut CommitGroup) -> Result<(), TreeError> {
