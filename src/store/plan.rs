@@ -78,9 +78,7 @@ fn unretire(commit: &Commit, record: &WindowRecord, batch: &mut WriteBatch) {
 fn todo(tree: &Tree, commit: &Commit, batch: &mut WriteBatch) -> Result<(), TreeError> {
     let (window, segment) = (commit.window, commit.segment);
     if commit.clear_pending {
-        for key in tree.keys(&keys::todos(window, segment)) {
-            batch.delete(key?.to_vec());
-        }
+        tree.delete_all(&keys::todos(window, segment), batch)?;
     }
     for done in &commit.finished_pending {
         let key = keys::todo(window, segment, *done);
@@ -106,14 +104,10 @@ fn todo(tree: &Tree, commit: &Commit, batch: &mut WriteBatch) -> Result<(), Tree
 fn seen(tree: &Tree, commit: &Commit, batch: &mut WriteBatch) -> Result<(), TreeError> {
     let (window, segment) = (commit.window, commit.segment);
     if commit.clear_seen {
-        for key in tree.keys(&keys::seen_all(window, segment)) {
-            batch.delete(key?.to_vec());
-        }
+        tree.delete_all(&keys::seen_all(window, segment), batch)?;
     }
     if let Some((page, ids)) = &commit.seen {
-        for key in tree.keys(&keys::seen_page(window, segment, *page)) {
-            batch.delete(key?.to_vec());
-        }
+        tree.delete_all(&keys::seen_page(window, segment, *page), batch)?;
         for (part, value) in (0..).zip(record::seen_parts(ids)) {
             batch.put(keys::seen(window, segment, *page, part), value);
         }

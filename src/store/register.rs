@@ -4,6 +4,9 @@
 //! positions and deletes pending entries and seen lists. The resync is counted here, in the same
 //! batch; the following round does not count it again.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use super::batch::WriteBatch;
@@ -17,64 +20,48 @@ use crate::mirror::segment_set::SegmentSet;
 use crate::mirror::status::{LastResync, ResyncReason};
 use crate::mirror::window::MAX_SEGMENT_DAYS;
 
-/// Registers one wanted window. `next` is the number of the next new window; `leaving` finds the
-/// windows of a name that are still being dropped.
+/// Registers one wanted window. `next` is the number of the next new window; `leaving` has the
+/// windows that are still being dropped, by name.
 pub(super) fn register(
     tree: &Tree,
     wanted: &WindowRegistration,
     at: Timestamp,
     next: &mut u32,
-    leaving: impl Fn(&str) -> Vec<WindowId>,
+    leaving: &BTreeMap<Arc<str>, Vec<WindowId>>,
     batch: &mut WriteBatch,
 ) -> Result<RegisteredWindow, TreeError> {
+    // All windows that had this name and still exist: a new window may get ids that are in any of
+    // them.
+    let mut replaces = leaving.get(&wanted.name).cloned().unwrap_or_default();
     let named = tree.get(&keys::name(&wanted.name))?;
     let id = named.map(|v| record::from_number(&v)).transpose()?;
-    let id = id.and_then(|n| u32::try_from(n).ok()).map(WindowId);
-    let known = match id {
-        Some(id) => tree.window(id)?.map(|record| (id, record)),
-        None => None,
-    };
-    match known {
-        Some((id, record)) if record.identity == wanted.identity => {
-            let mut attached = known_as(tree, id, record, wanted, at, batch)?;
-            attached.replaces = leaving(&wanted.name);
-            let positions = tree.positions(id)?;
-            attached.held = positions.iter().any(|(_, p)| p.is_held());
-            // The fallback of a segment survives a reset.
-            let listed = positions.into_iter().filter(|(_, p)| p.fallback.is_snapshot());
-            attached.snapshots = listed.map(|(segment, _)| segment).collect();
-            Ok(attached)
+    if let Some(id) = id.and_then(|n| u32::try_from(n).ok()).map(WindowId)
+        && let Some(record) = tree.window(id)?
+    {
+        if record.identity == wanted.identity {
+            let known = known_as(tree, id, record, wanted, at, batch)?;
+            return Ok(RegisteredWindow { replaces, ..known });
         }
-        other => {
-            // All windows that had this name and still exist: the new window may get ids that are
-            // in any of them.
-            let mut replaces = leaving(&wanted.name);
-            if let Some((old, record)) = other {
-                mark_dropping(old, &record, batch);
-                replaces.push(old);
-            }
-            let id = WindowId(*next);
-            *next = next.saturating_add(1);
-            let record = WindowRecord {
-                name: wanted.name.clone(),
-                identity: wanted.identity.clone(),
-                shape: wanted.shape.clone(),
-                start: wanted.start,
-                end: wanted.end,
-                edges: wanted.edges,
-                edges_at: at,
-                retired: SegmentSet::EMPTY,
-                segment_days: MAX_SEGMENT_DAYS,
-            };
-            batch.put(keys::name(&wanted.name), record::number(id.0.into()));
-            batch.put(keys::window(id), record.encode());
-            batch.put(keys::NEXT_WINDOW.to_vec(), record::number((*next).into()));
-            Ok(RegisteredWindow {
-                replaces,
-                ..attached(id, &record, Counters::default(), None, false)
-            })
-        }
+        mark_dropping(id, &record, batch);
+        replaces.push(id);
     }
+    let id = WindowId(*next);
+    *next = next.saturating_add(1);
+    let record = WindowRecord {
+        name: wanted.name.clone(),
+        identity: wanted.identity.clone(),
+        shape: wanted.shape.clone(),
+        start: wanted.start,
+        end: wanted.end,
+        edges: wanted.edges,
+        edges_at: at,
+        retired: SegmentSet::EMPTY,
+        segment_days: MAX_SEGMENT_DAYS,
+    };
+    batch.put(keys::name(&wanted.name), record::number(id.0.into()));
+    batch.put(keys::window(id), record.encode());
+    batch.put(keys::NEXT_WINDOW.to_vec(), record::number((*next).into()));
+    Ok(RegisteredWindow { replaces, ..attached(id, &record, Counters::default(), &[], None) })
 }
 
 fn known_as(
@@ -90,20 +77,18 @@ fn known_as(
     let mut counters = tree.counters(id)?;
     let positions = tree.positions(id)?;
     counters.settled_once = Some(settled_before(&counters, &positions));
-    if !moved && !reshaped {
-        let settled = all_settled(&record, &positions);
-        return Ok(attached(id, &record, counters, None, settled));
-    }
-    record.shape = wanted.shape.clone();
-    let reason = if moved {
+    let resync = if moved {
         (record.start, record.end) = (wanted.start, wanted.end);
         (record.edges, record.edges_at) = (wanted.edges, at);
-        ResyncReason::WindowMoved
+        Some(ResyncReason::WindowMoved)
     } else {
-        ResyncReason::ShapeChanged
+        reshaped.then_some(ResyncReason::ShapeChanged)
     };
-    reset(tree, id, &mut record, &mut counters, reason, at, batch)?;
-    Ok(attached(id, &record, counters, Some(reason), false))
+    if let Some(reason) = resync {
+        record.shape = wanted.shape.clone();
+        reset(tree, id, &mut record, &mut counters, reason, at, batch)?;
+    }
+    Ok(attached(id, &record, counters, &positions, resync))
 }
 
 /// Whether every segment has a delta link (or is listed completely) and no pending entries.
@@ -148,42 +133,23 @@ fn reset(
 ) -> Result<(), TreeError> {
     // There are at most 64 segments.
     let count = SegmentIndex::try_from(record.edges.cut(record.segment_days).len()).unwrap_or(64);
-    let mut segments: Vec<SegmentIndex> = (0..count).collect();
-    for (segment, _) in tree.positions(id)? {
-        if segment < count {
-            continue;
-        }
-        if reason == ResyncReason::WindowMoved {
+    let stored = tree.positions(id)?.into_iter().map(|(segment, _)| segment);
+    for segment in (0..count).chain(stored.filter(|segment| *segment >= count)) {
+        tree.delete_all(&keys::todos(id, segment), batch)?;
+        tree.delete_all(&keys::seen_all(id, segment), batch)?;
+        let key = keys::position(id, segment);
+        if segment >= count && reason == ResyncReason::WindowMoved {
             record.retired.insert(segment);
-            batch.delete(keys::position(id, segment));
-            clear(tree, id, segment, batch)?;
+            batch.delete(key);
         } else {
-            segments.push(segment);
+            let fallback = tree.position(id, segment)?.map(|p| p.fallback).unwrap_or_default();
+            batch.put(key, record::position(&Position::start(reason, fallback)));
         }
-    }
-    for segment in segments {
-        clear(tree, id, segment, batch)?;
-        let remedy = tree.position(id, segment)?.map(|p| p.fallback).unwrap_or_default();
-        batch.put(keys::position(id, segment), record::position(&Position::start(reason, remedy)));
     }
     counters.resyncs += 1;
     counters.last_resync = Some(LastResync { at, reason });
     batch.put(keys::counters(id), counters.encode());
     batch.put(keys::window(id), record.encode());
-    Ok(())
-}
-
-fn clear(
-    tree: &Tree,
-    id: WindowId,
-    segment: SegmentIndex,
-    batch: &mut WriteBatch,
-) -> Result<(), TreeError> {
-    for prefix in [keys::todos(id, segment), keys::seen_all(id, segment)] {
-        for key in tree.keys(&prefix) {
-            batch.delete(key?.to_vec());
-        }
-    }
     Ok(())
 }
 
@@ -198,9 +164,12 @@ fn attached(
     id: WindowId,
     record: &WindowRecord,
     counters: Counters,
+    positions: &[(SegmentIndex, Position)],
     resync: Option<ResyncReason>,
-    settled: bool,
 ) -> RegisteredWindow {
+    let settled = resync.is_none() && all_settled(record, positions);
+    // The fallback of a segment survives a reset.
+    let listed = positions.iter().filter(|(_, p)| p.fallback.is_snapshot());
     RegisteredWindow {
         id,
         edges: record.edges,
@@ -216,8 +185,8 @@ fn attached(
         paused_until: counters.paused_until,
         settled,
         settled_once: settled || counters.settled_once == Some(true),
-        held: false,
-        snapshots: SegmentSet::EMPTY,
+        held: positions.iter().any(|(_, p)| p.is_held()),
+        snapshots: listed.map(|(segment, _)| *segment).collect(),
         segment_days: record.segment_days,
     }
 }

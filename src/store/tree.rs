@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::batch;
+use super::batch::{self, WriteBatch};
 use super::error::{PlanError, StoreError, TreeError};
 use super::keys;
 use super::pending;
@@ -267,6 +267,18 @@ impl Tree {
         prefix: &[u8],
     ) -> impl Iterator<Item = Result<sled::IVec, TreeError>> {
         self.db.scan_prefix(prefix).keys().map(|key| Ok(key?))
+    }
+
+    /// Deletes the keys with a prefix.
+    pub(super) fn delete_all(
+        &self,
+        prefix: &[u8],
+        batch: &mut WriteBatch,
+    ) -> Result<(), TreeError> {
+        for key in self.keys(prefix) {
+            batch.delete(key?.to_vec());
+        }
+        Ok(())
     }
 
     /// The pending entries of a segment.

@@ -14,6 +14,7 @@
 //! Lazy commits wait here without a timer: the daemon sends [`WriteJob::Flush`] when they have
 //! waited long enough.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -198,11 +199,11 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
     /// Whether the registrations would change nothing.
     fn is_noop(&self, wanted: &[WindowRegistration], leaving: &[WindowId], at: Timestamp) -> bool {
         let mut batch = WriteBatch::default();
-        let (mut next, none) = (0, |_: &str| Vec::new());
+        let (mut next, none) = (0, BTreeMap::new());
         leaving.is_empty()
             && wanted.iter().all(|wanted| {
                 // A fault occurs again in `register_windows` and is reported there.
-                register::register(&self.tree, wanted, at, &mut next, none, &mut batch).is_err()
+                register::register(&self.tree, wanted, at, &mut next, &none, &mut batch).is_err()
                     || batch.is_empty()
             })
     }
@@ -348,21 +349,17 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             }
             self.apply(group)?;
         }
-        let mut leaving: std::collections::BTreeMap<_, Vec<WindowId>> = Default::default();
-        for entry in self.tree.db.scan_prefix([keys::DROPPING]) {
-            let (key, value) = entry?;
-            let id = keys::window_of(&key).ok_or(TreeError::Damaged("window"))?;
-            let record = record::WindowRecord::decode(&value)?;
-            leaving.entry(record.name).or_default().push(id);
+        let mut leaving = BTreeMap::<_, Vec<WindowId>>::new();
+        for (name, id, _) in self.tree.windows()?.into_iter().filter(|(.., dropping)| *dropping) {
+            leaving.entry(name).or_default().push(id);
         }
         let next = self.tree.number(keys::NEXT_WINDOW)?;
         let mut next = u32::try_from(next).unwrap_or(u32::MAX).max(1);
         let mut all = Vec::with_capacity(wanted.len());
         for slice in wanted.chunks(MAX_BATCH_WINDOWS) {
             for wanted in slice {
-                let find = |name: &str| leaving.get(name).cloned().unwrap_or_default();
                 let batch = &mut group.batch;
-                all.push(register::register(&self.tree, wanted, at, &mut next, find, batch)?);
+                all.push(register::register(&self.tree, wanted, at, &mut next, &leaving, batch)?);
             }
             self.apply(group)?;
         }
