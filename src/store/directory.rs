@@ -35,14 +35,23 @@ pub(super) fn file_options() -> OpenOptions {
     options
 }
 
+/// `None` if there is no such file.
+pub(super) fn existing<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
 /// Creates the directory if it is missing and checks its permissions and entries.
 ///
 /// # Errors
 /// [`OpenFault::Exposed`], [`OpenFault::SymbolicLink`] and [`OpenFault::NotAFile`], and errors of
 /// the operating system.
 pub(super) fn prepare(path: &Path) -> Result<(), OpenFault> {
-    create(path).map_err(OpenFault::of)?;
-    let about = fs::metadata(path).map_err(OpenFault::of)?;
+    create(path)?;
+    let about = fs::metadata(path)?;
     if !about.is_dir() {
         return Err(OpenFault::Io(io::ErrorKind::NotADirectory.into()));
     }
@@ -56,18 +65,17 @@ pub(super) fn prepare(path: &Path) -> Result<(), OpenFault> {
     }
     for name in ENTRIES {
         let file = path.join(name);
-        match fs::symlink_metadata(&file) {
-            Ok(about) if about.is_symlink() => return Err(OpenFault::SymbolicLink(file)),
-            Ok(about) if name != DIRECTORY && !about.is_file() => {
+        match existing(fs::symlink_metadata(&file))? {
+            Some(about) if about.is_symlink() => return Err(OpenFault::SymbolicLink(file)),
+            Some(about) if name != DIRECTORY && !about.is_file() => {
                 return Err(OpenFault::NotAFile(file));
             }
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(OpenFault::of(e)),
             _ => {}
         }
     }
     // sled opens files by name: it would follow a link or block on a pipe.
     let dir = path.join(DIRECTORY);
-    if dir.try_exists().map_err(OpenFault::of)? { walk(&dir, &mut |_, _| Ok(())) } else { Ok(()) }
+    if dir.try_exists()? { walk(&dir, &mut |_, _| Ok(())) } else { Ok(()) }
 }
 
 /// Removes the permissions of other users; returns the remaining mode.
@@ -116,7 +124,7 @@ fn create(path: &Path) -> io::Result<()> {
 /// As [`prepare`].
 pub(super) fn make_private(dir: &Path) -> Result<(), OpenFault> {
     match DirBuilder::new().mode(0o700).create(dir) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(OpenFault::of(e)),
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e.into()),
         _ => {}
     }
     let mut closed = false;
@@ -139,17 +147,17 @@ fn walk(
     path: &Path,
     visit: &mut impl FnMut(&Path, &Metadata) -> io::Result<()>,
 ) -> Result<(), OpenFault> {
-    let about = fs::symlink_metadata(path).map_err(OpenFault::of)?;
+    let about = fs::symlink_metadata(path)?;
     if about.is_symlink() {
         return Err(OpenFault::SymbolicLink(path.to_owned()));
     }
     if !about.is_dir() && !about.is_file() {
         return Err(OpenFault::NotAFile(path.to_owned()));
     }
-    visit(path, &about).map_err(OpenFault::of)?;
+    visit(path, &about)?;
     if about.is_dir() {
-        for entry in fs::read_dir(path).map_err(OpenFault::of)? {
-            walk(&entry.map_err(OpenFault::of)?.path(), visit)?;
+        for entry in fs::read_dir(path)? {
+            walk(&entry?.path(), visit)?;
         }
     }
     Ok(())
@@ -160,7 +168,7 @@ fn walk(
 /// # Errors
 /// [`OpenFault::Locked`] if another process is opening it.
 pub(super) fn lock(path: &Path) -> Result<File, OpenFault> {
-    let directory = File::open(path).map_err(OpenFault::of)?;
+    let directory = File::open(path)?;
     match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenFault::Locked),
@@ -175,13 +183,10 @@ pub(super) fn lock(path: &Path) -> Result<File, OpenFault> {
 /// # Errors
 /// If the operating system does not report it.
 pub(super) fn is_locked(dir: &Path) -> io::Result<bool> {
-    match file_options().read(true).open(dir.join("db")) {
-        // sled takes the same lock a moment later; this one is released with the file.
-        Ok(db) => Ok(flock(&db, FlockOperation::NonBlockingLockExclusive)
-            == Err(rustix::io::Errno::WOULDBLOCK)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(e),
-    }
+    let db = existing(file_options().read(true).open(dir.join("db")))?;
+    // sled takes the same lock a moment later; this one is released with the file.
+    let lock = db.map(|db| flock(&db, FlockOperation::NonBlockingLockExclusive));
+    Ok(lock == Some(Err(rustix::io::Errno::WOULDBLOCK)))
 }
 
 /// The contents of a store's files before sled opened them, if they were kept.
@@ -250,14 +255,9 @@ impl FileImage {
     /// If another process has the store open, or the operating system refuses.
     pub(super) fn restore(&self, dir: &Path) -> io::Result<()> {
         let Some(files) = &self.files else { return Ok(()) };
-        let _lock = match file_options().read(true).open(dir.join("db")) {
-            Ok(db) => {
-                flock(&db, FlockOperation::NonBlockingLockExclusive)?;
-                Some(db)
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-            Err(e) => return Err(e),
-        };
+        // Locked until it is dropped.
+        let db = existing(file_options().read(true).open(dir.join("db")))?;
+        db.iter().try_for_each(|db| flock(db, FlockOperation::NonBlockingLockExclusive))?;
         for (path, bytes) in files {
             // Overwrites existing blocks, which needs no space on a full disk.
             let file = file_options().write(true).create(true).truncate(false).open(path)?;
@@ -297,7 +297,7 @@ pub(super) fn probe(path: &Path, dir: &Path) -> Result<(), OpenFault> {
     ] {
         match access(&path, mode) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => {}
-            Err(e) => return Err(OpenFault::of(e.into())),
+            Err(e) => return Err(io::Error::from(e).into()),
         }
     }
     Ok(())

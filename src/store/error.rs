@@ -97,9 +97,11 @@ impl OpenFault {
     pub fn is_configuration(&self) -> bool {
         matches!(self, Self::Exposed { .. } | Self::SymbolicLink(_) | Self::NotAFile(_))
     }
+}
 
-    /// Classifies an error of the operating system.
-    pub(super) fn of(error: io::Error) -> Self {
+/// Classifies an error of the operating system.
+impl From<io::Error> for OpenFault {
+    fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full,
             io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly,
@@ -224,13 +226,13 @@ mod tests {
 
     #[test]
     fn errors_of_the_system_have_their_own_remedies() {
-        let of = |kind| OpenFault::of(io::Error::new(kind, "x"));
+        let of = |kind| OpenFault::from(io::Error::new(kind, "x"));
         assert!(matches!(of(io::ErrorKind::StorageFull), OpenFault::Full));
         assert!(matches!(of(io::ErrorKind::ReadOnlyFilesystem), OpenFault::ReadOnly));
         assert!(matches!(of(io::ErrorKind::PermissionDenied), OpenFault::PermissionDenied));
         assert!(matches!(of(io::ErrorKind::NotADirectory), OpenFault::Io(_)));
         let lock = io::Error::other("could not acquire lock on \"db\": WouldBlock");
-        assert!(matches!(OpenFault::of(lock), OpenFault::Locked));
+        assert!(matches!(OpenFault::from(lock), OpenFault::Locked));
     }
 
     #[test]

@@ -63,7 +63,7 @@ fn attempt(options: &StoreOptions, env: &Env) -> Result<OpenedTree, OpenFault> {
     // Held until this opening has ended: no other process may open the store before a failed
     // opening has restored its files.
     let _opening = directory::lock(path)?;
-    let found = Watermark::read(path).map_err(OpenFault::of)?;
+    let found = Watermark::read(path)?;
     let mark = match found {
         WatermarkFile::Newer(found) => return Err(OpenFault::NewerFormat { found, known: FORMAT }),
         WatermarkFile::Mark(mark) => Some(mark),
@@ -74,18 +74,18 @@ fn attempt(options: &StoreOptions, env: &Env) -> Result<OpenedTree, OpenFault> {
         }
     };
     directory::probe(path, &dir)?;
-    if directory::is_locked(&dir).map_err(OpenFault::of)? {
+    if directory::is_locked(&dir)? {
         return Err(OpenFault::Locked);
     }
     directory::make_private(&dir)?;
     let image = directory::read(&dir, audit::SMALL)?;
-    let suspect = suspect_path(path).try_exists().map_err(OpenFault::of)?;
-    let existed = dir.join("db").try_exists().map_err(OpenFault::of)?;
+    let suspect = suspect_path(path).try_exists()?;
+    let existed = dir.join("db").try_exists()?;
     if mark.is_some() && !existed {
         tracing::warn!("store is missing, creating a new one");
     }
     if options.min_free_bytes > 0 {
-        SpaceReserve::of(path).release().map_err(OpenFault::of)?;
+        SpaceReserve::of(path).release()?;
     }
     let mark = mark.filter(|_| existed);
     let mut moved_aside = None;
@@ -102,12 +102,12 @@ fn attempt(options: &StoreOptions, env: &Env) -> Result<OpenedTree, OpenFault> {
     if let Err(OpenAttemptError::Damaged(what)) = &opened {
         tracing::warn!(reason = %what, "store is damaged, opening it again without its snapshot");
         put_back(path, &dir, &image)?;
-        drop_snapshots(&dir).map_err(OpenFault::of)?;
+        drop_snapshots(&dir)?;
         opened = open_checked(options, &dir, mark, true, env);
     }
     if let Err(OpenAttemptError::Damaged(what)) = &opened {
         put_back(path, &dir, &image)?;
-        let aside = move_aside(path, &dir, env.now()).map_err(OpenFault::of)?;
+        let aside = move_aside(path, &dir, env.now())?;
         tracing::error!(reason = %what, "store is damaged, moved aside, creating a new one");
         moved_aside = Some(aside);
         directory::make_private(&dir)?;
@@ -124,16 +124,13 @@ fn attempt(options: &StoreOptions, env: &Env) -> Result<OpenedTree, OpenFault> {
     }
     let (tree, last_seq) = opened.map_err(into_fault)?;
     let opening = OpenReport { moved_aside };
-    on_a_quiet_thread(|| {
-        begin(path, &dir, tree, last_seq, env, opening).map_err(OpenAttemptError::Leave)
-    })
-    .map_err(into_fault)
+    on_a_quiet_thread(|| begin(path, &dir, tree, last_seq, env, opening)).map_err(into_fault)
 }
 
 /// Undoes what sled did to a small store, and checks that all files can still be read.
 fn put_back(path: &Path, dir: &Path, image: &directory::FileImage) -> Result<(), OpenFault> {
     await_release(path);
-    image.restore(dir).map_err(OpenFault::of)?;
+    image.restore(dir)?;
     directory::read(dir, 0).map(drop)
 }
 
@@ -153,18 +150,21 @@ enum OpenAttemptError {
     Damaged(String),
 }
 
+impl<F: Into<OpenFault>> From<F> for OpenAttemptError {
+    fn from(fault: F) -> Self {
+        Self::Leave(fault.into())
+    }
+}
+
 impl From<TreeError> for OpenAttemptError {
     fn from(fault: TreeError) -> Self {
         match fault {
             TreeError::Newer(_, found) => {
-                let found = found.into();
-                Self::Leave(OpenFault::NewerFormat { found, known: FORMAT })
+                OpenFault::NewerFormat { found: found.into(), known: FORMAT }.into()
             }
-            TreeError::Unknown(what) => Self::Leave(OpenFault::UnknownRecord(what)),
+            TreeError::Unknown(what) => OpenFault::UnknownRecord(what).into(),
             fault if fault.is_damage() => Self::Damaged(fault.to_string()),
-            TreeError::Sled(sled::Error::Io(e)) | TreeError::Sync(e) => {
-                Self::Leave(OpenFault::of(e))
-            }
+            TreeError::Sled(sled::Error::Io(e)) | TreeError::Sync(e) => e.into(),
             fault => Self::Damaged(fault.to_string()),
         }
     }
@@ -225,13 +225,13 @@ fn on_a_quiet_thread<T: Send>(
         let thread = std::thread::Builder::new()
             .name(NAME.to_owned())
             .spawn_scoped(scope, || catch_unwind(AssertUnwindSafe(work)))
-            .map_err(|e| OpenAttemptError::Leave(OpenFault::Io(e)))?;
+            .map_err(OpenFault::Io)?;
         match thread.join() {
             Ok(Ok(result)) => result,
             Ok(Err(panic)) | Err(panic) => {
                 let text = panic.downcast_ref::<String>().map_or("", String::as_str);
                 Err(if text.contains("Os { code") {
-                    OpenAttemptError::Leave(OpenFault::of(io::Error::other(text.to_owned())))
+                    io::Error::other(text.to_owned()).into()
                 } else {
                     OpenAttemptError::Damaged("panic while opening".to_owned())
                 })
@@ -254,10 +254,7 @@ fn check(
         Some(schema) => {
             let found = u32::try_from(record::from_number(&schema)?).unwrap_or(u32::MAX);
             if found > FORMAT {
-                return Err(OpenAttemptError::Leave(OpenFault::NewerFormat {
-                    found,
-                    known: FORMAT,
-                }));
+                return Err(OpenFault::NewerFormat { found, known: FORMAT }.into());
             }
         }
     }
@@ -266,9 +263,8 @@ fn check(
         return Err(OpenAttemptError::Damaged("the store is behind its watermark".to_owned()));
     }
     // The change with the last assigned seq exists until its tombstone is trimmed.
-    let last =
-        tree.db.scan_prefix([keys::FEED]).next_back().transpose().map_err(TreeError::from)?;
-    let newest = last.and_then(|(key, _)| keys::seq_of(&key)).unwrap_or(0);
+    let last = tree.keys(&[keys::FEED]).next_back().transpose()?;
+    let newest = last.and_then(|key| keys::seq_of(&key)).unwrap_or(0);
     if newest != last_seq && (newest > last_seq || tree.number(keys::FLOOR)? != last_seq) {
         return Err(OpenAttemptError::Damaged("the feed does not end at the last seq".to_owned()));
     }
@@ -284,14 +280,12 @@ fn begin(
     last_seq: Seq,
     env: &Env,
     opening: OpenReport,
-) -> Result<OpenedTree, OpenFault> {
-    let trouble = |fault: TreeError| into_fault(OpenAttemptError::from(fault));
+) -> Result<OpenedTree, OpenAttemptError> {
     let mut incarnations = Vec::new();
     for entry in tree.db.scan_prefix([keys::INCARNATION]) {
-        let (_, value) = entry.map_err(|e| trouble(e.into()))?;
-        let numbers = record::unseal(&value, "incarnation").map_err(trouble)?.as_chunks::<8>();
-        let ([id, first], []) = numbers else {
-            return Err(trouble(TreeError::Damaged("incarnation")));
+        let (_, value) = entry.map_err(TreeError::from)?;
+        let ([id, first], []) = record::unseal(&value, "incarnation")?.as_chunks::<8>() else {
+            return Err(TreeError::Damaged("incarnation").into());
         };
         let (id, first) = (u64::from_be_bytes(*id), u64::from_be_bytes(*first));
         incarnations.push(Incarnation { id, first });
@@ -312,17 +306,12 @@ fn begin(
         tree.db.flush()?;
         sync(path, dir).map_err(TreeError::Sync)
     };
-    let file = tree.write(durable).map_err(trouble)?;
+    let file = tree.write(durable)?;
     // sled does not create its files private.
     directory::make_private(dir)?;
-    Watermark { format: FORMAT, seq: last_seq, incarnation: new.id }
-        .write(path)
-        .map_err(OpenFault::of)?;
-    match fs::remove_file(suspect_path(path)) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(OpenFault::of(e)),
-        _ => {}
-    }
-    let floor = tree.number(keys::FLOOR).map_err(trouble)?;
+    Watermark { format: FORMAT, seq: last_seq, incarnation: new.id }.write(path)?;
+    directory::existing(fs::remove_file(suspect_path(path)))?;
+    let floor = tree.number(keys::FLOOR)?;
     let incarnations = Incarnations(incarnations);
     Ok(OpenedTree { tree, file, incarnations, last_seq, floor, opening })
 }
@@ -332,10 +321,8 @@ fn sync(path: &Path, dir: &Path) -> io::Result<File> {
     let db = File::options().read(true).write(true).open(dir.join("db"))?;
     db.sync_all()?;
     for name in ["conf", "blobs"] {
-        match File::open(dir.join(name)) {
-            Ok(file) => file.sync_all()?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(e),
+        if let Some(file) = directory::existing(File::open(dir.join(name)))? {
+            file.sync_all()?;
         }
     }
     File::open(dir)?.sync_all()?;

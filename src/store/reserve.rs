@@ -49,14 +49,10 @@ impl SpaceReserve {
         if free >= self.wanted() {
             return Ok(());
         }
-        match directory::file_options().write(true).truncate(true).open(&self.file) {
-            Ok(file) => {
-                tracing::warn!("too little disk space, using the reserve to open the store");
-                file.sync_all()
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(e) => Err(e),
-        }
+        let file = directory::file_options().write(true).truncate(true).open(&self.file);
+        let Some(file) = directory::existing(file)? else { return Ok(()) };
+        tracing::warn!("too little disk space, using the reserve to open the store");
+        file.sync_all()
     }
 
     /// Allocates what an opening may need, or as much of it as is free.

@@ -265,7 +265,7 @@ impl Tree {
     pub(super) fn keys(
         &self,
         prefix: &[u8],
-    ) -> impl Iterator<Item = Result<sled::IVec, TreeError>> {
+    ) -> impl DoubleEndedIterator<Item = Result<sled::IVec, TreeError>> {
         self.db.scan_prefix(prefix).keys().map(|key| Ok(key?))
     }
 

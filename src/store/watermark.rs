@@ -49,12 +49,10 @@ impl Watermark {
     /// # Errors
     /// If the operating system refuses; a missing or garbled file is no error.
     pub(super) fn read(dir: &Path) -> io::Result<WatermarkFile> {
+        let file = directory::existing(directory::file_options().read(true).open(path(dir)))?;
+        let Some(mut file) = file else { return Ok(WatermarkFile::Nothing) };
         let mut bytes = Vec::new();
-        match directory::file_options().read(true).open(path(dir)) {
-            Ok(mut file) => file.read_to_end(&mut bytes)?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(WatermarkFile::Nothing),
-            Err(e) => return Err(e),
-        };
+        file.read_to_end(&mut bytes)?;
         // Newer formats may change everything but `format`.
         #[derive(Deserialize)]
         struct Format {
