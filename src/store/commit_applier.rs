@@ -90,7 +90,7 @@ impl<'a> CommitApplier<'a> {
         for (id, slot) in &self.slots {
             let same = |a: &EventRow, b: &EventRow| {
                 let look_same = a.content == b.content
-                    && (a.kind, &a.master, a.whole) == (b.kind, &b.master, b.whole);
+                    && (a.kind, &a.master, a.full) == (b.kind, &b.master, b.full);
                 let follows = b.is_bare()
                     && b.master.as_ref().is_some_and(|m| self.changed.contains(&m.hash()));
                 (look_same && !follows) || event::same_json(&show(&old, a), &show(&new, b))
@@ -187,7 +187,7 @@ impl<'a> CommitApplier<'a> {
                 let slot = self.load(id)?;
                 if let Some(row) = slot.new.as_mut().filter(|r| r.is_bare()) {
                     row.content = render::show(row, master.as_ref());
-                    row.whole = true;
+                    row.full = true;
                 }
             }
         }

@@ -41,7 +41,7 @@ struct Inner {
     jobs: Option<mpsc::Sender<WriteJob>>,
     thread: Option<JoinHandle<()>>,
     shared: Arc<StoreShared>,
-    linger: Duration,
+    max_defer: Duration,
 }
 
 impl Drop for Inner {
@@ -84,7 +84,7 @@ impl Store {
             space: DiskSpace::new(options.min_free_bytes, move || disk_space::free(&path)),
             last_seq: opened.last_seq,
             group: 0,
-            lingering: Vec::new(),
+            deferred: Vec::new(),
             watermark: (opened.last_seq, None),
             reserve_held: false,
             reserve: (options.min_free_bytes > 0).then(|| SpaceReserve::of(&options.path)),
@@ -111,7 +111,7 @@ impl Store {
             jobs: Some(jobs),
             thread: Some(thread),
             shared,
-            linger: options.max_defer.min(Duration::from_secs(30)),
+            max_defer: options.max_defer.min(Duration::from_secs(30)),
         };
         Ok((Self { inner: Arc::new(inner) }, opened.opening))
     }
@@ -168,15 +168,15 @@ impl Store {
         if self.inner.shared.is_full() {
             return self.commit(commit).await.map(drop);
         }
-        let lingering = Some(self.inner.shared.defer(commit.window));
+        let deferred = Some(self.inner.shared.defer(commit.window));
         let (reply, _) = oneshot::channel();
-        let job = WriteJob::Commit { commit: Box::new(commit), deferred: lingering, reply };
+        let job = WriteJob::Commit { commit: Box::new(commit), deferred, reply };
         self.inner.shared.env.block_on_external(self.send(job)).await
     }
 
     /// The longest time a submitted commit may stay deferred: call [`Store::flush`] this often.
     pub fn max_defer(&self) -> Duration {
-        self.inner.linger
+        self.inner.max_defer
     }
 
     /// Registers all wanted windows at once; returns the stored state of each, in the same order.

@@ -68,7 +68,7 @@ pub(super) struct CommitGroup {
     pub(super) changed: BTreeSet<WindowId>,
     pub(super) replies: Vec<JobAnswer>,
     /// The deferred commits of the group; dropped after the group was answered.
-    pub(super) lingering: Vec<DeferredCommit>,
+    pub(super) deferred: Vec<DeferredCommit>,
 }
 
 impl CommitGroup {

@@ -26,7 +26,7 @@ pub(super) const WINDOW: u8 = b'w';
 pub(super) const DROPPING: u8 = b'o';
 pub(super) const COUNTERS: u8 = b'k';
 pub(super) const POSITION: u8 = b'l';
-pub(super) const TODO: u8 = b'd';
+pub(super) const PENDING: u8 = b'd';
 pub(super) const EVENT: u8 = b'e';
 pub(super) const TIME: u8 = b't';
 pub(super) const LONG: u8 = b'u';
@@ -110,33 +110,33 @@ pub(super) fn position_segment(key: &[u8]) -> Option<SegmentIndex> {
 }
 
 /// A pending entry.
-pub(super) fn todo(window: WindowId, segment: SegmentIndex, todo: PendingKey) -> Vec<u8> {
-    let (kind, hashes) = match todo {
-        PendingKey::Series(master) => (TODO_SERIES, master.0.to_vec()),
-        PendingKey::Waiting(master, id) => (TODO_WAITING, [master.0, id.0].concat()),
-        PendingKey::Removal(id) => (TODO_REMOVAL, id.0.to_vec()),
+pub(super) fn pending(window: WindowId, segment: SegmentIndex, entry: PendingKey) -> Vec<u8> {
+    let (kind, hashes) = match entry {
+        PendingKey::Series(master) => (PENDING_SERIES, master.0.to_vec()),
+        PendingKey::Waiting(master, id) => (PENDING_WAITING, [master.0, id.0].concat()),
+        PendingKey::Removal(id) => (PENDING_REMOVAL, id.0.to_vec()),
     };
-    of_window(TODO, window, &[&[segment, kind], &hashes])
+    of_window(PENDING, window, &[&[segment, kind], &hashes])
 }
 
-const TODO_SERIES: u8 = 0;
-const TODO_WAITING: u8 = 1;
-const TODO_REMOVAL: u8 = 2;
+const PENDING_SERIES: u8 = 0;
+const PENDING_WAITING: u8 = 1;
+const PENDING_REMOVAL: u8 = 2;
 
 /// The pending entry of a key; `None` for the key of a chunk.
-pub(super) fn todo_of(key: &[u8]) -> Option<PendingKey> {
+pub(super) fn pending_of(key: &[u8]) -> Option<PendingKey> {
     let first = EventHash(array(key, 7)?);
     match (*key.get(6)?, key.len()) {
-        (TODO_SERIES, 23) => Some(PendingKey::Series(first)),
-        (TODO_REMOVAL, 23) => Some(PendingKey::Removal(first)),
-        (TODO_WAITING, 39) => Some(PendingKey::Waiting(first, EventHash(array(key, 23)?))),
+        (PENDING_SERIES, 23) => Some(PendingKey::Series(first)),
+        (PENDING_REMOVAL, 23) => Some(PendingKey::Removal(first)),
+        (PENDING_WAITING, 39) => Some(PendingKey::Waiting(first, EventHash(array(key, 23)?))),
         _ => None,
     }
 }
 
 /// All pending entries of a segment.
-pub(super) fn todos(window: WindowId, segment: SegmentIndex) -> Vec<u8> {
-    of_window(TODO, window, &[&[segment]])
+pub(super) fn all_pending(window: WindowId, segment: SegmentIndex) -> Vec<u8> {
+    of_window(PENDING, window, &[&[segment]])
 }
 
 /// An event's row.
@@ -243,7 +243,7 @@ pub(super) fn age(seq: Seq) -> Vec<u8> {
 
 /// The prefixes of what is left of a window once its shown events have been removed.
 pub(super) fn leftovers(window: WindowId) -> [Vec<u8>; 7] {
-    [POSITION, TODO, SEEN, SERIES, TIME, LONG, EVENT].map(|kind| of_window(kind, window, &[]))
+    [POSITION, PENDING, SEEN, SERIES, TIME, LONG, EVENT].map(|kind| of_window(kind, window, &[]))
 }
 
 #[cfg(test)]
@@ -283,8 +283,8 @@ mod tests {
         ) {
             let w = WindowId(w);
             for key in [PendingKey::Series(a), PendingKey::Waiting(a, b), PendingKey::Removal(a)] {
-                prop_assert_eq!(todo_of(&todo(w, s, key)), Some(key));
-                prop_assert_eq!(todo_of(&chunk(&todo(w, s, key), n)), None);
+                prop_assert_eq!(pending_of(&pending(w, s, key)), Some(key));
+                prop_assert_eq!(pending_of(&chunk(&pending(w, s, key), n)), None);
             }
             prop_assert_eq!(event_of(&event(w, a)), Some(a));
             prop_assert_eq!(event_of(&chunk(&event(w, a), n)), None);

@@ -53,13 +53,13 @@ impl Store {
     }
 
     /// The pending entries of a segment.
-    pub async fn todo(
+    pub async fn pending(
         &self,
         window: WindowId,
         segment: SegmentIndex,
     ) -> Result<Vec<PendingEntry>, StoreError> {
         self.wait_for_deferred(window).await?;
-        self.read_tree(move |tree| tree.todos(window, segment)).await
+        self.read_tree(move |tree| tree.pending(window, segment)).await
     }
 
     /// What the store knows of each id, in the same order.

@@ -26,16 +26,16 @@ const REMOVAL: usize = 1000;
 /// Roughly how many bytes a commit loads and writes.
 pub(super) fn weight(commit: &Commit) -> usize {
     let upserts: usize = commit.upserts.iter().map(of_item).sum();
-    let todo: usize = commit.pending.iter().map(of_todo).sum();
-    upserts + todo + commit.removals.len() * REMOVAL + REMOVAL
+    let pending: usize = commit.pending.iter().map(of_pending).sum();
+    upserts + pending + commit.removals.len() * REMOVAL + REMOVAL
 }
 
 fn of_item(item: &Item) -> usize {
     item.content.len() + BESIDE
 }
 
-fn of_todo(todo: &PendingEntry) -> usize {
-    match todo {
+fn of_pending(entry: &PendingEntry) -> usize {
+    match entry {
         PendingEntry::Waiting { item, .. } => of_item(item),
         _ => BESIDE,
     }
@@ -88,11 +88,11 @@ fn cut_at(tree: &Tree, mut commit: Commit, most: usize) -> Result<Vec<Commit>, T
         let deleted: BTreeSet<PendingKey> = commit.finished_pending.iter().copied().collect();
         let (last, early) = std::mem::take(&mut commit.pending)
             .into_iter()
-            .partition(|todo| deleted.contains(&todo.key()));
+            .partition(|entry| deleted.contains(&entry.key()));
         commit.pending = last;
         let early: Vec<PendingEntry> = early;
-        for todo in early {
-            parts.with_room_for(of_todo(&todo)).pending.push(todo);
+        for entry in early {
+            parts.with_room_for(of_pending(&entry)).pending.push(entry);
         }
     }
     parts.done.push(commit);

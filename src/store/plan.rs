@@ -46,8 +46,8 @@ pub(super) fn plan(
         batch.put(keys::LAST_SEQ.to_vec(), record::number(seq));
     }
     unretire(commit, &record, batch);
-    todo(tree, commit, batch)?;
-    seen(tree, commit, batch)?;
+    write_pending(tree, commit, batch)?;
+    write_seen(tree, commit, batch)?;
     if let Some(position) = &commit.position {
         let key = keys::position(commit.window, commit.segment);
         let value = record::position(position);
@@ -75,21 +75,21 @@ fn unretire(commit: &Commit, record: &WindowRecord, batch: &mut WriteBatch) {
     }
 }
 
-fn todo(tree: &Tree, commit: &Commit, batch: &mut WriteBatch) -> Result<(), TreeError> {
+fn write_pending(tree: &Tree, commit: &Commit, batch: &mut WriteBatch) -> Result<(), TreeError> {
     let (window, segment) = (commit.window, commit.segment);
     if commit.clear_pending {
-        tree.delete_all(&keys::todos(window, segment), batch)?;
+        tree.delete_all(&keys::all_pending(window, segment), batch)?;
     }
     for done in &commit.finished_pending {
-        let key = keys::todo(window, segment, *done);
+        let key = keys::pending(window, segment, *done);
         if let Some(old) = tree.large(&key)? {
             batch.delete_large(key, old.chunks);
         }
     }
     // Adding wins over deleting, so that no pending work is ever lost.
-    for todo in &commit.pending {
-        let key = keys::todo(window, segment, todo.key());
-        let value = pending::encode(todo);
+    for entry in &commit.pending {
+        let key = keys::pending(window, segment, entry.key());
+        let value = pending::encode(entry);
         match tree.large(&key)? {
             Some(old)
                 if old.value == value
@@ -101,7 +101,7 @@ fn todo(tree: &Tree, commit: &Commit, batch: &mut WriteBatch) -> Result<(), Tree
     Ok(())
 }
 
-fn seen(tree: &Tree, commit: &Commit, batch: &mut WriteBatch) -> Result<(), TreeError> {
+fn write_seen(tree: &Tree, commit: &Commit, batch: &mut WriteBatch) -> Result<(), TreeError> {
     let (window, segment) = (commit.window, commit.segment);
     if commit.clear_seen {
         tree.delete_all(&keys::seen_all(window, segment), batch)?;

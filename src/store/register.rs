@@ -135,7 +135,7 @@ fn reset(
     let count = SegmentIndex::try_from(record.edges.cut(record.segment_days).len()).unwrap_or(64);
     let stored = tree.positions(id)?.into_iter().map(|(segment, _)| segment);
     for segment in (0..count).chain(stored.filter(|segment| *segment >= count)) {
-        tree.delete_all(&keys::todos(id, segment), batch)?;
+        tree.delete_all(&keys::all_pending(id, segment), batch)?;
         tree.delete_all(&keys::seen_all(id, segment), batch)?;
         let key = keys::position(id, segment);
         if segment >= count && reason == ResyncReason::WindowMoved {

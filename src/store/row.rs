@@ -23,7 +23,7 @@ pub(super) struct EventRow {
     /// Microseconds.
     pub(super) end: i64,
     pub(super) all_day: bool,
-    pub(super) whole: bool,
+    pub(super) full: bool,
     /// The seq of its latest change; 0 for masters.
     pub(super) seq: Seq,
     /// The segments that hold it.
@@ -42,7 +42,7 @@ impl EventRow {
             start: micros(item.span.start),
             end: micros(item.span.end),
             all_day: item.all_day,
-            whole: item.full,
+            full: item.full,
             seq: 0,
             segments,
             content: item.content.clone(),
@@ -58,7 +58,7 @@ impl EventRow {
             etag: self.etag.clone(),
             span: self.span(),
             all_day: self.all_day,
-            full: self.whole,
+            full: self.full,
             content: self.content.clone(),
         }
     }
@@ -75,7 +75,7 @@ impl EventRow {
 
     /// Whether its master is needed to show it.
     pub(super) fn is_bare(&self) -> bool {
-        !self.whole && matches!(self.kind, EventKind::Occurrence | EventKind::Exception)
+        !self.full && matches!(self.kind, EventKind::Occurrence | EventKind::Exception)
     }
 
     /// The row as a sealed value.
@@ -86,7 +86,7 @@ impl EventRow {
             EventKind::Exception => 2,
             EventKind::Master => 3,
         };
-        let flags = u8::from(self.whole)
+        let flags = u8::from(self.full)
             | u8::from(self.all_day) << 1
             | u8::from(self.master.is_some()) << 2
             | u8::from(self.etag.is_some()) << 3;
@@ -134,7 +134,7 @@ impl EventRow {
                 start,
                 end,
                 all_day: flags & 2 != 0,
-                whole: flags & 1 != 0,
+                full: flags & 1 != 0,
                 seq,
                 segments,
                 content: value.slice(value.len() - input.0.len()..),
@@ -172,7 +172,7 @@ mod tests {
         let numbers = (any::<i64>(), any::<i64>(), any::<u64>(), any::<u64>());
         let content = prop::collection::vec(any::<u8>(), 0..300);
         (kind, texts, numbers, any::<bool>(), any::<bool>(), content).prop_map(
-            |(kind, (id, master, etag), (start, end, seq, segments), all_day, whole, content)| {
+            |(kind, (id, master, etag), (start, end, seq, segments), all_day, full, content)| {
                 EventRow {
                     id: EventId::new(id),
                     kind,
@@ -181,7 +181,7 @@ mod tests {
                     start,
                     end,
                     all_day,
-                    whole,
+                    full,
                     seq,
                     segments: SegmentSet::from_bits(segments),
                     content: content.into(),

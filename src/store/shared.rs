@@ -246,8 +246,8 @@ impl StoreShared {
 
     /// Records a deferred commit that is not durable yet, until the returned value is dropped.
     pub(super) fn defer(self: &Arc<Self>, window: WindowId) -> DeferredCommit {
-        let mut lingering = self.deferred.lock().unwrap_or_else(PoisonError::into_inner);
-        *lingering.entry(window).or_default() += 1;
+        let mut deferred = self.deferred.lock().unwrap_or_else(PoisonError::into_inner);
+        *deferred.entry(window).or_default() += 1;
         DeferredCommit { shared: self.clone(), window }
     }
 
@@ -258,8 +258,8 @@ impl StoreShared {
 
     /// Whether a window has a deferred commit that is not durable yet.
     pub(super) fn is_deferred(&self, window: WindowId) -> bool {
-        let lingering = self.deferred.lock().unwrap_or_else(PoisonError::into_inner);
-        lingering.contains_key(&window)
+        let deferred = self.deferred.lock().unwrap_or_else(PoisonError::into_inner);
+        deferred.contains_key(&window)
     }
 }
 
@@ -275,11 +275,11 @@ pub(super) struct DeferredCommit {
 
 impl Drop for DeferredCommit {
     fn drop(&mut self) {
-        let mut lingering = self.shared.deferred.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = lingering.get_mut(&self.window) {
+        let mut deferred = self.shared.deferred.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = deferred.get_mut(&self.window) {
             *count -= 1;
             if *count == 0 {
-                lingering.remove(&self.window);
+                deferred.remove(&self.window);
             }
         }
     }

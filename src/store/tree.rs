@@ -282,20 +282,20 @@ impl Tree {
     }
 
     /// The pending entries of a segment.
-    pub(super) fn todos(
+    pub(super) fn pending(
         &self,
         window: WindowId,
         segment: SegmentIndex,
     ) -> Result<Vec<PendingEntry>, TreeError> {
-        let mut todos = Vec::new();
-        for entry in self.db.scan_prefix(keys::todos(window, segment)) {
+        let mut entries = Vec::new();
+        for entry in self.db.scan_prefix(keys::all_pending(window, segment)) {
             let (key, value) = entry?;
             // Chunks are read with their value.
-            if let Some(todo) = keys::todo_of(&key) {
-                todos.push(pending::decode(todo, &self.joined(&key, value)?.value)?);
+            if let Some(entry) = keys::pending_of(&key) {
+                entries.push(pending::decode(entry, &self.joined(&key, value)?.value)?);
             }
         }
-        Ok(todos)
+        Ok(entries)
     }
 
     /// Every id in a segment's seen lists, sorted.

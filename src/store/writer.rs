@@ -63,7 +63,7 @@ pub(super) struct Writer<P> {
     pub(super) space: DiskSpace<P>,
     pub(super) last_seq: Seq,
     pub(super) group: u64,
-    pub(super) lingering: Vec<WriteJob>,
+    pub(super) deferred: Vec<WriteJob>,
     /// The seq of the watermark, and when this opening last wrote it.
     pub(super) watermark: (Seq, Option<Instant>),
     /// Disk space held for the next opening; `None` if no space is to be kept free.
@@ -89,14 +89,14 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                         closing = Some(reply);
                         break;
                     }
-                    WriteJob::Commit { deferred: Some(_), .. } => self.lingering.push(job),
+                    WriteJob::Commit { deferred: Some(_), .. } => self.deferred.push(job),
                     job => urgent.push(job),
                 }
-                let full = urgent.len() + self.lingering.len() >= MAX_BATCH_COMMITS
+                let full = urgent.len() + self.deferred.len() >= MAX_BATCH_COMMITS
                     || bytes >= MAX_BATCH_BYTES;
                 next = if full { None } else { self.jobs.try_recv().ok() };
             }
-            let waiting = self.lingering.len() >= MAX_BATCH_COMMITS || bytes >= MAX_BATCH_BYTES;
+            let waiting = self.deferred.len() >= MAX_BATCH_COMMITS || bytes >= MAX_BATCH_BYTES;
             if urgent.is_empty() && !waiting && closing.is_none() {
                 continue;
             }
@@ -116,7 +116,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
 
     /// Writes the deferred commits, then the urgent jobs, as one group.
     fn write(&mut self, urgent: Vec<WriteJob>) {
-        let mut jobs = std::mem::take(&mut self.lingering);
+        let mut jobs = std::mem::take(&mut self.deferred);
         jobs.extend(urgent);
         // Registrations come first at a start and may use the disk space that the opening freed.
         // The reserve is therefore allocated again with the first other job.
@@ -169,7 +169,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         for answer in group.replies {
             answer(failed.as_ref());
         }
-        drop(group.lingering);
+        drop(group.deferred);
     }
 
     /// Refuses jobs for lack of disk space; returns the jobs that can still be done.
@@ -222,8 +222,8 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
 
     fn job(&mut self, job: WriteJob, group: &mut CommitGroup) -> Result<(), TreeError> {
         match job {
-            WriteJob::Commit { commit, deferred: lingering, reply } => {
-                group.lingering.extend(lingering);
+            WriteJob::Commit { commit, deferred, reply } => {
+                group.deferred.extend(deferred);
                 let window = commit.window;
                 if group.windows.len() >= MAX_BATCH_COMMITS
                     || group.batch.bytes() >= MAX_BATCH_BYTES

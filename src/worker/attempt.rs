@@ -197,7 +197,9 @@ impl<'a> Attempt<'a> {
         let store = &self.context.services.store;
         let position = store.position(self.context.id, segment).await?;
         let pending = match &position {
-            Some(position) if position.has_pending => store.todo(self.context.id, segment).await?,
+            Some(position) if position.has_pending => {
+                store.pending(self.context.id, segment).await?
+            }
             _ => Vec::new(),
         };
         if position.as_ref().is_none_or(|p| p.phase.enumeration_reason().is_some()) {

@@ -28,7 +28,7 @@ async fn what_was_committed_is_there_after_a_restart() {
     assert_eq!((attached.id, attached.events, attached.rounds), (w, 3, 3));
     assert!(attached.resync.is_none());
     assert_eq!(store.position(w, 0).await.unwrap(), Some(settled("link-1")));
-    assert_eq!(store.todo(w, 0).await.unwrap().len(), 1);
+    assert_eq!(store.pending(w, 0).await.unwrap().len(), 1);
     assert_eq!(ids(&events(&store, w).await), ["o1", "o2", "a"]);
     let o1 = store.event(w, &id("o1")).await.unwrap().unwrap();
     assert_eq!(json(&o1)["subject"], "S");

@@ -103,7 +103,7 @@ async fn large_events_are_kept_whole() {
         store.commit(c).await.unwrap();
         assert_eq!(store.event(w, &id("big")).await.unwrap().unwrap(), big.content);
         assert_eq!(events(&store, w).await.len(), 2, "chunks are listed as events");
-        let todo = store.todo(w, 0).await.unwrap();
+        let todo = store.pending(w, 0).await.unwrap();
         assert_eq!(
             todo,
             [PendingEntry::Waiting { item: bare("big", &"y".repeat(size), 1), earlier: true }]
@@ -112,7 +112,7 @@ async fn large_events_are_kept_whole() {
         c.finished_pending = vec![todo[0].key()];
         c.seen = Some((0, (0..10_000).map(|n| hash(&n.to_string())).collect()));
         store.commit(c).await.unwrap();
-        assert!(store.todo(w, 0).await.unwrap().is_empty());
+        assert!(store.pending(w, 0).await.unwrap().is_empty());
         assert_eq!(store.unseen(w, 0, wanted("").edges).await.unwrap().len(), 2);
     }
     store.drop_window(w, at(1)).await.unwrap();

@@ -228,7 +228,7 @@ impl Attempt<'_> {
             if !position.is_some_and(|position| position.has_pending) {
                 continue;
             }
-            for entry in self.context.services.store.todo(self.context.id, other).await? {
+            for entry in self.context.services.store.pending(self.context.id, other).await? {
                 self.check_stopped()?;
                 if let PendingEntry::Series { master, .. } = entry {
                     retained.extend(self.rows(segment, &master).await?.iter().map(|row| row.id));

@@ -98,7 +98,7 @@ async fn repairs_end_before_the_next_commit() {
     let ended = attempt.add_pending_series(0, EventId::new("series")).await;
     assert!(matches!(ended, Err(AttemptError::Stopped)), "a series");
     assert_eq!(begun(&lab).await, [0], "written after the stop");
-    assert!(lab.services.store.todo(lab.id, 0).await.unwrap().is_empty());
+    assert!(lab.services.store.pending(lab.id, 0).await.unwrap().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

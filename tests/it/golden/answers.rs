@@ -93,7 +93,7 @@ async fn segments(store: &Store, window: WindowId) -> Value {
     let mut segments = Map::new();
     for segment in store.segments(window).await.unwrap() {
         let position = store.position(window, segment).await.unwrap().unwrap();
-        let todo = store.todo(window, segment).await.unwrap();
+        let todo = store.pending(window, segment).await.unwrap();
         let mut answer = position_answer(&position);
         answer["todo"] = todo.iter().map(todo_answer).collect();
         segments.insert(segment.to_string(), answer);
