@@ -6,6 +6,7 @@
 //! how far a response of a given size goes without building it.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as At;
 use std::sync::Arc;
 
 use super::error::{StoreError, TreeError};
@@ -161,48 +162,38 @@ pub(super) fn reach(
     bytes: usize,
 ) -> Result<(Seq, u64), StoreError> {
     let end = shared.durable_seq();
-    let mut reach = FeedReach { seq: after, lines: 0, bytes: 0, full: after >= end };
+    let (mut seq, mut lines, mut size, mut full) = (after, 0, 0, after >= end);
     let (mut names, mut masters) = (BTreeMap::new(), BTreeMap::new());
     let mut group = 0;
-    while !reach.full {
-        let measure = |tree: &Tree| -> Result<FeedReach, TreeError> {
-            let mut reach = reach.clone();
-            let range = keys::feed(reach.seq.saturating_add(1))..=keys::feed(end);
+    while !full {
+        let measure = |tree: &Tree| -> Result<(), TreeError> {
+            let range = keys::feed(seq.saturating_add(1))..=keys::feed(end);
             for (looked, item) in tree.db.range(range).enumerate() {
                 if looked == SLICE {
-                    return Ok(reach);
+                    return Ok(());
                 }
                 let (key, value) = item?;
                 let entry = FeedEntry::decode(&value)?;
                 if wanted.name(tree, &entry, &mut names)?.is_some() {
-                    if reach.lines >= limit || reach.bytes >= bytes {
-                        reach.full = true;
-                        return Ok(reach);
+                    if lines >= limit || size >= bytes {
+                        full = true;
+                        return Ok(());
                     }
-                    reach.lines += 1;
-                    reach.bytes += size(tree, &entry, &mut masters)?;
+                    lines += 1;
+                    size += event_size(tree, &entry, &mut masters)?;
                 }
-                reach.seq = keys::seq_of(&key).ok_or(TreeError::Damaged("change"))?;
+                seq = keys::seq_of(&key).ok_or(TreeError::Damaged("change"))?;
             }
-            (reach.seq, reach.full) = (end, true);
-            Ok(reach)
+            (seq, full) = (end, true);
+            Ok(())
         };
-        (reach, group) = shared.read_tree(measure)?;
+        ((), group) = shared.read_tree(measure)?;
     }
-    Ok((reach.seq, group))
-}
-
-/// How far an answer goes.
-#[derive(Clone)]
-struct FeedReach {
-    seq: Seq,
-    lines: usize,
-    bytes: usize,
-    full: bool,
+    Ok((seq, group))
 }
 
 /// Rough number of bytes of an entry's event. `masters` caches the sizes of series masters.
-fn size(
+fn event_size(
     tree: &Tree,
     entry: &FeedEntry,
     masters: &mut BTreeMap<(WindowId, EventHash), usize>,
@@ -216,12 +207,11 @@ fn size(
         return Ok(row.content.len());
     };
     let key = (entry.window, master.hash());
-    let inherited = match masters.get(&key) {
-        Some(size) => *size,
-        None => {
-            let size = tree.row(entry.window, key.1)?.map_or(0, |stored| stored.row.content.len());
-            masters.insert(key, size);
-            size
+    let inherited = match masters.entry(key) {
+        At::Occupied(size) => *size.get(),
+        At::Vacant(place) => {
+            let master = tree.row(entry.window, key.1)?;
+            *place.insert(master.map_or(0, |stored| stored.row.content.len()))
         }
     };
     Ok(row.content.len() + inherited)
