@@ -3,6 +3,7 @@
 //! The affected rows are loaded into slots and changed there. At the end each slot is compared
 //! once, by what a reader saw before and sees after. A row that looks the same gets no seq.
 
+use std::collections::btree_map::Entry as At;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
@@ -101,7 +102,6 @@ impl<'a> CommitApplier<'a> {
     }
 
     fn load(&mut self, id: EventHash) -> Result<&mut RowChange, TreeError> {
-        use std::collections::btree_map::Entry as At;
         match self.slots.entry(id) {
             At::Occupied(slot) => Ok(slot.into_mut()),
             At::Vacant(place) => {
@@ -219,12 +219,11 @@ impl<'a> CommitApplier<'a> {
             let row = match self.slots.get(&hash) {
                 Some(slot) if after => slot.new.clone(),
                 Some(slot) => slot.old().cloned(),
-                None => match stored.get(&hash) {
-                    Some(row) => row.clone(),
-                    None => {
-                        let row = self.tree.row(self.commit.window, hash)?.map(|s| s.row);
-                        stored.insert(hash, row.clone());
-                        row
+                None => match stored.entry(hash) {
+                    At::Occupied(row) => row.get().clone(),
+                    At::Vacant(place) => {
+                        let row = self.tree.row(self.commit.window, hash)?;
+                        place.insert(row.map(|s| s.row)).clone()
                     }
                 },
             };
@@ -238,14 +237,11 @@ impl<'a> CommitApplier<'a> {
                 if hash.is_some_and(|h| masters.contains_key(&h)) {
                     continue;
                 }
-                match hash.map(|h| find(h, after)).transpose()?.flatten().zip(hash) {
-                    Some((master, hash)) => {
-                        masters.insert(hash, master);
-                    }
-                    None if after && self.carried.contains(id) => {
-                        return Err(PlanError::Rejected(StoreError::MissingMaster(*id)));
-                    }
-                    None => {}
+                let master = hash.map(|h| find(h, after)).transpose()?.flatten();
+                if let Some((master, hash)) = master.zip(hash) {
+                    masters.insert(hash, master);
+                } else if after && self.carried.contains(id) {
+                    return Err(PlanError::Rejected(StoreError::MissingMaster(*id)));
                 }
             }
         }

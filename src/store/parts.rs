@@ -72,7 +72,8 @@ fn cut_at(tree: &Tree, mut commit: Commit, most: usize) -> Result<Vec<Commit>, T
             None => removals.entry(series.unwrap_or(removal.id)).or_default().push(removal),
         }
     }
-    let mut parts = Parts { like: empty_like(&commit), most, done: Vec::new(), size: 0 };
+    let empty = Commit::new(commit.window, commit.segment, commit.at);
+    let mut parts = Parts { empty, most, done: Vec::new(), size: 0 };
     for unit in units.into_values() {
         let size: usize = unit.upserts.iter().map(of_item).sum();
         let part = parts.with_room_for(size + unit.removals.len() * REMOVAL);
@@ -86,11 +87,9 @@ fn cut_at(tree: &Tree, mut commit: Commit, most: usize) -> Result<Vec<Commit>, T
     // also added there.
     if !commit.clear_pending {
         let deleted: BTreeSet<PendingKey> = commit.finished_pending.iter().copied().collect();
-        let (last, early) = std::mem::take(&mut commit.pending)
-            .into_iter()
-            .partition(|entry| deleted.contains(&entry.key()));
-        commit.pending = last;
-        let early: Vec<PendingEntry> = early;
+        let deleted = |entry: &mut PendingEntry| deleted.contains(&entry.key());
+        let last = commit.pending.extract_if(.., deleted).collect();
+        let early = std::mem::replace(&mut commit.pending, last);
         for entry in early {
             parts.with_room_for(of_pending(&entry)).pending.push(entry);
         }
@@ -100,7 +99,8 @@ fn cut_at(tree: &Tree, mut commit: Commit, most: usize) -> Result<Vec<Commit>, T
 }
 
 struct Parts {
-    like: Commit,
+    /// A commit of the same segment that changes nothing.
+    empty: Commit,
     most: usize,
     done: Vec<Commit>,
     /// Bytes of the part that is being filled.
@@ -111,18 +111,13 @@ impl Parts {
     /// The part with room for `size` more bytes.
     fn with_room_for(&mut self, size: usize) -> &mut Commit {
         if self.done.is_empty() || self.size + size > self.most {
-            self.done.push(self.like.clone());
+            self.done.push(self.empty.clone());
             self.size = 0;
         }
         self.size += size;
         let last = self.done.len() - 1;
         &mut self.done[last]
     }
-}
-
-/// A commit of the same segment that changes nothing.
-fn empty_like(commit: &Commit) -> Commit {
-    Commit::new(commit.window, commit.segment, commit.at)
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ pub(super) fn plan(
         tree,
         window: commit.window,
         name: record.name.clone(),
-        at: record::micros(commit.at),
+        at: commit.at.as_microsecond(),
         seq: last_seq,
         outcome: CommitOutcome::default(),
     };

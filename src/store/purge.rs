@@ -79,10 +79,8 @@ pub(super) fn drop_slice(
                 batch.delete(key?.to_vec());
                 taken += 1;
             }
-            Ok((
-                last_seq,
-                Some(PurgeProgress::DeleteLeftovers(if taken == SLICE { kind } else { kind + 1 })),
-            ))
+            let next = if taken == SLICE { kind } else { kind + 1 };
+            Ok((last_seq, Some(PurgeProgress::DeleteLeftovers(next))))
         }
     }
 }

@@ -8,11 +8,12 @@ use std::collections::btree_map::Entry as At;
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 
 use super::change_writer::LONG_EVENT;
 use super::error::{StoreError, TreeError};
 use super::keys;
-use super::record::{instant, micros};
+use super::record::instant;
 use super::render::{self, MasterMembers};
 use super::row::EventRow;
 use super::shared::StoreShared;
@@ -110,9 +111,9 @@ impl ResultPage {
 /// Gathers a page; returns whether there is more after it.
 fn gather(tree: &Tree, query: &EventQuery) -> Result<(ResultPage, bool), TreeError> {
     let limit = query.limit.max(1);
-    let from = query.from.map_or(i64::MIN, micros);
-    let to = query.to.map_or(i64::MAX, micros);
-    let after = query.after.as_ref().map(|(start, id)| (micros(*start), id));
+    let from = query.from.map_or(i64::MIN, Timestamp::as_microsecond);
+    let to = query.to.map_or(i64::MAX, Timestamp::as_microsecond);
+    let after = query.after.as_ref().map(|(start, id)| (start.as_microsecond(), id));
     let resume = after.map_or(i64::MIN, |(start, _)| start);
     let mut gathered = ResultPage::default();
     // Long events that start before the look-back, then everything else.

@@ -84,12 +84,7 @@ pub(super) fn from_number(value: &[u8]) -> Result<u64, TreeError> {
     bytes.try_into().map(u64::from_be_bytes).map_err(|_| TreeError::Unknown("number"))
 }
 
-/// Microseconds since 1970, the store's form of an instant.
-pub(super) fn micros(at: Timestamp) -> i64 {
-    at.as_microsecond()
-}
-
-/// The instant of a value from [`micros`].
+/// The instant of a number of microseconds since 1970, the store's form of an instant.
 pub(super) fn instant(micros: i64) -> Timestamp {
     Timestamp::from_microsecond(micros).unwrap_or(if micros < 0 {
         Timestamp::MIN
@@ -231,12 +226,10 @@ pub(super) fn seen_parts(ids: &[EventHash]) -> impl Iterator<Item = Vec<u8>> {
 
 /// Reads a part that [`seen_parts`] wrote.
 pub(super) fn from_seen(value: &[u8]) -> Result<impl Iterator<Item = EventHash>, TreeError> {
-    let (ids, rest) = unseal(value, "seen list")?.as_chunks::<16>();
-    if rest.is_empty() {
-        Ok(ids.iter().copied().map(EventHash))
-    } else {
-        Err(TreeError::Unknown("seen list"))
-    }
+    let (ids, []) = unseal(value, "seen list")?.as_chunks::<16>() else {
+        return Err(TreeError::Unknown("seen list"));
+    };
+    Ok(ids.iter().copied().map(EventHash))
 }
 
 /// Appends a text, preceded by its length.

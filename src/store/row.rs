@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::error::TreeError;
-use super::record::{RecordReader, instant, micros, seal, text, unseal};
+use super::record::{RecordReader, instant, seal, text, unseal};
 use crate::mirror::change::Seq;
 use crate::mirror::page::{EventId, EventKind, Item, Span};
 use crate::mirror::segment_set::SegmentSet;
@@ -39,8 +39,8 @@ impl EventRow {
             kind: item.kind,
             master: item.master.clone(),
             etag: item.etag.clone(),
-            start: micros(item.span.start),
-            end: micros(item.span.end),
+            start: item.span.start.as_microsecond(),
+            end: item.span.end.as_microsecond(),
             all_day: item.all_day,
             full: item.full,
             seq: 0,

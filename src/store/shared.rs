@@ -87,11 +87,7 @@ impl StoreShared {
     /// Publishes a durable group and its last seq. The seq is published first: a caller whose
     /// answer waited for the group finds all of it in the feed.
     pub(super) fn publish(&self, group: u64, seq: Seq) {
-        self.durable.send_if_modified(|durable| {
-            let news = *durable != seq;
-            *durable = seq;
-            news
-        });
+        self.durable.send_if_modified(|durable| std::mem::replace(durable, seq) != seq);
         self.durable_group.send_replace(group);
     }
 
@@ -119,9 +115,7 @@ impl StoreShared {
     pub(super) fn end(&self, why: StoreError) {
         self.over.send_if_modified(|over| {
             let first = over.is_none();
-            if first {
-                *over = Some(why);
-            }
+            over.get_or_insert(why);
             first
         });
     }
@@ -181,10 +175,8 @@ impl StoreShared {
     /// Resolves when the store can no longer be used.
     pub(super) async fn wait_ended(&self) -> StoreError {
         let mut over = self.over.subscribe();
-        match over.wait_for(Option::is_some).await {
-            Ok(why) => why.clone().unwrap_or(StoreError::Closed),
-            Err(_) => StoreError::Closed,
-        }
+        let ended = over.wait_for(Option::is_some).await;
+        ended.ok().and_then(|why| why.clone()).unwrap_or(StoreError::Closed)
     }
 
     /// Ends the store after a fault. If the bytes on disk are wrong, also marks the store as

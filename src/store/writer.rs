@@ -254,7 +254,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             }
             WriteJob::Drop { window, at, step, reply } => {
                 self.apply(group)?;
-                let (tree, at, last) = (&self.tree, record::micros(at), self.last_seq);
+                let (tree, at, last) = (&self.tree, at.as_microsecond(), self.last_seq);
                 let slice = purge::drop_slice(tree, window, at, step, last, &mut group.batch);
                 if let Ok((seq, _)) = slice {
                     self.shared.metrics.changes.add("removed", seq - self.last_seq);
@@ -268,8 +268,8 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             }
             WriteJob::Trim { before, reply } => {
                 self.apply(group)?;
-                let now = record::micros(self.shared.env.now());
-                let before = record::micros(before);
+                let now = self.shared.env.now().as_microsecond();
+                let before = before.as_microsecond();
                 let slice = purge::trim_slice(&self.tree, before, now, &mut group.batch);
                 if let Ok((_, Some(floor), _)) = slice {
                     self.shared.raise_min_seq(floor);
