@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::disk_space::{self, DiskSpace, Footprint};
 use super::error::{FeedError, OpenError, OpenFault, StoreError, TreeError};
-use super::job::WriteJob;
+use super::job::{WindowEdit, WriteJob};
 use super::purge::PurgeProgress;
 use super::reserve::SpaceReserve;
 use super::shared::StoreShared;
@@ -23,6 +23,7 @@ use crate::metrics::StoreMetrics;
 use crate::mirror::change::Seq;
 use crate::mirror::commit::{Commit, CommitOutcome};
 use crate::mirror::position::WindowId;
+use crate::mirror::status::ResyncReason;
 use crate::mirror::window::Edges;
 
 /// Jobs that may be queued for the writer. Sending another one waits.
@@ -219,7 +220,9 @@ impl Store {
         edges: Edges,
         at: Timestamp,
     ) -> Result<(), StoreError> {
-        self.ask(|reply| WriteJob::MoveEdges { window, edges, at, reply }).await
+        let reason = ResyncReason::WindowMoved;
+        let edit: WindowEdit = Box::new(move |w| (w.edges, w.edges_at) = (edges, at));
+        self.ask(|reply| WriteJob::Reset { window, edit, reason, at, reply }).await
     }
 
     /// Cuts a window into segments of at most `days` days ([`Edges::cut`]), because Graph does not
@@ -234,7 +237,9 @@ impl Store {
         days: i64,
         at: Timestamp,
     ) -> Result<(), StoreError> {
-        self.ask(|reply| WriteJob::Cut { window, days, at, reply }).await
+        let reason = ResyncReason::SegmentTooLong;
+        let edit: WindowEdit = Box::new(move |w| w.segment_days = days);
+        self.ask(|reply| WriteJob::Reset { window, edit, reason, at, reply }).await
     }
 
     /// Drops a window in slices: writes a `window_dropped` removal for every event to the feed,

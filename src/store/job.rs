@@ -10,11 +10,12 @@ use super::batch::WriteBatch;
 use super::error::{PlanError, StoreError, TreeError};
 use super::parts;
 use super::purge::PurgeProgress;
+use super::record::WindowRecord;
 use super::shared::DeferredCommit;
 use super::{RegisteredWindow, WindowRegistration};
 use crate::mirror::commit::{Commit, CommitOutcome};
 use crate::mirror::position::WindowId;
-use crate::mirror::window::Edges;
+use crate::mirror::status::ResyncReason;
 
 /// Rough bytes written for registering a window, one slice of dropping or trimming, and a reset.
 const WINDOW: usize = 600;
@@ -23,6 +24,9 @@ const RESET: usize = 64 << 10;
 
 /// Answers the caller of a job.
 pub(super) type JobReply<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// A change of a window's record.
+pub(super) type WindowEdit = Box<dyn FnOnce(&mut WindowRecord) + Send>;
 
 /// A request to the writer.
 pub(super) enum WriteJob {
@@ -35,10 +39,14 @@ pub(super) enum WriteJob {
         at: Timestamp,
         reply: JobReply<Vec<RegisteredWindow>>,
     },
-    /// Move a window's edges.
-    MoveEdges { window: WindowId, edges: Edges, at: Timestamp, reply: JobReply<()> },
-    /// Cut a window into shorter segments.
-    Cut { window: WindowId, days: i64, at: Timestamp, reply: JobReply<()> },
+    /// Edit a window's record and reset its segments for this reason.
+    Reset {
+        window: WindowId,
+        edit: WindowEdit,
+        reason: ResyncReason,
+        at: Timestamp,
+        reply: JobReply<()>,
+    },
     /// One slice of dropping a window; the reply is the next step.
     Drop {
         window: WindowId,
@@ -102,7 +110,7 @@ pub(super) fn estimated_bytes(job: &WriteJob) -> usize {
     match job {
         WriteJob::Commit { commit, .. } => parts::weight(commit),
         WriteJob::Register { wanted, leaving, .. } => (wanted.len() + leaving.len()) * WINDOW,
-        WriteJob::MoveEdges { .. } | WriteJob::Cut { .. } => RESET,
+        WriteJob::Reset { .. } => RESET,
         WriteJob::Drop { .. } | WriteJob::Trim { .. } => SLICE,
         WriteJob::Flush { .. } | WriteJob::Close { .. } => 0,
     }
@@ -114,9 +122,7 @@ pub(super) fn refuse(job: WriteJob, why: &StoreError) {
     match job {
         WriteJob::Commit { reply, .. } => drop(reply.send(Err(why))),
         WriteJob::Register { reply, .. } => drop(reply.send(Err(why))),
-        WriteJob::MoveEdges { reply, .. }
-        | WriteJob::Cut { reply, .. }
-        | WriteJob::Flush { reply } => drop(reply.send(Err(why))),
+        WriteJob::Reset { reply, .. } | WriteJob::Flush { reply } => drop(reply.send(Err(why))),
         WriteJob::Drop { reply, .. } => drop(reply.send(Err(why))),
         WriteJob::Trim { reply, .. } => drop(reply.send(Err(why))),
         WriteJob::Close { reply } => drop(reply.send(())),

@@ -115,7 +115,6 @@ fn gather(tree: &Tree, query: &EventQuery) -> Result<(ResultPage, bool), TreeErr
     let to = query.to.map_or(i64::MAX, Timestamp::as_microsecond);
     let after = query.after.as_ref().map(|(start, id)| (start.as_microsecond(), id));
     let resume = after.map_or(i64::MIN, |(start, _)| start);
-    let mut gathered = ResultPage::default();
     // Long events that start before the look-back, then everything else.
     let near = from.saturating_sub(LONG_EVENT);
     let mut ranges: Vec<(RangeInclusive<i64>, bool)> = Vec::new();
@@ -123,8 +122,8 @@ fn gather(tree: &Tree, query: &EventQuery) -> Result<(ResultPage, bool), TreeErr
         ranges.push((resume..=near - 1, true));
     }
     ranges.push((near.max(resume)..=to, false));
-    let mut page =
-        ResultPageBuilder { tree, query, after, limit, tie: Vec::new(), gathered: &mut gathered };
+    let gathered = ResultPage::default();
+    let mut page = ResultPageBuilder { tree, query, after, limit, tie: Vec::new(), gathered };
     for (starts, long) in ranges {
         if starts.is_empty() {
             continue;
@@ -144,12 +143,12 @@ fn gather(tree: &Tree, query: &EventQuery) -> Result<(ResultPage, bool), TreeErr
             }
             let overlaps = end > from || (start == end && start >= from);
             if overlaps && page.push(start, id)? {
-                return Ok((gathered, true));
+                return Ok((page.gathered, true));
             }
         }
     }
     let more = page.flush_ties()?;
-    Ok((gathered, more))
+    Ok((page.gathered, more))
 }
 
 /// A page being filled. Events with the same start are sorted by id before they are added.
@@ -159,7 +158,7 @@ struct ResultPageBuilder<'a> {
     after: Option<(i64, &'a EventId)>,
     limit: usize,
     tie: Vec<(i64, EventHash)>,
-    gathered: &'a mut ResultPage,
+    gathered: ResultPage,
 }
 
 impl ResultPageBuilder<'_> {
@@ -193,10 +192,7 @@ impl ResultPageBuilder<'_> {
             if full || self.gathered.rows.len() == self.limit {
                 return Ok(true);
             }
-            let row = match row {
-                Some(row) => row,
-                None => self.row(hash)?,
-            };
+            let row = row.map_or_else(|| self.row(hash), Ok)?;
             self.gathered.add(self.tree, self.query.window, row)?;
         }
         Ok(false)

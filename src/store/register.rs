@@ -110,10 +110,10 @@ pub(super) fn settled_before(counters: &Counters, positions: &[(SegmentIndex, Po
 pub(super) fn change(
     tree: &Tree,
     id: WindowId,
+    edit: impl FnOnce(&mut WindowRecord),
     reason: ResyncReason,
     at: Timestamp,
     batch: &mut WriteBatch,
-    edit: impl FnOnce(&mut WindowRecord),
 ) -> Result<(), PlanError> {
     let mut record = tree.live_window(id)?;
     edit(&mut record);

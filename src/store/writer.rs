@@ -28,12 +28,12 @@ use tokio::time::Instant;
 use super::batch::WriteBatch;
 use super::disk_space::DiskSpace;
 use super::error::{PlanError, StoreError, TreeError};
-use super::job::{CommitGroup, JobReply, WriteJob, estimated_bytes, refuse};
+use super::job::{CommitGroup, WriteJob, estimated_bytes, refuse};
 use super::keys;
 use super::parts;
 use super::plan;
 use super::purge;
-use super::record::{self, FeedChecksum};
+use super::record::FeedChecksum;
 use super::reserve::SpaceReserve;
 use super::shared::StoreShared;
 use super::tree::Tree;
@@ -242,15 +242,14 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 }
                 group.queue_reply(reply, attached)
             }
-            WriteJob::MoveEdges { window, edges, at, reply } => {
-                self.reset(group, window, ResyncReason::WindowMoved, at, reply, |record| {
-                    (record.edges, record.edges_at) = (edges, at);
-                })
-            }
-            WriteJob::Cut { window, days, at, reply } => {
-                self.reset(group, window, ResyncReason::SegmentTooLong, at, reply, |record| {
-                    record.segment_days = days;
-                })
+            WriteJob::Reset { window, edit, reason, at, reply } => {
+                self.apply(group)?;
+                let done = register::change(&self.tree, window, edit, reason, at, &mut group.batch);
+                if done.is_ok() {
+                    self.count(CommitOutcome::default(), Some(reason));
+                }
+                group.queue_reply(reply, done)?;
+                self.apply(group)
             }
             WriteJob::Drop { window, at, step, reply } => {
                 self.apply(group)?;
@@ -364,25 +363,6 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             self.apply(group)?;
         }
         Ok(all)
-    }
-
-    /// Changes a window and resets its segments, in a batch of its own.
-    fn reset(
-        &mut self,
-        group: &mut CommitGroup,
-        window: WindowId,
-        reason: ResyncReason,
-        at: Timestamp,
-        reply: JobReply<()>,
-        edit: impl FnOnce(&mut record::WindowRecord),
-    ) -> Result<(), TreeError> {
-        self.apply(group)?;
-        let done = register::change(&self.tree, window, reason, at, &mut group.batch, edit);
-        if done.is_ok() {
-            self.count(CommitOutcome::default(), Some(reason));
-        }
-        group.queue_reply(reply, done)?;
-        self.apply(group)
     }
 
     fn apply(&mut self, group: &mut CommitGroup) -> Result<(), TreeError> {
