@@ -55,7 +55,6 @@ impl ChangeWriter<'_> {
     ) -> Result<(), TreeError> {
         let was = slot.old().filter(|r| r.is_shown());
         let is = slot.new.as_ref().filter(|r| r.is_shown());
-        let mut new = slot.new.clone();
         let seq = match (was, is) {
             (Some(was), None) => {
                 self.write_tombstone(id, was, slot.reason);
@@ -78,9 +77,7 @@ impl ChangeWriter<'_> {
             }
             (None, None) => 0,
         };
-        if let Some(new) = &mut new {
-            new.seq = seq;
-        }
+        let new = slot.new.clone().map(|row| EventRow { seq, ..row });
         self.write(id, slot.old.as_ref(), new.as_ref());
         Ok(())
     }

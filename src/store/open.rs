@@ -19,7 +19,7 @@ use super::keys;
 use super::record;
 use super::reserve::SpaceReserve;
 use super::tree::Tree;
-use super::watermark::{FORMAT, Watermark, WatermarkFile};
+use super::watermark::{FORMAT, Watermark};
 use super::{OpenReport, StoreOptions, audit, directory};
 use crate::env::Env;
 use crate::mirror::change::Seq;
@@ -63,16 +63,7 @@ fn attempt(options: &StoreOptions, env: &Env) -> Result<OpenedTree, OpenFault> {
     // Held until this opening has ended: no other process may open the store before a failed
     // opening has restored its files.
     let _opening = directory::lock(path)?;
-    let found = Watermark::read(path)?;
-    let mark = match found {
-        WatermarkFile::Newer(found) => return Err(OpenFault::NewerFormat { found, known: FORMAT }),
-        WatermarkFile::Mark(mark) => Some(mark),
-        WatermarkFile::Nothing => None,
-        WatermarkFile::Unreadable => {
-            tracing::warn!("watermark is unreadable, opening the store without it");
-            None
-        }
-    };
+    let mark = Watermark::read(path)?;
     directory::probe(path, &dir)?;
     if directory::is_locked(&dir)? {
         return Err(OpenFault::Locked);

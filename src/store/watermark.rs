@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::error::TreeError;
+use super::error::{OpenFault, TreeError};
 use super::{directory, record};
 use crate::mirror::change::Seq;
 
@@ -26,31 +26,18 @@ pub(super) struct Watermark {
     pub(super) incarnation: u64,
 }
 
-/// The content of the file.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum WatermarkFile {
-    /// There is no file.
-    Nothing,
-    /// The file cannot be read and protects nothing.
-    Unreadable,
-    /// A newer program wrote the file.
-    Newer(u32),
-    /// A readable watermark.
-    Mark(Watermark),
-}
-
 fn path(dir: &Path) -> PathBuf {
     dir.join("watermark")
 }
 
 impl Watermark {
-    /// Reads the file of a store's directory.
+    /// Reads the file of a store's directory. A missing or unreadable file protects nothing.
     ///
     /// # Errors
-    /// If the operating system refuses; a missing or garbled file is no error.
-    pub(super) fn read(dir: &Path) -> io::Result<WatermarkFile> {
+    /// [`OpenFault::NewerFormat`], and errors of the operating system.
+    pub(super) fn read(dir: &Path) -> Result<Option<Self>, OpenFault> {
         let file = directory::existing(directory::file_options().read(true).open(path(dir)))?;
-        let Some(mut file) = file else { return Ok(WatermarkFile::Nothing) };
+        let Some(mut file) = file else { return Ok(None) };
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         // Newer formats may change everything but `format`.
@@ -58,13 +45,19 @@ impl Watermark {
         struct Format {
             format: u32,
         }
-        match record::from_json::<Format>(&bytes, "watermark") {
-            Ok(f) if f.format > FORMAT => return Ok(WatermarkFile::Newer(f.format)),
-            Err(TreeError::Newer(_, format)) => return Ok(WatermarkFile::Newer(format.into())),
-            _ => {}
+        let found = match record::from_json(&bytes, "watermark") {
+            Ok(Format { format }) => format,
+            Err(TreeError::Newer(_, layout)) => layout.into(),
+            Err(_) => 0,
+        };
+        if found > FORMAT {
+            return Err(OpenFault::NewerFormat { found, known: FORMAT });
         }
-        Ok(record::from_json(&bytes, "watermark")
-            .map_or(WatermarkFile::Unreadable, WatermarkFile::Mark))
+        let mark = record::from_json(&bytes, "watermark").ok();
+        if mark.is_none() {
+            tracing::warn!("watermark is unreadable, opening the store without it");
+        }
+        Ok(mark)
     }
 
     /// Replaces the file, durably.
@@ -89,13 +82,14 @@ mod tests {
     #[test]
     fn what_was_written_is_read() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(Watermark::read(dir.path()).unwrap(), WatermarkFile::Nothing);
+        assert_eq!(Watermark::read(dir.path()).unwrap(), None);
         let mark = Watermark { format: FORMAT, seq: 42, incarnation: u64::MAX };
         mark.write(dir.path()).unwrap();
-        assert_eq!(Watermark::read(dir.path()).unwrap(), WatermarkFile::Mark(mark));
+        assert_eq!(Watermark::read(dir.path()).unwrap(), Some(mark));
         Watermark { format: FORMAT + 1, ..mark }.write(dir.path()).unwrap();
-        assert_eq!(Watermark::read(dir.path()).unwrap(), WatermarkFile::Newer(FORMAT + 1));
+        let newer = Watermark::read(dir.path());
+        assert!(matches!(newer, Err(OpenFault::NewerFormat { found: 2, known: FORMAT })));
         fs::write(path(dir.path()), b"garbage").unwrap();
-        assert_eq!(Watermark::read(dir.path()).unwrap(), WatermarkFile::Unreadable);
+        assert_eq!(Watermark::read(dir.path()).unwrap(), None);
     }
 }
