@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Method, Uri, header};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -67,21 +68,6 @@ pub(super) struct AccessPolicy {
     metrics: Arc<AccessMetrics>,
 }
 
-/// Why a request is refused.
-#[derive(Debug)]
-enum AccessDenied {
-    /// Refused at once.
-    With(Problem),
-    /// The token matches none of the configured ones.
-    WrongToken,
-}
-
-impl From<Problem> for AccessDenied {
-    fn from(problem: Problem) -> Self {
-        Self::With(problem)
-    }
-}
-
 impl AccessPolicy {
     pub(super) fn new(
         settings: ApiSettings,
@@ -91,47 +77,42 @@ impl AccessPolicy {
         Self { settings, listen, waiting: Semaphore::new(MAX_DELAYED), metrics }
     }
 
-    fn admit(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), AccessDenied> {
+    /// Whether the token is right.
+    ///
+    /// # Errors
+    /// Why the request is refused whatever its token, or although the token may read.
+    fn admit(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<bool, Problem> {
         let host = host(uri, headers).ok_or_else(Problem::bad_host)?;
         if !self.names_this_listener(name_of(host).ok_or_else(Problem::bad_host)?) {
-            return Err(Problem::wrong_host().into());
+            return Err(Problem::wrong_host());
         }
         let reads = matches!(*method, Method::GET | Method::HEAD);
         let own_page = header_text(headers, header::ORIGIN)
             .is_none_or(|origin| origin.split_once("://").is_some_and(|(_, at)| at == host));
         if !reads && !own_page {
-            return Err(Problem::foreign_origin().into());
+            return Err(Problem::foreign_origin());
         }
         // `open_loopback` is honoured only while the listener is on loopback.
         if self.settings.open_loopback && self.listen.ip().is_loopback() {
-            return Ok(());
+            return Ok(true);
         }
         let token = credential(headers).ok_or_else(Problem::unauthorized)?;
         let admits = |secret: &Option<TokenHash>| secret.as_ref().is_some_and(|s| s.admits(&token));
         match (admits(&self.settings.token), admits(&self.settings.read_token)) {
-            (true, _) => Ok(()),
-            (false, true) if reads => Ok(()),
-            (false, true) => Err(Problem::read_only_token().into()),
-            (false, false) => Err(AccessDenied::WrongToken),
+            (false, true) if !reads => Err(Problem::read_only_token()),
+            (all, read) => Ok(all || read),
         }
     }
 
-    /// The response to a refused request, after its delay.
-    async fn refuse(&self, refused: AccessDenied) -> Problem {
-        match refused {
-            AccessDenied::With(problem) => problem,
-            AccessDenied::WrongToken => match self.waiting.try_acquire() {
-                Ok(_place) => {
-                    self.metrics.refused.add("wrong_token", 1);
-                    tokio::time::sleep(WRONG_TOKEN_DELAY).await;
-                    Problem::unauthorized()
-                }
-                Err(_) => {
-                    self.metrics.refused.add("too_many_attempts", 1);
-                    Problem::too_many_attempts()
-                }
-            },
-        }
+    /// The response to a wrong token, after its delay.
+    async fn refuse_token(&self) -> Problem {
+        let Ok(_place) = self.waiting.try_acquire() else {
+            self.metrics.refused.add("too_many_attempts", 1);
+            return Problem::too_many_attempts();
+        };
+        self.metrics.refused.add("wrong_token", 1);
+        tokio::time::sleep(WRONG_TOKEN_DELAY).await;
+        Problem::unauthorized()
     }
 
     /// Whether the name of a `Host` belongs to this listener: a loopback name or address, a
@@ -155,9 +136,9 @@ pub(super) async fn check(
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    match door.admit(request.method(), request.uri(), request.headers()) {
-        Ok(()) => Ok(next.run(request).await),
-        Err(refused) => Err(door.refuse(refused).await),
+    match door.admit(request.method(), request.uri(), request.headers())? {
+        true => Ok(next.run(request).await),
+        false => Err(door.refuse_token().await),
     }
 }
 
@@ -166,14 +147,8 @@ pub(super) async fn check(
 /// `Host`.
 fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
     let mut hosts = headers.get_all(header::HOST).iter();
-    let host = match (hosts.next(), hosts.next()) {
-        (Some(host), None) => host.to_str().ok()?,
-        _ => return None,
-    };
-    match uri.authority() {
-        Some(authority) => Some(authority.as_str()),
-        None => Some(host),
-    }
+    let host = hosts.next().filter(|_| hosts.next().is_none())?.to_str().ok()?;
+    Some(uri.authority().map_or(host, Authority::as_str))
 }
 
 /// The name or address of `name[:port]`, an IPv6 address without its brackets. `None` for anything

@@ -19,9 +19,9 @@ fn admit(door: &AccessPolicy, method: Method, headers: &[(HeaderName, &str)]) ->
     let headers =
         headers.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect();
     match door.admit(&method, &Uri::from_static("/v1/status"), &headers) {
-        Ok(()) => 200,
-        Err(AccessDenied::With(problem)) => problem.into_response().status().as_u16(),
-        Err(AccessDenied::WrongToken) => 401,
+        Ok(true) => 200,
+        Ok(false) => 401,
+        Err(problem) => problem.into_response().status().as_u16(),
     }
 }
 
@@ -126,11 +126,9 @@ fn the_host_is_one_and_that_of_the_absolute_form_comes_first() {
         let name = |host: &&'static str| (header::HOST, host.parse().unwrap());
         let headers: HeaderMap = hosts.iter().map(name).collect();
         match door.admit(&Method::GET, &Uri::from_static(uri), &headers) {
-            Ok(()) => 200,
-            Err(AccessDenied::With(problem)) => {
-                axum::response::IntoResponse::into_response(problem).status().as_u16()
-            }
-            Err(AccessDenied::WrongToken) => 401,
+            Ok(true) => 200,
+            Ok(false) => 401,
+            Err(problem) => axum::response::IntoResponse::into_response(problem).status().as_u16(),
         }
     };
     for (uri, hosts, expected) in [
@@ -156,7 +154,7 @@ async fn wrong_tokens_are_answered_late_and_only_some_wait() {
         .map(|_| {
             let door = door.clone();
             tokio::spawn(async move {
-                let answer = door.refuse(AccessDenied::WrongToken).await.into_response();
+                let answer = door.refuse_token().await.into_response();
                 (answer.status().as_u16(), begun.elapsed())
             })
         })
@@ -175,7 +173,7 @@ async fn wrong_tokens_are_answered_late_and_only_some_wait() {
     // A request without a token is no guess, so it is not delayed.
     assert_eq!(admit(&door, Method::GET, &[(header::HOST, "localhost")]), 401);
     // The permits are free again.
-    assert_eq!(door.refuse(AccessDenied::WrongToken).await.into_response().status(), 401);
+    assert_eq!(door.refuse_token().await.into_response().status(), 401);
 }
 
 #[test]
