@@ -82,24 +82,24 @@ impl AccessPolicy {
     /// # Errors
     /// Why the request is refused whatever its token, or although the token may read.
     fn admit(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<bool, Problem> {
-        let host = host(uri, headers).ok_or_else(Problem::bad_host)?;
-        if !self.names_this_listener(name_of(host).ok_or_else(Problem::bad_host)?) {
-            return Err(Problem::wrong_host());
+        let host = host(uri, headers).ok_or(Problem::BadHost)?;
+        if !self.names_this_listener(name_of(host).ok_or(Problem::BadHost)?) {
+            return Err(Problem::WrongHost);
         }
         let reads = matches!(*method, Method::GET | Method::HEAD);
         let own_page = header_text(headers, header::ORIGIN)
             .is_none_or(|origin| origin.split_once("://").is_some_and(|(_, at)| at == host));
         if !reads && !own_page {
-            return Err(Problem::foreign_origin());
+            return Err(Problem::ForeignOrigin);
         }
         // `open_loopback` is honoured only while the listener is on loopback.
         if self.settings.open_loopback && self.listen.ip().is_loopback() {
             return Ok(true);
         }
-        let token = credential(headers).ok_or_else(Problem::unauthorized)?;
+        let token = credential(headers).ok_or(Problem::Unauthorized)?;
         let admits = |secret: &Option<TokenHash>| secret.as_ref().is_some_and(|s| s.admits(&token));
         match (admits(&self.settings.token), admits(&self.settings.read_token)) {
-            (false, true) if !reads => Err(Problem::read_only_token()),
+            (false, true) if !reads => Err(Problem::ReadOnlyToken),
             (all, read) => Ok(all || read),
         }
     }
@@ -108,11 +108,11 @@ impl AccessPolicy {
     async fn refuse_token(&self) -> Problem {
         let Ok(_place) = self.waiting.try_acquire() else {
             self.metrics.refused.add("too_many_attempts", 1);
-            return Problem::too_many_attempts();
+            return Problem::TooManyAttempts;
         };
         self.metrics.refused.add("wrong_token", 1);
         tokio::time::sleep(WRONG_TOKEN_DELAY).await;
-        Problem::unauthorized()
+        Problem::Unauthorized
     }
 
     /// Whether the name of a `Host` belongs to this listener: a loopback name or address, a

@@ -187,7 +187,7 @@ impl FeedReader {
                 }
             }
         };
-        let made = timeout(TURN_TIMEOUT, work.slice(reading)).await.map_err(|_| Problem::busy())?;
+        let made = timeout(TURN_TIMEOUT, work.slice(reading)).await.map_err(|_| Problem::Busy)?;
         let (bytes, (reader, batch)) = made?;
         Ok((bytes, reader, batch?))
     }

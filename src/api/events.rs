@@ -78,7 +78,7 @@ pub(super) async fn one(ask: WindowRequest) -> Result<Response, Problem> {
     let name = ask.name.clone();
     let reading = async move {
         let Some(event) = access.store.event(window, &id).await? else {
-            return Err(Problem::unknown_event(&name));
+            return Err(Problem::UnknownEvent { window: name });
         };
         let event = shown(event, access.settings.mask_private);
         let tag = ETag::of_bytes(&event);

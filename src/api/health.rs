@@ -18,7 +18,7 @@ pub(super) async fn healthz(
 ) -> Result<Json<Value>, Problem> {
     Parameters::parse(query.as_deref(), &[])?;
     if access.stopping.is_cancelled() {
-        return Err(Problem::stopping());
+        return Err(Problem::Stopping);
     }
     Ok(Json(json!({ "status": "ok" })))
 }
@@ -31,7 +31,7 @@ pub(super) async fn readyz(
 ) -> Result<Json<Value>, Problem> {
     let settled = Parameters::parse(query.as_deref(), &["settled"])?.flag("settled")?;
     if access.stopping.is_cancelled() {
-        return Err(Problem::stopping());
+        return Err(Problem::Stopping);
     }
     if let Some(error) = access.store.failed().now_or_never() {
         return Err(error.into());
@@ -41,7 +41,7 @@ pub(super) async fn readyz(
         let waiting = windows.iter().filter(|w| !w.state.is_trouble() && !w.settled_once).count();
         if waiting > 0 {
             let detail = format!("{waiting} of {} windows have not settled yet", windows.len());
-            return Err(Problem::not_ready(detail));
+            return Err(Problem::NotReady(detail));
         }
     }
     Ok(Json(json!({ "status": "ready" })))

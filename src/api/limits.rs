@@ -111,7 +111,7 @@ impl RequestLimits {
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, Problem> {
         let turn =
-            timeout(TURN_TIMEOUT, permits(&self.turns, 1)).await.map_err(|_| Problem::busy())?;
+            timeout(TURN_TIMEOUT, permits(&self.turns, 1)).await.map_err(|_| Problem::Busy)?;
         self.run_in_turn(&Arc::new(turn), work).await
     }
 
@@ -129,14 +129,14 @@ impl RequestLimits {
         match timeout(MAX_TURN, self.env.block_on_external(thread)).await {
             Ok(Ok(done)) => Ok(done),
             // The panic hook has logged it.
-            Ok(Err(_)) => Err(Problem::internal()),
+            Ok(Err(_)) => Err(Problem::Internal),
             Err(_) => {
                 tracing::error!(
                     limit_s = MAX_TURN.as_secs(),
                     turns_left = self.turns.available_permits(),
                     "request abandoned, its thread is still computing"
                 );
-                Err(Problem::too_slow())
+                Err(Problem::TooSlow)
             }
         }
     }
@@ -155,7 +155,7 @@ impl RequestLimits {
         task.spawn(self.clone().make(make));
         match task.join_next().await {
             Some(Ok(made)) => made,
-            _ => Err(Problem::internal()),
+            _ => Err(Problem::Internal),
         }
     }
 
@@ -166,7 +166,7 @@ impl RequestLimits {
         // Reserve the bytes before computing.
         let mut permit = permits(&self.bytes, SLICE_BYTES).await;
         let turn =
-            timeout(TURN_TIMEOUT, permits(&self.turns, 1)).await.map_err(|_| Problem::busy())?;
+            timeout(TURN_TIMEOUT, permits(&self.turns, 1)).await.map_err(|_| Problem::Busy)?;
         let turn = Arc::new(turn);
         let (bytes, with) = self.run_in_turn(&turn, make).await?;
         let bytes = shrink(bytes);
@@ -191,7 +191,7 @@ impl RequestLimits {
         source: impl SliceProducer,
         stopping: CancellationToken,
     ) -> Result<Body, Problem> {
-        let first = timeout(TURN_TIMEOUT, self.next(source)).await.map_err(|_| Problem::busy())?;
+        let first = timeout(TURN_TIMEOUT, self.next(source)).await.map_err(|_| Problem::Busy)?;
         let (first, source) = first?;
         Ok(self.body_after(first, source, stopping))
     }
@@ -218,7 +218,7 @@ impl RequestLimits {
             Some(match made {
                 Ok((bytes, source)) => (Ok(bytes), Some(BodyProducer { work, source, cut })),
                 Err(problem) => {
-                    tracing::debug!(reason = problem.detail(), "response cut off");
+                    tracing::debug!(reason = problem.to_string(), "response cut off");
                     (Err(AnswerCutOff), None)
                 }
             })
@@ -267,7 +267,7 @@ impl RequestLimits {
             drop(place);
             Ok((Bytes::from_owner(BudgetedBytes { bytes, _permit: permit }), with))
         };
-        timeout(TURN_TIMEOUT + MAX_TURN, making).await.map_err(|_| Problem::busy())?
+        timeout(TURN_TIMEOUT + MAX_TURN, making).await.map_err(|_| Problem::Busy)?
     }
 
     /// Takes all turns, as computations that never end would.

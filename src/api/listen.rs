@@ -343,7 +343,7 @@ async fn serve_limited<L: Listener>(
     let mut refused = JoinSet::new();
     let refusing = Router::new().fallback(async || {
         let headers = [(header::CONNECTION, "close"), (header::RETRY_AFTER, "5")];
-        (headers, Problem::too_many_connections())
+        (headers, Problem::TooManyConnections)
     });
     let (_refusing, refusing) = watch::channel(refusing);
     loop {
@@ -383,7 +383,7 @@ where
         let router = router.borrow().clone();
         async move {
             let mut response = if head_bytes(&request) > MAX_HEAD_BYTES {
-                ([(header::CONNECTION, "close")], Problem::head_too_long()).into_response()
+                ([(header::CONNECTION, "close")], Problem::HeadTooLong).into_response()
             } else {
                 router.oneshot(request).await?
             };

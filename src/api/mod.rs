@@ -191,9 +191,9 @@ pub fn router(access: AppState) -> Router {
         .route("/v1/changes", get(changes::read))
         .route("/v1/reload", post(reload::reload))
         .merge(web::routes())
-        .fallback(|uri: Uri| async move { Problem::not_found(uri.path()) })
+        .fallback(|uri: Uri| async move { Problem::NotFound(uri.path().to_owned()) })
         .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
-            Problem::method_not_allowed(&method, uri.path())
+            Problem::MethodNotAllowed { method, path: uri.path().to_owned() }
         })
         .layer(middleware::map_response(coding::pace))
         // Server-sent events are excluded: a compressor would delay them.

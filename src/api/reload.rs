@@ -18,5 +18,5 @@ pub(super) async fn reload(
 ) -> Result<Json<ReloadSummary>, Problem> {
     let parameters = Parameters::parse(query.as_deref(), &["accept_drops"])?;
     let accept_drops = parameters.flag("accept_drops")?;
-    access.reloads.ask(accept_drops).await.map(Json).map_err(Problem::not_reloaded)
+    access.reloads.ask(accept_drops).await.map(Json).map_err(Problem::from)
 }

@@ -79,7 +79,7 @@ pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
 /// `GET /`.
 async fn index(headers: HeaderMap, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     Parameters::parse(query.as_deref(), &[])?;
-    serve(INDEX, &headers).ok_or_else(|| Problem::not_found("/"))
+    serve(INDEX, &headers).ok_or_else(|| Problem::NotFound("/".to_owned()))
 }
 
 /// `GET /page/{file}`.
@@ -90,7 +90,7 @@ async fn file(
 ) -> Result<Response, Problem> {
     let Path(name) = path?;
     Parameters::parse(query.as_deref(), &[])?;
-    serve(&name, &headers).ok_or_else(|| Problem::not_found(&format!("/page/{name}")))
+    serve(&name, &headers).ok_or_else(|| Problem::NotFound(format!("/page/{name}")))
 }
 
 /// `GET /page/zone/{name}`: the IANA name of a Windows time zone, which browsers do not know;
