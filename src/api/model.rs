@@ -73,201 +73,134 @@ impl<'de, T: StrEnum> Deserialize<'de> for StrJson<T> {
     }
 }
 
-/// A window: see [`WindowStatus`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "documented at WindowStatus")]
-pub struct WindowJson {
-    pub name: String,
-    pub account: String,
-    pub mailbox: String,
-    pub calendar: String,
-    pub start: Timestamp,
-    pub end: Timestamp,
-    pub state: StrJson<WindowState>,
-    pub events: u64,
-    pub segments: Vec<SegmentJson>,
-    pub last_round: Option<RoundJson>,
-    pub last_success: Option<Timestamp>,
-    pub stale_s: Option<f64>,
-    pub next_due: Option<Timestamp>,
-    #[serde(default)]
-    pub held_until: Option<Timestamp>,
-    pub failures: u32,
-    pub resyncs: u64,
-    pub last_resync: Option<ResyncStatusJson>,
-    pub last_error: Option<ErrorJson>,
-    #[serde(default)]
-    pub audit: AuditStatusJson,
-    #[serde(default)]
-    pub unreadable: u32,
-    #[serde(default)]
-    pub settled_once: bool,
-    #[serde(default)]
-    pub interval_s: f64,
-}
-
-/// A segment: see [`SegmentStatus`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "documented at SegmentStatus")]
-pub struct SegmentJson {
-    pub start: Timestamp,
-    pub end: Timestamp,
-    pub mode: StrJson<SegmentMode>,
-    #[serde(default)]
-    pub interval_s: f64,
-}
-
-/// A finished round: see [`LastRound`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "documented at LastRound")]
-pub struct RoundJson {
-    pub number: u64,
-    pub at: Timestamp,
-    pub took_ms: u64,
-    pub requests: u32,
-    pub pages: u32,
-    pub created: u32,
-    pub updated: u32,
-    pub removed: u32,
-}
-
-/// A resync: see [`LastResync`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "documented at LastResync")]
-pub struct ResyncStatusJson {
-    pub at: Timestamp,
-    pub reason: StrJson<ResyncReason>,
-}
-
-/// A failure: see [`LastError`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "documented at LastError")]
-pub struct ErrorJson {
-    pub at: Timestamp,
-    pub kind: StrJson<ErrorKind>,
-    pub status: Option<u16>,
-    pub code: Option<String>,
-    pub message: String,
-    pub request_id: Option<String>,
-    pub retry_at: Option<Timestamp>,
-}
-
-/// Drift audits: see [`AuditStatus`].
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "documented at AuditStatus")]
-pub struct AuditStatusJson {
-    pub at: Option<Timestamp>,
-    pub differences: u64,
-    pub next_due: Option<Timestamp>,
-}
-
-/// A recorded round: see [`PastRound`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "documented at PastRound")]
-pub struct PastRoundJson {
-    #[serde(flatten)]
-    pub round: RoundJson,
-    pub outcome: StrJson<RoundOutcome>,
-    pub resync: Option<StrJson<ResyncReason>>,
-}
-
-/// The recorded rounds of a window: see [`PastRounds`].
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "documented at PastRounds")]
-pub struct PastRoundsJson {
-    pub value: Vec<PastRoundJson>,
-    pub quiet: u64,
-}
-
 impl<T> From<T> for StrJson<T> {
     fn from(value: T) -> Self {
         Self(value)
     }
 }
 
-/// Converts between two structs in both directions, member by member. A member that only one of
-/// them has is a compile error.
-macro_rules! twins {
-    ($model:ident, $word:ident {
-        same: [$($same:ident),*],
-        into: [$($into:ident),*],
-        optional: [$($optional:ident),*],
-        listed: [$($listed:ident),*]$(,)?
-    }) => {
-        twins!(@ $word, $model, [$($same),*], [$($into),*], [$($optional),*], [$($listed),*]);
-        twins!(@ $model, $word, [$($same),*], [$($into),*], [$($optional),*], [$($listed),*]);
-    };
-    (@ $from:ident, $to:ident, [$($same:ident),*], [$($into:ident),*], [$($optional:ident),*],
-        [$($listed:ident),*]) => {
-        impl From<$from> for $to {
-            fn from(value: $from) -> Self {
-                let $from { $($same,)* $($into,)* $($optional,)* $($listed,)* } = value;
-                Self {
-                    $($same,)*
-                    $($into: $into.into(),)*
-                    $($optional: $optional.map(Into::into),)*
-                    $($listed: $listed.into_iter().map(Into::into).collect(),)*
-                }
+/// Defines the JSON forms of structs of `mirror`, and converts each in both directions, member by
+/// member. A member that only one of the two structs has is a compile error.
+macro_rules! json_forms {
+    ($(
+        $(#[$meta:meta])*
+        $form:ident of $original:ident {
+            $($(#[$attribute:meta])* $member:ident: $kind:ty $(=> $how:ident)?,)*
+        }
+    )*) => {$(
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[expect(missing_docs, reason = "documented at the original")]
+        pub struct $form {
+            $($(#[$attribute])* pub $member: $kind,)*
+        }
+
+        impl From<$original> for $form {
+            fn from($original { $($member),* }: $original) -> Self {
+                Self { $($member: json_forms!(@convert $member $($how)?)),* }
             }
         }
-    };
+
+        impl From<$form> for $original {
+            fn from($form { $($member),* }: $form) -> Self {
+                Self { $($member: json_forms!(@convert $member $($how)?)),* }
+            }
+        }
+    )*};
+    (@convert $member:ident) => { $member.into() };
+    (@convert $member:ident optional) => { $member.map(Into::into) };
+    (@convert $member:ident listed) => { $member.into_iter().map(Into::into).collect() };
 }
 
-twins!(
-    WindowJson,
-    WindowStatus {
-        same: [
-            name,
-            account,
-            mailbox,
-            calendar,
-            start,
-            end,
-            events,
-            last_success,
-            stale_s,
-            next_due,
-            held_until,
-            failures,
-            resyncs,
-            unreadable,
-            settled_once,
-            interval_s
-        ],
-        into: [state, audit],
-        optional: [last_round, last_resync, last_error],
-        listed: [segments],
+json_forms! {
+    /// A window: see [`WindowStatus`].
+    WindowJson of WindowStatus {
+        name: String,
+        account: String,
+        mailbox: String,
+        calendar: String,
+        start: Timestamp,
+        end: Timestamp,
+        state: StrJson<WindowState>,
+        events: u64,
+        segments: Vec<SegmentJson> => listed,
+        last_round: Option<RoundJson> => optional,
+        last_success: Option<Timestamp>,
+        stale_s: Option<f64>,
+        next_due: Option<Timestamp>,
+        #[serde(default)]
+        held_until: Option<Timestamp>,
+        failures: u32,
+        resyncs: u64,
+        last_resync: Option<ResyncStatusJson> => optional,
+        last_error: Option<ErrorJson> => optional,
+        #[serde(default)]
+        audit: AuditStatusJson,
+        #[serde(default)]
+        unreadable: u32,
+        #[serde(default)]
+        settled_once: bool,
+        #[serde(default)]
+        interval_s: f64,
     }
-);
-twins!(
-    SegmentJson,
-    SegmentStatus { same: [start, end, interval_s], into: [mode], optional: [], listed: [] }
-);
-twins!(
-    RoundJson,
-    LastRound {
-        same: [number, at, took_ms, requests, pages, created, updated, removed],
-        into: [],
-        optional: [],
-        listed: [],
+
+    /// A segment: see [`SegmentStatus`].
+    SegmentJson of SegmentStatus {
+        start: Timestamp,
+        end: Timestamp,
+        mode: StrJson<SegmentMode>,
+        #[serde(default)]
+        interval_s: f64,
     }
-);
-twins!(ResyncStatusJson, LastResync { same: [at], into: [reason], optional: [], listed: [] });
-twins!(
-    ErrorJson,
-    LastError {
-        same: [at, status, code, message, request_id, retry_at],
-        into: [kind],
-        optional: [],
-        listed: [],
+
+    /// A finished round: see [`LastRound`].
+    RoundJson of LastRound {
+        number: u64,
+        at: Timestamp,
+        took_ms: u64,
+        requests: u32,
+        pages: u32,
+        created: u32,
+        updated: u32,
+        removed: u32,
     }
-);
-twins!(
-    AuditStatusJson,
-    AuditStatus { same: [at, differences, next_due], into: [], optional: [], listed: [] }
-);
-twins!(
-    PastRoundJson,
-    PastRound { same: [], into: [round, outcome], optional: [resync], listed: [] }
-);
-twins!(PastRoundsJson, PastRounds { same: [quiet], into: [], optional: [], listed: [value] });
+
+    /// A resync: see [`LastResync`].
+    ResyncStatusJson of LastResync {
+        at: Timestamp,
+        reason: StrJson<ResyncReason>,
+    }
+
+    /// A failure: see [`LastError`].
+    ErrorJson of LastError {
+        at: Timestamp,
+        kind: StrJson<ErrorKind>,
+        status: Option<u16>,
+        code: Option<String>,
+        message: String,
+        request_id: Option<String>,
+        retry_at: Option<Timestamp>,
+    }
+
+    /// Drift audits: see [`AuditStatus`].
+    #[derive(Default)]
+    AuditStatusJson of AuditStatus {
+        at: Option<Timestamp>,
+        differences: u64,
+        next_due: Option<Timestamp>,
+    }
+
+    /// A recorded round: see [`PastRound`].
+    PastRoundJson of PastRound {
+        #[serde(flatten)]
+        round: RoundJson,
+        outcome: StrJson<RoundOutcome>,
+        resync: Option<StrJson<ResyncReason>> => optional,
+    }
+
+    /// The recorded rounds of a window: see [`PastRounds`].
+    PastRoundsJson of PastRounds {
+        value: Vec<PastRoundJson> => listed,
+        quiet: u64,
+    }
+}
