@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderValue, header};
@@ -15,15 +15,16 @@ use axum::response::{IntoResponse, Response};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeGaugeValue, EncodeMetric as _, NoLabelSet,
+    DescriptorEncoder, EncodeGaugeValue, EncodeMetric as _, MetricEncoder,
 };
 use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::problem::Problem;
 use super::query::Parameters;
 use super::{AppState, BuildInfo};
-use crate::metrics::{CounterSet, LatencyHistogram, Metrics};
+use crate::metrics::Metrics;
 use crate::mirror::change::Seq;
 use crate::mirror::status::WindowState;
 use crate::platform::resources::{Resources, resources};
@@ -69,41 +70,32 @@ pub(super) async fn read(
 }
 
 /// Totals over the fleet.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct FleetSurvey {
     states: [u64; WindowState::ALL.len()],
     unhealthy: u64,
     unsettled: u64,
     events: u64,
     stale_max: f64,
-    stale_sum: f64,
-    stale_count: u64,
-    /// Windows per bucket of [`STALENESS_BOUNDS`], and beyond the last one.
-    stale: [u64; STALENESS_BOUNDS.len() + 1],
+    stale: Histogram,
 }
 
 impl FleetSurvey {
     fn of(windows: &[WindowSummary]) -> Self {
-        let mut survey = Self::default();
-        for window in windows {
-            for (count, state) in survey.states.iter_mut().zip(WindowState::ALL) {
-                *count += u64::from(state == window.state);
-            }
-            survey.unhealthy += u64::from(!window.healthy);
-            survey.unsettled += u64::from(!window.settled_once);
-            survey.events += window.events;
-            let Some(stale) = window.stale_s else { continue };
-            survey.stale_max = survey.stale_max.max(stale);
-            survey.stale_sum += stale;
-            survey.stale_count += 1;
-            survey.stale[STALENESS_BOUNDS.partition_point(|end| *end < stale)] += 1;
-        }
+        let count = |counts: &dyn Fn(&WindowSummary) -> bool| {
+            windows.iter().filter(|window| counts(window)).count() as u64
+        };
+        let stale = windows.iter().filter_map(|window| window.stale_s);
+        let survey = Self {
+            states: WindowState::ALL.map(|state| count(&|window| window.state == state)),
+            unhealthy: count(&|window| !window.healthy),
+            unsettled: count(&|window| !window.settled_once),
+            events: windows.iter().map(|window| window.events).sum(),
+            stale_max: stale.clone().fold(0.0, f64::max),
+            stale: Histogram::new(STALENESS_BOUNDS),
+        };
+        stale.for_each(|seconds| survey.stale.observe(seconds));
         survey
-    }
-
-    fn buckets(&self) -> Vec<(f64, u64)> {
-        let ends = STALENESS_BOUNDS.into_iter().chain(std::iter::once(f64::INFINITY));
-        ends.zip(self.stale).collect()
     }
 }
 
@@ -138,141 +130,132 @@ impl Scrape {
     fn windows(&self, page: &mut MetricsWriter<'_>) -> fmt::Result {
         let fleet = &self.fleet;
         let states = WindowState::ALL.map(WindowState::as_str).into_iter().zip(fleet.states);
-        page.gauges("calmirror_windows", "Windows by state", "state", states)?;
-        page.gauge(
+        page.family("calmirror_windows", "Windows by state", "state", states)?;
+        page.value(
             "calmirror_windows_unhealthy",
             "Windows in trouble, or without success for more than three intervals",
             fleet.unhealthy,
         )?;
-        page.gauge(
+        page.value(
             "calmirror_windows_unsettled",
             "Windows whose first enumeration has not finished",
             fleet.unsettled,
         )?;
-        page.gauge("calmirror_events", "Events visible to readers", fleet.events)?;
-        page.gauge(
+        page.value("calmirror_events", "Events visible to readers", fleet.events)?;
+        page.value(
             "calmirror_window_staleness_max_seconds",
             "Longest time since a window's last success; windows that never succeeded are not counted",
             fleet.stale_max,
         )?;
-        page.0
-            .encode_descriptor(
-                "calmirror_window_staleness_seconds",
-                "Windows by time since their last success, now (not cumulative: do not use rate)",
-                None,
-                MetricType::Histogram,
-            )?
-            .encode_histogram::<NoLabelSet>(
-                fleet.stale_sum,
-                fleet.stale_count,
-                &fleet.buckets(),
-                None,
-            )
+        page.histogram(
+            "calmirror_window_staleness_seconds",
+            "Windows by time since their last success, now (not cumulative: do not use rate)",
+            &fleet.stale,
+        )
     }
 
     fn rounds(&self, page: &mut MetricsWriter<'_>) -> fmt::Result {
         let metrics = &self.metrics.rounds;
-        page.counter_set(
+        page.family(
             "calmirror_rounds_total",
             "Rounds by outcome",
             "outcome",
-            &metrics.rounds,
+            metrics.rounds.counts(),
         )?;
-        page.seconds("calmirror_round_seconds", "Duration of rounds", &metrics.took)?;
-        page.seconds(
+        page.histogram("calmirror_round_seconds", "Duration of rounds", &metrics.took.0)?;
+        page.histogram(
             "calmirror_round_lateness_seconds",
             "Delay between a round's due time and its start",
-            &metrics.late,
+            &metrics.late.0,
         )?;
-        page.counter(
+        page.value(
             "calmirror_worker_restarts_total",
             "Workers restarted after a panic or a hang",
-            &metrics.restarts,
+            metrics.restarts.load(Ordering::Relaxed),
         )
     }
 
     fn graph(&self, page: &mut MetricsWriter<'_>) -> fmt::Result {
         let metrics = &self.metrics.graph;
-        page.counter_set(
+        page.family(
             "calmirror_graph_requests_total",
             "Requests to Graph by HTTP status of the response; none: no response",
             "status",
-            &metrics.requests,
+            metrics.requests.counts(),
         )?;
-        page.seconds(
+        page.histogram(
             "calmirror_graph_request_seconds",
             "Time from sending a request to Graph to the end of its response",
-            &metrics.took,
+            &metrics.took.0,
         )?;
-        page.seconds(
+        page.histogram(
             "calmirror_graph_wait_seconds",
             "Time a request waited for its mailbox's pause and the budgets before it was sent",
-            &metrics.waited,
+            &metrics.waited.0,
         )?;
-        page.gauge(
+        page.value(
             "calmirror_clock_skew_seconds",
             "Seconds the wall clock is ahead of Graph's; 0 before Graph's time is known",
             self.skew_s,
         )?;
-        page.gauge(
+        page.value(
             "calmirror_graph_requests_in_flight",
             "Requests to Graph awaiting a response",
             metrics.in_flight.value(),
         )?;
-        page.counter(
+        page.value(
             "calmirror_throttle_pauses_total",
             "Graph responses that paused a mailbox",
-            &metrics.pauses,
+            metrics.pauses.load(Ordering::Relaxed),
         )?;
         page.value(
             "calmirror_throttle_pause_seconds_total",
             "Total time for which mailboxes were paused",
-            MetricType::Counter,
-            seconds(metrics.paused_ms.load(Ordering::Relaxed)),
+            metrics.paused_ms.load(Ordering::Relaxed) as f64 / 1000.0,
         )
     }
 
     fn store(&self, page: &mut MetricsWriter<'_>) -> fmt::Result {
         let (metrics, readers) = (&self.metrics.store, &self.metrics.readers);
-        page.counter_set(
+        page.family(
             "calmirror_changes_total",
             "Changes in the feed",
             "change",
-            &metrics.changes,
+            metrics.changes.counts(),
         )?;
-        page.counter(
+        page.value(
             "calmirror_store_rows_written_total",
             "Rows of events and series masters written or deleted",
-            &metrics.rows,
+            metrics.rows.load(Ordering::Relaxed),
         )?;
-        page.gauge("calmirror_feed_last_seq", "Seq of the newest durable change", self.seq)?;
-        page.counter_set(
+        page.value("calmirror_feed_last_seq", "Seq of the newest durable change", self.seq)?;
+        page.family(
             "calmirror_resyncs_total",
             "Resyncs started, by reason",
             "reason",
-            &metrics.resyncs,
+            metrics.resyncs.counts(),
         )?;
-        page.seconds(
+        page.histogram(
             "calmirror_store_commit_seconds",
             "Time from handing a commit to the writer until it is durable",
-            &metrics.commits,
+            &metrics.commits.0,
         )?;
-        page.gauge("calmirror_store_queue_jobs", "Jobs waiting for the writer", self.queue as u64)?;
+        page.value("calmirror_store_queue_jobs", "Jobs waiting for the writer", self.queue as u64)?;
         if let Some(Footprint { bytes, free, damaged }) = self.footprint {
             let used = "Disk space used by the store's directory";
-            page.gauge("calmirror_store_size_bytes", used, bytes)?;
+            page.value("calmirror_store_size_bytes", used, bytes)?;
             let left = "Free space on the store's file system";
-            page.gauge("calmirror_store_free_bytes", left, free)?;
+            page.value("calmirror_store_free_bytes", left, free)?;
             let aside = "Damaged stores moved aside and still in the store's directory";
-            page.gauge("calmirror_store_damaged", aside, damaged)?;
+            page.value("calmirror_store_damaged", aside, damaged)?;
         }
         let counts = readers.counts();
-        page.gauges("calmirror_feed_readers", "Readers waiting for changes", "kind", counts)?;
-        page.counter_set(
+        page.family("calmirror_feed_readers", "Readers waiting for changes", "kind", counts)?;
+        page.family(
             "calmirror_api_refused_total",
             "Requests over TCP with a wrong token, by reason",
             "reason",
-            &self.metrics.access.refused,
+            self.metrics.access.refused.counts(),
         )
     }
 
@@ -281,18 +264,17 @@ impl Scrape {
         page.family(
             "calmirror_reloads_total",
             "Reloads of the configuration by outcome",
-            MetricType::Counter,
             "outcome",
             [("applied", applied), ("refused", refused), ("failed", failed)],
         )?;
         // Before the first reload, the configuration is the one read at the start.
         let last = self.reloaded.as_ref();
-        page.gauge(
+        page.value(
             "calmirror_reload_last_success",
             "Whether the last reload was applied; 1 before the first",
             u64::from(last.is_none_or(|last| last.outcome == ReloadOutcome::Applied)),
         )?;
-        page.gauge(
+        page.value(
             "calmirror_reload_last_timestamp_seconds",
             "When the last reload ended, or the daemon started, in seconds since 1970",
             last.map_or(self.about.started, |last| last.at).as_duration().as_secs_f64(),
@@ -302,45 +284,30 @@ impl Scrape {
     fn process(&self, page: &mut MetricsWriter<'_>) -> fmt::Result {
         let BuildInfo { version, commit, target, started, since: _ } = &*self.about;
         let labels = [("version", &**version), ("commit", &**commit), ("target", &**target)];
-        page.0
-            .encode_descriptor(
-                "calmirror_build_info",
-                "Build of the running daemon; always 1",
-                None,
-                MetricType::Gauge,
-            )?
+        page.begin("calmirror_build_info", "Build of the running daemon; always 1")?
             .encode_family(&labels)?
             .encode_gauge(&1_u64)?;
-        page.gauge(
+        page.value(
             "process_start_time_seconds",
             "When the daemon started, in seconds since 1970",
             started.as_duration().as_secs_f64(),
         )?;
         let Resources { resident, cpu_s, descriptors, most_descriptors } = self.resources;
-        page.value(
-            "process_cpu_seconds_total",
-            "User and system processor time",
-            MetricType::Counter,
-            cpu_s,
-        )?;
+        page.value("process_cpu_seconds_total", "User and system processor time", cpu_s)?;
         for (name, help, value) in [
             ("process_resident_memory_bytes", "Resident memory", resident),
             ("process_open_fds", "Open file descriptors", descriptors),
             ("process_max_fds", "Maximum number of open file descriptors", most_descriptors),
         ] {
             if let Some(value) = value {
-                page.gauge(name, help, value)?;
+                page.value(name, help, value)?;
             }
         }
         Ok(())
     }
 }
 
-fn seconds(ms: u64) -> f64 {
-    ms as f64 / 1000.0
-}
-
-/// Writes metrics in the older text format.
+/// Writes metrics in the older text format. Counters are the metrics named `_total`.
 ///
 /// The library writes OpenMetrics, which omits `_total` from the name of a counter family; the
 /// older text format, which every scraper reads, requires it. So counters are written like gauges,
@@ -348,61 +315,33 @@ fn seconds(ms: u64) -> f64 {
 struct MetricsWriter<'a>(DescriptorEncoder<'a>);
 
 impl MetricsWriter<'_> {
-    fn value(
-        &mut self,
-        name: &str,
-        help: &str,
-        kind: MetricType,
-        value: impl EncodeGaugeValue,
-    ) -> fmt::Result {
-        self.0.encode_descriptor(name, help, None, kind)?.encode_gauge(&value)
+    fn begin<'s>(&'s mut self, name: &'s str, help: &str) -> Result<MetricEncoder<'s>, fmt::Error> {
+        let counts = name.ends_with("_total");
+        let kind = if counts { MetricType::Counter } else { MetricType::Gauge };
+        self.0.encode_descriptor(name, help, None, kind)
     }
 
-    fn gauge(&mut self, name: &str, help: &str, value: impl EncodeGaugeValue) -> fmt::Result {
-        self.value(name, help, MetricType::Gauge, value)
+    /// A gauge or a counter.
+    fn value(&mut self, name: &str, help: &str, value: impl EncodeGaugeValue) -> fmt::Result {
+        self.begin(name, help)?.encode_gauge(&value)
     }
 
-    fn counter(&mut self, name: &str, help: &str, count: &AtomicU64) -> fmt::Result {
-        self.value(name, help, MetricType::Counter, count.load(Ordering::Relaxed))
-    }
-
-    fn counter_set(
-        &mut self,
-        name: &str,
-        help: &str,
-        label: &str,
-        tally: &CounterSet,
-    ) -> fmt::Result {
-        self.family(name, help, MetricType::Counter, label, tally.counts())
-    }
-
-    fn gauges(
-        &mut self,
-        name: &str,
-        help: &str,
-        label: &str,
-        values: impl IntoIterator<Item = (&'static str, u64)>,
-    ) -> fmt::Result {
-        self.family(name, help, MetricType::Gauge, label, values)
-    }
-
+    /// Gauges or counters, one for each value of a label.
     fn family(
         &mut self,
         name: &str,
         help: &str,
-        kind: MetricType,
         label: &str,
         values: impl IntoIterator<Item = (&'static str, u64)>,
     ) -> fmt::Result {
-        let mut metric = self.0.encode_descriptor(name, help, None, kind)?;
+        let mut metric = self.begin(name, help)?;
         for (word, value) in values {
             metric.encode_family(&[(label, word)])?.encode_gauge(&value)?;
         }
         Ok(())
     }
 
-    fn seconds(&mut self, name: &str, help: &str, seconds: &LatencyHistogram) -> fmt::Result {
-        let metric = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
-        seconds.0.encode(metric)
+    fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) -> fmt::Result {
+        histogram.encode(self.0.encode_descriptor(name, help, None, MetricType::Histogram)?)
     }
 }
