@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
@@ -140,22 +140,15 @@ impl BindError {
 #[derive(Debug)]
 pub struct UnixEndpoint {
     listener: Option<UnixListener>,
-    path: PathBuf,
+    owner: UnixOwner,
     /// Device and inode of the file.
     file: (u64, u64),
-    /// The file's group if none is configured.
-    group: u32,
 }
 
 impl UnixEndpoint {
-    /// The socket's path.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// A handle that can change the file's group while the socket is served.
     pub fn owner(&self) -> UnixOwner {
-        UnixOwner { path: self.path.clone(), group: self.group }
+        self.owner.clone()
     }
 }
 
@@ -163,6 +156,7 @@ impl UnixEndpoint {
 #[derive(Clone, Debug)]
 pub struct UnixOwner {
     path: PathBuf,
+    /// The file's group if none is configured.
     group: u32,
 }
 
@@ -178,23 +172,27 @@ impl UnixOwner {
     /// See [`BindError`]; the file is unchanged.
     pub fn set_group(&self, group: Option<&str>) -> Result<(), BindError> {
         let group = group.map(find_group).transpose()?.unwrap_or(self.group);
-        let change = || {
-            // chown may be forbidden, so it is called only if the group differs.
-            if fs::symlink_metadata(&self.path)?.gid() == group {
-                return Ok(());
-            }
-            std::os::unix::fs::chown(&self.path, None, Some(group))
-        };
-        change().map_err(|source| BindError::Socket { path: self.path.clone(), source })
+        change_group(&self.path, group)
+            .map_err(|source| BindError::Socket { path: self.path.clone(), source })
     }
+}
+
+/// Gives a file to `group`. A hardened unit forbids chown, so it is called only if the group
+/// differs.
+fn change_group(file: &Path, group: u32) -> io::Result<()> {
+    if fs::symlink_metadata(file)?.gid() == group {
+        return Ok(());
+    }
+    chown(file, None, Some(group))
 }
 
 impl Drop for UnixEndpoint {
     fn drop(&mut self) {
-        let ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|found| (found.dev(), found.ino()) == self.file);
-        if ours && let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(%error, path = %self.path.display(), "cannot remove the socket file");
+        let path = self.owner.path();
+        let ours =
+            fs::symlink_metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == self.file);
+        if ours && let Err(error) = fs::remove_file(path) {
+            tracing::warn!(%error, path = %path.display(), "cannot remove the socket file");
         }
     }
 }
@@ -231,15 +229,13 @@ pub fn bind_unix(path: &Path, group: Option<&str>) -> Result<UnixEndpoint, BindE
         }
         let listener = UnixListener::bind(&new)?;
         let own = fs::symlink_metadata(&new)?.gid();
-        // Only if the group differs: a hardened unit forbids chown.
-        if let Some(group) = group.filter(|group| *group != own) {
-            rustix::fs::chown(&new, None, Some(rustix::fs::Gid::from_raw(group)))?;
-        }
+        change_group(&new, group.unwrap_or(own))?;
         fs::set_permissions(&new, fs::Permissions::from_mode(MODE))?;
         let made = fs::symlink_metadata(&new)?;
         fs::rename(&new, path)?;
         let file = (made.dev(), made.ino());
-        Ok(UnixEndpoint { listener: Some(listener), path: path.to_owned(), file, group: own })
+        let owner = UnixOwner { path: path.to_owned(), group: own };
+        Ok(UnixEndpoint { listener: Some(listener), owner, file })
     };
     bind().map_err(|source| {
         // Best effort: the first error is the one to report.
@@ -302,21 +298,13 @@ pub async fn serve_unix(
     shutdown: impl Future<Output = ()>,
 ) {
     if let Some(listener) = door.listener.take() {
-        serve(listener, router, shutdown).await;
+        serve_limited(listener, router, shutdown, connection_limit()).await;
     }
 }
 
 /// Serves TCP until `shutdown`, as [`serve_unix`]; `router` should be a [`super::tcp_router`].
 pub async fn serve_tcp(
     listener: impl Listener,
-    router: watch::Receiver<Router>,
-    shutdown: impl Future<Output = ()>,
-) {
-    serve(listener, router, shutdown).await;
-}
-
-async fn serve<L: Listener>(
-    listener: L,
     router: watch::Receiver<Router>,
     shutdown: impl Future<Output = ()>,
 ) {
@@ -331,8 +319,8 @@ fn connection_limit() -> usize {
     MAX_CONNECTIONS.min(files / 8 * 3)
 }
 
-async fn serve_limited<L: Listener>(
-    mut listener: L,
+async fn serve_limited(
+    mut listener: impl Listener,
     router: watch::Receiver<Router>,
     shutdown: impl Future<Output = ()>,
     room: usize,
