@@ -9,9 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use axum::body::Body;
-use axum::http::{HeaderValue, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -88,8 +86,7 @@ pub(super) async fn busy(ask: WindowRequest) -> Result<Response, Problem> {
         Ok((serde_json::to_vec(&answer).unwrap_or_default(), ()))
     };
     let (answer, ()) = ask.access.limits.unsliced(computing).await?;
-    let kind = HeaderValue::from_static("application/json");
-    Ok(tag.attach_to(([(header::CONTENT_TYPE, kind)], Body::from(answer)).into_response()))
+    Ok(tag.json(answer))
 }
 
 /// Reads and places all events of a query.

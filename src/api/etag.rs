@@ -5,6 +5,7 @@
 //! staleness may differ; the cursor of the cached one remains valid. Tags hold for one run of the
 //! daemon.
 
+use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -46,6 +47,12 @@ impl ETag {
     /// 304: the reader's version is current.
     pub(super) fn not_modified(&self) -> Response {
         self.attach_to(StatusCode::NOT_MODIFIED.into_response())
+    }
+
+    /// A JSON response with this tag.
+    pub(super) fn json(&self, body: impl Into<Body>) -> Response {
+        let kind = [(header::CONTENT_TYPE, "application/json")];
+        self.attach_to((kind, body.into()).into_response())
     }
 
     /// Adds the tag to a response. Caches must revalidate it for each request.

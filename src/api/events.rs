@@ -8,9 +8,7 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
-use axum::http::{HeaderValue, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
@@ -19,7 +17,7 @@ use serde_json::json;
 use super::AppState;
 use super::etag::ETag;
 use super::extract::WindowRequest;
-use super::limits::{SLICE_BYTES, SliceProducer};
+use super::limits::{SLICE_BYTES, SliceProducer, end_list};
 use super::problem::Problem;
 use super::query::ANSWER_BYTES;
 use super::redact::shown;
@@ -56,17 +54,9 @@ pub(super) async fn list(ask: WindowRequest) -> Result<Response, Problem> {
     let access = ask.access.clone();
     let (work, stopping) = (access.limits.clone(), access.stopping.clone());
     let query = EventQuery { window, from, to, limit, bytes: SLICE_BYTES, after };
-    let page = EventPageWriter {
-        access,
-        query,
-        limit,
-        bytes: 0,
-        version,
-        cursor,
-        status,
-        step: EventPageStep::First,
-    };
-    Ok(tag.attach_to(json_response(work.body(page, stopping).await?)))
+    let step = EventPageStep::First;
+    let page = EventPageWriter { access, query, bytes: 0, version, cursor, status, step };
+    Ok(tag.json(work.body(page, stopping).await?))
 }
 
 /// `GET /v1/windows/{name}/events/{id}`.
@@ -85,21 +75,14 @@ pub(super) async fn one(ask: WindowRequest) -> Result<Response, Problem> {
         Ok((event.to_vec(), tag))
     };
     let (event, tag) = ask.access.limits.unsliced(reading).await?;
-    Ok(ask.not_modified(&tag).unwrap_or_else(|| tag.attach_to(json_response(Body::from(event)))))
-}
-
-fn json_response(body: Body) -> Response {
-    let kind = HeaderValue::from_static("application/json");
-    ([(header::CONTENT_TYPE, kind)], body).into_response()
+    Ok(ask.not_modified(&tag).unwrap_or_else(|| tag.json(event)))
 }
 
 /// Writes one page.
 struct EventPageWriter {
     access: Arc<AppState>,
-    /// Continues after the last event written.
+    /// The events that may still be written: those after the last one written.
     query: EventQuery,
-    /// Events that may still be written.
-    limit: usize,
     /// Bytes of events written so far.
     bytes: usize,
     /// The window's version before the first slice was read.
@@ -118,12 +101,8 @@ enum EventPageStep {
 impl SliceProducer for EventPageWriter {
     async fn next(&mut self) -> Result<Vec<u8>, Problem> {
         let store = &self.access.store;
-        let query = EventQuery {
-            limit: self.limit,
-            bytes: SLICE_BYTES.min(ANSWER_BYTES.saturating_sub(self.bytes)),
-            ..self.query.clone()
-        };
-        let events = store.events(query).await?;
+        self.query.bytes = SLICE_BYTES.min(ANSWER_BYTES.saturating_sub(self.bytes));
+        let events = store.events(self.query.clone()).await?;
         let first = matches!(self.step, EventPageStep::First);
         let mut slice = Vec::with_capacity(SLICE_BYTES * 2);
         if first {
@@ -135,7 +114,7 @@ impl SliceProducer for EventPageWriter {
             self.end(&mut slice, true);
             return Ok(slice);
         }
-        self.limit = self.limit.saturating_sub(events.value.len());
+        self.query.limit = self.query.limit.saturating_sub(events.value.len());
         for (index, event) in events.value.into_iter().enumerate() {
             if index > 0 || !first {
                 slice.push(b',');
@@ -145,7 +124,7 @@ impl SliceProducer for EventPageWriter {
         }
         let more = events.next.is_some();
         self.query.after = events.next;
-        if more && same && self.limit > 0 && self.bytes < ANSWER_BYTES {
+        if more && same && self.query.limit > 0 && self.bytes < ANSWER_BYTES {
             self.step = EventPageStep::Further;
         } else {
             self.end(&mut slice, more);
@@ -169,9 +148,7 @@ impl EventPageWriter {
             "as_of": self.status.last_success,
             "next": next.map(|key| key.encode()),
         });
-        slice.extend_from_slice(b"],");
-        // The tail is an object. Without its opening brace it continues after the array.
-        slice.extend_from_slice(tail.to_string().trim_start_matches('{').as_bytes());
+        end_list(slice, &tail);
         self.step = EventPageStep::Over;
     }
 }

@@ -13,6 +13,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
+use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -69,6 +70,13 @@ pub(super) trait SliceProducer: Send + 'static {
 
     /// Whether the last slice was produced.
     fn is_over(&self) -> bool;
+}
+
+/// Ends the array `value` of a JSON object with the other members of the object.
+pub(super) fn end_list(slice: &mut Vec<u8>, members: &Value) {
+    slice.extend_from_slice(b"],");
+    // Without its opening brace it continues after the array.
+    slice.extend_from_slice(members.to_string().trim_start_matches('{').as_bytes());
 }
 
 /// Aborts a response: the connection is closed, so that the reader notices.

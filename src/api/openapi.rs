@@ -2,8 +2,8 @@
 //! served is described and every route described is served.
 
 use axum::extract::RawQuery;
-use axum::http::{HeaderMap, HeaderValue, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::HeaderMap;
+use axum::response::Response;
 
 use super::etag::ETag;
 use super::problem::Problem;
@@ -22,6 +22,5 @@ pub(super) async fn document(
     if tag.matches(&headers) {
         return Ok(tag.not_modified());
     }
-    let kind = HeaderValue::from_static("application/json");
-    Ok(tag.attach_to(([(header::CONTENT_TYPE, kind)], DOCUMENT).into_response()))
+    Ok(tag.json(DOCUMENT))
 }

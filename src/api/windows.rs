@@ -1,22 +1,22 @@
 //! The daemon's status, the list of windows, and single windows.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::AppState;
 use super::etag::{ETag, ETagBuilder};
 use super::extract::WindowRequest;
-use super::limits::{SLICE_BYTES, SliceProducer};
+use super::limits::{SLICE_BYTES, SliceProducer, end_list};
 use super::model::{StrEnum as _, StrJson, WindowJson};
 use super::problem::Problem;
 use super::query::Parameters;
@@ -64,10 +64,8 @@ pub(super) async fn status(
 ) -> Result<Json<StatusJson>, Problem> {
     Parameters::parse(query.as_deref(), &[])?;
     let windows = access.fleet.summaries();
-    let mut states: BTreeMap<_, _> = WindowState::ALL.map(|state| (StrJson(state), 0)).into();
-    for window in &windows {
-        *states.entry(StrJson(window.state)).or_default() += 1;
-    }
+    let count = |state| windows.iter().filter(|window| window.state == state).count();
+    let states = WindowState::ALL.map(|state| (StrJson(state), count(state))).into();
     let unhealthy = windows.iter().filter(|w| !w.healthy).count();
     let about = &access.build;
     let clock = access.metrics.graph.clock.check(access.env.now());
@@ -100,33 +98,34 @@ pub(super) async fn list(
     let limit = parameters.limit()?;
     let wanted = parameters.text("q").unwrap_or_default().to_lowercase();
     let states = parameters.text("state").map(parse_states).transpose()?;
-    let order = parameters.text("order").map_or(Ok(ListOrder::Name), ListOrder::parse)?;
+    let order = match parameters.text("order") {
+        None | Some("name") => ListOrder::Name,
+        Some("trouble") => ListOrder::Trouble,
+        Some(_) => return Err(Problem::bad_parameter("order", "must be name or trouble")),
+    };
     let after = parameters.text("page").map(|page| SortKey::parse(page, order)).transpose()?;
 
     let (work, stopping) = (access.limits.clone(), access.stopping.clone());
     let selection = WindowFilter { access, wanted, states, order };
     let choosing = async move {
-        let (keys, total) = selection.keys(after.as_ref(), limit);
-        let tag = selection.tag(&keys, total);
-        (selection, keys, total, tag)
+        let selected = selection.keys(after.as_ref(), limit);
+        let tag = selection.tag(&selected);
+        (selection, selected, tag)
     };
-    let (selection, keys, total, tag) = work.run(choosing).await?;
+    let (selection, SelectedKeys { keys, more, total }, tag) = work.run(choosing).await?;
     if tag.matches(&headers) {
         return Ok(tag.not_modified());
     }
-    let SelectedKeys { keys, more } = keys;
-    let next = keys.last().filter(|_| more).cloned();
+    let next = keys.last().filter(|_| more).map(|key| key.encode(order));
     let page = WindowPageWriter {
-        selection,
-        keys: keys.into(),
-        next,
-        total,
+        access: selection.access,
+        keys: keys.into_iter(),
+        tail: json!({ "total": total, "next": next }),
         begun: false,
         wrote: false,
         over: false,
     };
-    let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    Ok(tag.attach_to((kind, work.body(page, stopping).await?).into_response()))
+    Ok(tag.json(work.body(page, stopping).await?))
 }
 
 /// Selects and orders the listed windows.
@@ -138,15 +137,18 @@ struct WindowFilter {
     order: ListOrder,
 }
 
-/// The windows of a page, and whether more follow.
+/// The windows of a page.
 struct SelectedKeys {
     keys: Vec<SortKey>,
+    /// Whether more follow.
     more: bool,
+    /// Matching windows, on all pages.
+    total: usize,
 }
 
 impl WindowFilter {
-    /// The next windows after a key, and the number of matches on all pages.
-    fn keys(&self, after: Option<&SortKey>, limit: usize) -> (SelectedKeys, usize) {
+    /// The next windows after a key.
+    fn keys(&self, after: Option<&SortKey>, limit: usize) -> SelectedKeys {
         let mut briefs = self.access.fleet.summaries();
         briefs.retain(|brief| {
             self.states.as_ref().is_none_or(|states| states.contains(&brief.state))
@@ -160,28 +162,26 @@ impl WindowFilter {
         let more = keys.len() > limit;
         keys.truncate(limit);
         keys.shrink_to_fit();
-        (SelectedKeys { keys, more }, total)
+        SelectedKeys { keys, more, total }
     }
 
-    fn tag(&self, page: &SelectedKeys, total: usize) -> ETag {
+    fn tag(&self, page: &SelectedKeys) -> ETag {
         let mut tag = ETagBuilder::new("windows");
         for status in page.keys.iter().filter_map(|key| self.access.fleet.window(&key.name)) {
             tag.add(&without_staleness(&WindowJson::from(status)));
         }
-        tag.add(&(total, page.more, page.keys.last().map(|key| &*key.name)));
+        tag.add(&(page.total, page.more, page.keys.last().map(|key| &*key.name)));
         tag.done()
     }
 }
 
 /// Writes one page of windows.
 struct WindowPageWriter {
-    selection: WindowFilter,
+    access: Arc<AppState>,
     /// The windows not written yet.
-    keys: VecDeque<SortKey>,
-    /// The last window of the page, if more windows follow.
-    next: Option<SortKey>,
-    /// Matching windows, on all pages.
-    total: usize,
+    keys: std::vec::IntoIter<SortKey>,
+    /// The members after the windows.
+    tail: Value,
     begun: bool,
     /// Whether a window was written.
     wrote: bool,
@@ -195,17 +195,13 @@ impl SliceProducer for WindowPageWriter {
             slice.extend_from_slice(b"{\"value\":[");
         }
         while slice.len() < SLICE_BYTES {
-            let Some(key) = self.keys.pop_front() else {
-                let next = self.next.as_ref().map(|key| key.encode(self.selection.order));
-                let tail = json!({ "total": self.total, "next": next }).to_string();
-                slice.extend_from_slice(b"],");
-                // The tail is an object. Without its opening brace it continues after the array.
-                slice.extend_from_slice(tail.trim_start_matches('{').as_bytes());
+            let Some(key) = self.keys.next() else {
+                end_list(&mut slice, &self.tail);
                 self.over = true;
                 break;
             };
             // A window dropped meanwhile has no status.
-            if let Some(status) = self.selection.access.fleet.window(&key.name) {
+            if let Some(status) = self.access.fleet.window(&key.name) {
                 if std::mem::replace(&mut self.wrote, true) {
                     slice.push(b',');
                 }
@@ -228,16 +224,6 @@ enum ListOrder {
     Name,
     /// Windows that need attention first.
     Trouble,
-}
-
-impl ListOrder {
-    fn parse(text: &str) -> Result<Self, Problem> {
-        match text {
-            "name" => Ok(Self::Name),
-            "trouble" => Ok(Self::Trouble),
-            _ => Err(Problem::bad_parameter("order", "must be name or trouble")),
-        }
-    }
 }
 
 /// The sort key of a window in the list.
