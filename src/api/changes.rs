@@ -16,8 +16,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_util::sync::CancellationToken;
 
 use super::AppState;
 use super::limits::{RequestLimits, SLICE_BYTES, SliceProducer, TURN_TIMEOUT};
@@ -71,7 +71,7 @@ async fn negotiate(
         Some(name) => is_known(&access, name).await?,
         None => true,
     };
-    let reader = FeedReader { stopping: access.stopping.clone(), access, window, follower };
+    let reader = FeedReader { access, window, follower };
     match (streams, known) {
         (false, _) => reader.answer(limit, wait, known).await,
         (true, true) => Ok(reader.stream()),
@@ -109,7 +109,6 @@ struct FeedReader {
     /// The name of the only windows whose changes are wanted.
     window: Option<Arc<str>>,
     follower: Follower,
-    stopping: CancellationToken,
 }
 
 /// The format of a change.
@@ -144,7 +143,7 @@ impl FeedReader {
             let before = self.follower.cursor();
             let (bytes, reader, batch) = self.first(&work, limit).await?;
             self = reader;
-            if held && self.stopping.is_cancelled() {
+            if held && self.access.stopping.is_cancelled() {
                 // Settings may have changed: later changes are reported under the new ones.
                 break (Body::empty(), before);
             }
@@ -153,7 +152,7 @@ impl FeedReader {
                 match until {
                     // The feed may still hold removals of a dropped window, but gets no new ones.
                     _ if !known => return Err(self.unknown()),
-                    Some(until) if self.wait_for_change_until(until).await => continue,
+                    Some(until) if self.wait_for_change_until(until).await == Ok(true) => continue,
                     _ => break (Body::empty(), self.follower.cursor()),
                 }
             }
@@ -237,18 +236,16 @@ impl FeedReader {
         Ok(summary)
     }
 
-    /// Waits for new changes; `false` on timeout, or when the daemon stops or its store ends.
-    async fn wait_for_change_until(&mut self, until: Instant) -> bool {
-        let moved = timeout_at(until, self.wait_for_change()).await;
-        moved.unwrap_or(false)
-    }
-
-    async fn wait_for_change(&mut self) -> bool {
-        tokio::select! {
-            biased;
-            () = self.stopping.cancelled() => false,
-            changed = self.follower.wait() => changed.is_ok(),
-        }
+    /// Waits for new changes; `false` when the daemon stops or its store ends.
+    async fn wait_for_change_until(&mut self, until: Instant) -> Result<bool, Elapsed> {
+        let changed = async {
+            tokio::select! {
+                biased;
+                () = self.access.stopping.cancelled() => false,
+                changed = self.follower.wait() => changed.is_ok(),
+            }
+        };
+        timeout_at(until, changed).await
     }
 
     /// A stream of server-sent events from this position, until either side ends it.
@@ -283,7 +280,7 @@ impl FeedReader {
             let (frames, (reader, batch)) = work.slice(reading).await.ok()?;
             self = reader;
             let batch = batch.ok()?;
-            if self.stopping.is_cancelled() {
+            if self.access.stopping.is_cancelled() {
                 // Checked after reading: settings may have changed, and later changes are reported
                 // under the new ones.
                 return None;
@@ -291,7 +288,7 @@ impl FeedReader {
             if !frames.is_empty() {
                 return Some((frames, self));
             }
-            if batch.at_end && timeout_at(due, self.wait_for_change()).await == Ok(false) {
+            if batch.at_end && self.wait_for_change_until(due).await == Ok(false) {
                 return None;
             }
             if Instant::now() >= due {

@@ -168,19 +168,16 @@ impl HttpBody for PacedBody {
             return Poll::Pending;
         }
         while this.rest.is_empty() {
-            let frame = match Pin::new(&mut this.body).poll_frame(context) {
-                Poll::Ready(frame) => frame,
+            match Pin::new(&mut this.body).poll_frame(context) {
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => this.rest = data,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
                 Poll::Pending => {
                     this.since_yield = 0;
                     return Poll::Pending;
                 }
-            };
-            match frame {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => this.rest = data,
-                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
-                },
-                end => return Poll::Ready(end),
+                end => return end,
             }
         }
         let piece = this.rest.split_to(this.rest.len().min(PIECE_BYTES));

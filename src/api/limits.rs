@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use serde_json::Value;
 use tokio::runtime::Handle;
@@ -118,9 +117,12 @@ impl RequestLimits {
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, Problem> {
-        let turn =
-            timeout(TURN_TIMEOUT, permits(&self.turns, 1)).await.map_err(|_| Problem::Busy)?;
-        self.run_in_turn(&Arc::new(turn), work).await
+        self.run_in_turn(&self.turn().await?, work).await
+    }
+
+    async fn turn(&self) -> Result<Arc<OwnedSemaphorePermit>, Problem> {
+        let turn = timeout(TURN_TIMEOUT, permits(&self.turns, 1)).await;
+        turn.map(Arc::new).map_err(|_| Problem::Busy)
     }
 
     /// Runs a computation within a turn. The thread holds the turn as long as it runs.
@@ -173,9 +175,7 @@ impl RequestLimits {
     ) -> Result<(Bytes, T), Problem> {
         // Reserve the bytes before computing.
         let mut permit = permits(&self.bytes, SLICE_BYTES).await;
-        let turn =
-            timeout(TURN_TIMEOUT, permits(&self.turns, 1)).await.map_err(|_| Problem::Busy)?;
-        let turn = Arc::new(turn);
+        let turn = self.turn().await?;
         let (bytes, with) = self.run_in_turn(&turn, make).await?;
         let bytes = shrink(bytes);
         match bytes.len().min(BUDGET / 4) {
@@ -215,16 +215,20 @@ impl RequestLimits {
             // Its length is known.
             return Body::from(first);
         }
-        let sending = BodyProducer { work: self.clone(), source, cut: stop_deadline(stopping) };
-        let rest = stream::unfold(Some(sending), async |sending| {
-            let BodyProducer { work, source, mut cut } = sending.filter(|s| !s.source.is_over())?;
+        // Resolves when a started response must end.
+        let cut = async move {
+            stopping.cancelled().await;
+            sleep(STOP_GRACE).await;
+        };
+        let rest = stream::unfold(Some((self.clone(), source, cut.boxed())), async |sending| {
+            let (work, source, mut cut) = sending.filter(|(_, source, _)| !source.is_over())?;
             let made = tokio::select! {
                 biased;
                 () = &mut cut => return Some((Err(AnswerCutOff), None)),
                 made = work.next(source) => made,
             };
             Some(match made {
-                Ok((bytes, source)) => (Ok(bytes), Some(BodyProducer { work, source, cut })),
+                Ok((bytes, source)) => (Ok(bytes), Some((work, source, cut))),
                 Err(problem) => {
                     tracing::debug!(reason = problem.to_string(), "response cut off");
                     (Err(AnswerCutOff), None)
@@ -289,22 +293,6 @@ impl RequestLimits {
     pub(super) fn bytes_left(&self) -> usize {
         self.bytes.available_permits()
     }
-}
-
-/// The state of a body being streamed.
-struct BodyProducer<S> {
-    work: RequestLimits,
-    source: S,
-    cut: BoxFuture<'static, ()>,
-}
-
-/// Resolves when a started response must end.
-fn stop_deadline(stopping: CancellationToken) -> BoxFuture<'static, ()> {
-    async move {
-        stopping.cancelled().await;
-        sleep(STOP_GRACE).await;
-    }
-    .boxed()
 }
 
 /// Copies the bytes if much capacity is unused. Shrinking in place can keep up to twice as much.

@@ -91,12 +91,11 @@ impl Parameters {
     /// A time: RFC 3339, a date, or relative as in the configuration.
     pub(super) fn time(&self, name: &str, now: Timestamp) -> Result<Option<Timestamp>, Problem> {
         let Some(text) = self.text(name) else { return Ok(None) };
-        let bad = || {
+        edge(text).map(|edge| Some(edge.resolve(now))).map_err(|_| {
             let detail = "must be a time such as 2026-11-21T10:00:00Z, a date such as 2026-11-21, \
                           or relative to today 00:00 UTC such as now, -7d, +2w, +6mo or +1y";
             Problem::bad_parameter(name, detail)
-        };
-        edge(text).map(|edge| Some(edge.resolve(now))).map_err(|_| bad())
+        })
     }
 
     /// `from` and `to`; `to` must be later.
