@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::etag::ETag;
-use super::extract::WindowRequest;
+use super::extract::ApiRequest;
 use super::ics::id_of;
 use super::limits::SLICE_BYTES;
 use super::problem::Problem;
@@ -56,7 +56,7 @@ struct BusyAnswer {
 }
 
 /// `GET /v1/windows/{name}/busy`.
-pub(super) async fn busy(ask: WindowRequest) -> Result<Response, Problem> {
+pub(super) async fn busy(ask: ApiRequest) -> Result<Response, Problem> {
     let parameters = ask.parameters(&["from", "to"])?;
     let (from, to) = ask.range(&parameters)?;
     let (window, status) = ask.window()?;

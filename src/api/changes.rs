@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -20,9 +19,10 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::AppState;
+use super::extract::ApiRequest;
 use super::limits::{RequestLimits, SLICE_BYTES, SliceProducer, TURN_TIMEOUT};
 use super::problem::Problem;
-use super::query::{ANSWER_BYTES, Parameters};
+use super::query::ANSWER_BYTES;
 use super::redact::shown;
 use crate::mirror::change::Seq;
 use crate::store::{FeedFilter, Follower};
@@ -37,22 +37,15 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const CURSOR: HeaderName = HeaderName::from_static("x-calmirror-cursor");
 
 /// `GET /v1/changes`. The format depends on `Accept`, so every response varies by it.
-pub(super) async fn read(
-    access: State<Arc<AppState>>,
-    query: RawQuery,
-    headers: HeaderMap,
-) -> Response {
-    let mut response = negotiate(access, query, headers).await.into_response();
+pub(super) async fn read(ask: ApiRequest) -> Response {
+    let mut response = negotiate(ask).await.into_response();
     response.headers_mut().append(header::VARY, HeaderValue::from_static("accept"));
     response
 }
 
-async fn negotiate(
-    State(access): State<Arc<AppState>>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let parameters = Parameters::parse(query.as_deref(), &["after", "window", "limit", "wait"])?;
+async fn negotiate(ask: ApiRequest) -> Result<Response, Problem> {
+    let parameters = ask.parameters(&["after", "window", "limit", "wait"])?;
+    let ApiRequest { access, headers, .. } = ask;
     let limit = parameters.limit()?;
     let wait = parameters.wait()?;
     let streams = accepts_events(&headers);

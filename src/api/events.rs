@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::AppState;
 use super::etag::ETag;
-use super::extract::WindowRequest;
+use super::extract::ApiRequest;
 use super::limits::{SLICE_BYTES, SliceProducer, end_list};
 use super::problem::Problem;
 use super::query::ANSWER_BYTES;
@@ -26,7 +26,7 @@ use crate::mirror::status::WindowStatus;
 use crate::store::EventQuery;
 
 /// `GET /v1/windows/{name}/events`.
-pub(super) async fn list(ask: WindowRequest) -> Result<Response, Problem> {
+pub(super) async fn list(ask: ApiRequest) -> Result<Response, Problem> {
     let parameters = ask.parameters(&["from", "to", "limit", "page"])?;
     let (from, to) = ask.range(&parameters)?;
     let limit = parameters.limit()?;
@@ -60,7 +60,7 @@ pub(super) async fn list(ask: WindowRequest) -> Result<Response, Problem> {
 }
 
 /// `GET /v1/windows/{name}/events/{id}`.
-pub(super) async fn one(ask: WindowRequest) -> Result<Response, Problem> {
+pub(super) async fn one(ask: ApiRequest) -> Result<Response, Problem> {
     ask.parameters(&[])?;
     let (window, _) = ask.window()?;
     let id = EventId::new(ask.id.as_deref().unwrap_or_default());

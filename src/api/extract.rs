@@ -1,5 +1,5 @@
-//! Extracts requests for one window. All routes of a window read them the same way and reject them
-//! in the same order: a malformed path, an unknown parameter, an unknown window.
+//! Extracts requests. All routes read them the same way and reject them in the same order: a
+//! malformed path, an unknown parameter, an unknown window.
 
 use std::sync::Arc;
 
@@ -19,22 +19,23 @@ use crate::mirror::status::WindowStatus;
 /// The parameters of a path.
 #[derive(Deserialize)]
 struct WindowPath {
+    #[serde(default)]
     name: String,
     id: Option<String>,
 }
 
-/// A request for one window.
-pub(super) struct WindowRequest {
+/// A request.
+pub(super) struct ApiRequest {
     pub(super) access: Arc<AppState>,
-    /// The window's name; it may be unknown.
+    /// The window's name, on routes of one window; it may be unknown.
     pub(super) name: String,
     /// The event's id, on routes for one event.
     pub(super) id: Option<String>,
     query: Option<String>,
-    headers: HeaderMap,
+    pub(super) headers: HeaderMap,
 }
 
-impl FromRequestParts<Arc<AppState>> for WindowRequest {
+impl FromRequestParts<Arc<AppState>> for ApiRequest {
     type Rejection = Problem;
 
     async fn from_request_parts(
@@ -47,7 +48,7 @@ impl FromRequestParts<Arc<AppState>> for WindowRequest {
     }
 }
 
-impl WindowRequest {
+impl ApiRequest {
     /// Parses the query; only `known` parameters are accepted.
     pub(super) fn parameters(&self, known: &[&'static str]) -> Result<Parameters, Problem> {
         Parameters::parse(self.query.as_deref(), known)

@@ -1,23 +1,16 @@
 //! Liveness and readiness of the process.
 
-use std::sync::Arc;
-
 use axum::Json;
-use axum::extract::{RawQuery, State};
 use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 
-use super::AppState;
+use super::extract::ApiRequest;
 use super::problem::Problem;
-use super::query::Parameters;
 
 /// `GET /healthz`: 200 while the process runs and serves requests.
-pub(super) async fn healthz(
-    State(access): State<Arc<AppState>>,
-    RawQuery(query): RawQuery,
-) -> Result<Json<Value>, Problem> {
-    Parameters::parse(query.as_deref(), &[])?;
-    if access.stopping.is_cancelled() {
+pub(super) async fn healthz(ask: ApiRequest) -> Result<Json<Value>, Problem> {
+    ask.parameters(&[])?;
+    if ask.access.stopping.is_cancelled() {
         return Err(Problem::Stopping);
     }
     Ok(Json(json!({ "status": "ok" })))
@@ -25,11 +18,9 @@ pub(super) async fn healthz(
 
 /// `GET /readyz`: 200 while configuration, store and API are up; with `settled=1` only once every
 /// window has settled, except windows in a trouble state.
-pub(super) async fn readyz(
-    State(access): State<Arc<AppState>>,
-    RawQuery(query): RawQuery,
-) -> Result<Json<Value>, Problem> {
-    let settled = Parameters::parse(query.as_deref(), &["settled"])?.flag("settled")?;
+pub(super) async fn readyz(ask: ApiRequest) -> Result<Json<Value>, Problem> {
+    let settled = ask.parameters(&["settled"])?.flag("settled")?;
+    let access = ask.access;
     if access.stopping.is_cancelled() {
         return Err(Problem::Stopping);
     }

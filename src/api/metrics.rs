@@ -9,7 +9,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use axum::extract::{RawQuery, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use prometheus_client::collector::Collector;
@@ -21,9 +20,9 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use super::BuildInfo;
+use super::extract::ApiRequest;
 use super::problem::Problem;
-use super::query::Parameters;
-use super::{AppState, BuildInfo};
 use crate::metrics::Metrics;
 use crate::mirror::change::Seq;
 use crate::mirror::status::WindowState;
@@ -40,11 +39,9 @@ const STALENESS_BOUNDS: [f64; 11] =
     [10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 21_600.0, 86_400.0, 604_800.0];
 
 /// `GET /metrics`.
-pub(super) async fn read(
-    State(access): State<Arc<AppState>>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, Problem> {
-    Parameters::parse(query.as_deref(), &[])?;
+pub(super) async fn read(ask: ApiRequest) -> Result<Response, Problem> {
+    ask.parameters(&[])?;
+    let access = ask.access;
     let seq = access.store.durable_seq();
     // The scrape must not fail if the operating system does not report it.
     let footprint = access.store.footprint().await.ok();

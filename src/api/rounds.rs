@@ -6,13 +6,13 @@ use axum::response::{IntoResponse as _, Response};
 use serde_json::{Value, json};
 
 use super::etag::ETag;
-use super::extract::WindowRequest;
+use super::extract::ApiRequest;
 use super::model;
 use super::problem::Problem;
 use crate::supervisor::StartedRound;
 
 /// `GET /v1/windows/{name}/rounds`: the recent rounds in which something happened.
-pub(super) async fn past(ask: WindowRequest) -> Result<Response, Problem> {
+pub(super) async fn past(ask: ApiRequest) -> Result<Response, Problem> {
     ask.parameters(&[])?;
     let past = ask.access.fleet.rounds(&ask.name);
     let past = past.map(model::PastRoundsJson::from);
@@ -22,13 +22,13 @@ pub(super) async fn past(ask: WindowRequest) -> Result<Response, Problem> {
 }
 
 /// `POST /v1/windows/{name}/sync`: starts a round now.
-pub(super) async fn sync(ask: WindowRequest) -> Result<(StatusCode, Json<Value>), Problem> {
+pub(super) async fn sync(ask: ApiRequest) -> Result<(StatusCode, Json<Value>), Problem> {
     let wait = ask.parameters(&["wait"])?.wait()?;
     Ok(answer(ask.access.fleet.sync(&ask.name, wait).await?))
 }
 
 /// `POST /v1/windows/{name}/resync`: starts a full resync now; `accept_removals=true` ends a hold.
-pub(super) async fn resync(ask: WindowRequest) -> Result<(StatusCode, Json<Value>), Problem> {
+pub(super) async fn resync(ask: ApiRequest) -> Result<(StatusCode, Json<Value>), Problem> {
     let parameters = ask.parameters(&["wait", "accept_removals"])?;
     let wait = parameters.wait()?;
     let accept_removals = parameters.flag("accept_removals")?;

@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{RawQuery, State};
-use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -15,11 +13,10 @@ use serde_json::{Value, json};
 
 use super::AppState;
 use super::etag::{ETag, ETagBuilder};
-use super::extract::WindowRequest;
+use super::extract::ApiRequest;
 use super::limits::{SLICE_BYTES, SliceProducer, end_list};
 use super::model::{StrEnum as _, StrJson, WindowJson};
 use super::problem::Problem;
-use super::query::Parameters;
 use crate::mirror::status::WindowState;
 use crate::reload::LastReload;
 use crate::worker::WindowSummary;
@@ -58,11 +55,9 @@ struct StateCountsJson {
 }
 
 /// `GET /v1/status`.
-pub(super) async fn status(
-    State(access): State<Arc<AppState>>,
-    RawQuery(query): RawQuery,
-) -> Result<Json<StatusJson>, Problem> {
-    Parameters::parse(query.as_deref(), &[])?;
+pub(super) async fn status(ask: ApiRequest) -> Result<Json<StatusJson>, Problem> {
+    ask.parameters(&[])?;
+    let access = ask.access;
     let windows = access.fleet.summaries();
     let count = |state| windows.iter().filter(|window| window.state == state).count();
     let states = WindowState::ALL.map(|state| (StrJson(state), count(state))).into();
@@ -88,13 +83,8 @@ pub(super) async fn status(
 
 /// `GET /v1/windows`: the windows that match `q` and `state`, by name or trouble first. A page
 /// continues after the key of the last window of the previous page, wherever that window is by now.
-pub(super) async fn list(
-    State(access): State<Arc<AppState>>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let known = ["q", "state", "order", "limit", "page"];
-    let parameters = Parameters::parse(query.as_deref(), &known)?;
+pub(super) async fn list(ask: ApiRequest) -> Result<Response, Problem> {
+    let parameters = ask.parameters(&["q", "state", "order", "limit", "page"])?;
     let limit = parameters.limit()?;
     let wanted = parameters.text("q").unwrap_or_default().to_lowercase();
     let states = parameters.text("state").map(parse_states).transpose()?;
@@ -105,6 +95,7 @@ pub(super) async fn list(
     };
     let after = parameters.text("page").map(|page| SortKey::parse(page, order)).transpose()?;
 
+    let access = ask.access.clone();
     let (work, stopping) = (access.limits.clone(), access.stopping.clone());
     let selection = WindowFilter { access, wanted, states, order };
     let choosing = async move {
@@ -113,8 +104,8 @@ pub(super) async fn list(
         (selection, selected, tag)
     };
     let (selection, SelectedKeys { keys, more, total }, tag) = work.run(choosing).await?;
-    if tag.matches(&headers) {
-        return Ok(tag.not_modified());
+    if let Some(answer) = ask.not_modified(&tag) {
+        return Ok(answer);
     }
     let next = keys.last().filter(|_| more).map(|key| key.encode(order));
     let page = WindowPageWriter {
@@ -279,7 +270,7 @@ fn rank(brief: &WindowSummary) -> u8 {
 }
 
 /// `GET /v1/windows/{name}`.
-pub(super) async fn one(ask: WindowRequest) -> Result<Response, Problem> {
+pub(super) async fn one(ask: ApiRequest) -> Result<Response, Problem> {
     ask.parameters(&[])?;
     let status = WindowJson::from(ask.window()?.1);
     let tag = ETag::of(&without_staleness(&status));

@@ -29,7 +29,7 @@ use self::identity::{Identities, IdentitySurvey};
 use self::line::ContentLine;
 use super::AppState;
 use super::etag::ETag;
-use super::extract::WindowRequest;
+use super::extract::ApiRequest;
 use super::limits::{SLICE_BYTES, SliceProducer};
 use super::problem::Problem;
 use super::redact::shown;
@@ -77,7 +77,7 @@ pub fn events_of(window: &[impl AsRef<[u8]>], series: SeriesMode) -> String {
 }
 
 /// `GET /v1/windows/{name}/calendar.ics`.
-pub(super) async fn calendar(ask: WindowRequest) -> Result<Response, Problem> {
+pub(super) async fn calendar(ask: ApiRequest) -> Result<Response, Problem> {
     let parameters = ask.parameters(&["from", "to", "series"])?;
     let (from, to) = ask.range(&parameters)?;
     let series = match parameters.text("series") {
@@ -91,7 +91,7 @@ pub(super) async fn calendar(ask: WindowRequest) -> Result<Response, Problem> {
     if let Some(answer) = ask.not_modified(&tag) {
         return Ok(answer);
     }
-    let WindowRequest { access, name, .. } = ask;
+    let ApiRequest { access, name, .. } = ask;
     let (work, stopping) = (access.limits.clone(), access.stopping.clone());
     let began = access.store.durable_seq();
     let query = EventQuery { window, from, to, limit: BATCH, bytes: SLICE_BYTES, after: None };
