@@ -26,6 +26,15 @@ use crate::mirror::event_time::{EventSpan, EventTime, TimeReader};
 /// The length at which descriptions are cut, bytes. The JSON API has the full text.
 const DESCRIPTION: usize = 64 << 10;
 
+/// The known values of `showAs`, each with its words and its code.
+const BUSY_STATES: [(&str, &str, &str); 5] = [
+    ("busy", "Busy", "BUSY"),
+    ("free", "Free", "FREE"),
+    ("tentative", "Tentative", "TENTATIVE"),
+    ("oof", "Out of office", "OOF"),
+    ("workingElsewhere", "Working elsewhere", "WORKINGELSEWHERE"),
+];
+
 /// Writes an event; `None` if its times or its structure are not understood.
 pub(super) fn write(
     out: &mut String,
@@ -39,6 +48,8 @@ pub(super) fn write(
     let identity = identities.of(&members, times)?;
     let event: Value = serde_json::from_slice(event).ok()?;
     let shows = text(&event, "/showAs").unwrap_or("busy");
+    let busy = BUSY_STATES.into_iter().find(|(state, ..)| *state == shows);
+    let (shows, busy_words, busy_code) = busy.unwrap_or(BUSY_STATES[0]);
     // A masked event has no subject.
     let masked = is_reduced(&members);
 
@@ -53,11 +64,10 @@ pub(super) fn write(
     }
     write_stamps(out, &event);
     // Some clients require a summary, so an event without a subject has an empty one.
-    let summary =
-        if masked { busy_word(shows) } else { text(&event, "/subject").unwrap_or_default() };
+    let summary = if masked { busy_words } else { text(&event, "/subject").unwrap_or_default() };
     ContentLine::new(out, "SUMMARY").text(summary);
     ContentLine::new(out, "TRANSP").value(if is_free(shows) { "TRANSPARENT" } else { "OPAQUE" });
-    ContentLine::new(out, "X-MICROSOFT-CDO-BUSYSTATUS").value(busy_code(shows));
+    ContentLine::new(out, "X-MICROSOFT-CDO-BUSYSTATUS").value(busy_code);
     ContentLine::new(out, "STATUS").value(status(&event, shows));
     let sensitivity = text(&event, "/sensitivity").unwrap_or("normal");
     ContentLine::new(out, "CLASS").value(class(sensitivity));
@@ -155,26 +165,6 @@ fn stamp(at: Timestamp) -> String {
 
 fn is_free(shows: &str) -> bool {
     matches!(shows, "free" | "workingElsewhere")
-}
-
-fn busy_word(shows: &str) -> &'static str {
-    match shows {
-        "free" => "Free",
-        "tentative" => "Tentative",
-        "oof" => "Out of office",
-        "workingElsewhere" => "Working elsewhere",
-        _ => "Busy",
-    }
-}
-
-fn busy_code(shows: &str) -> &'static str {
-    match shows {
-        "free" => "FREE",
-        "tentative" => "TENTATIVE",
-        "oof" => "OOF",
-        "workingElsewhere" => "WORKINGELSEWHERE",
-        _ => "BUSY",
-    }
 }
 
 fn status(event: &Value, shows: &str) -> &'static str {

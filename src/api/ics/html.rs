@@ -105,7 +105,7 @@ struct TextLayout {
     /// The open element that hides its content, and how many of its name did so before.
     hidden: Option<(Vec<u8>, usize)>,
     /// Per element name, how many elements have hidden their content.
-    hid: BTreeMap<Vec<u8>, usize>,
+    hid: HiddenCounts,
     /// Open elements that keep their white space.
     preformatted: usize,
     /// The next text follows the start of such an element: its first line end is skipped.
