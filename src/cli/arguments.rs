@@ -71,7 +71,11 @@ Exit codes: 0 done, 1 unhealthy or failed, 64 usage, 69 daemon unreachable, 74 s
 pub enum Command {
     /// Run the daemon in the foreground.
     #[command(after_help = "Example:\n  calmirror --config ./calmirror.toml run")]
-    Run(RunArgs),
+    Run {
+        /// Start even if the configuration drops most of the windows in the store.
+        #[arg(long)]
+        accept_drops: bool,
+    },
 
     /// Run the daemon with a simulated Graph and a small organisation whose calendars change.
     #[command(after_help = "Example:\n  calmirror demo\n  calmirror demo --listen 127.0.0.1:9000")]
@@ -87,7 +91,11 @@ pub enum Command {
 
     /// Validate the whole configuration and print the effective windows.
     #[command(after_help = "Example:\n  calmirror check --explain")]
-    Check(CheckArgs),
+    Check {
+        /// Print each value and where it comes from.
+        #[arg(long)]
+        explain: bool,
+    },
 
     /// Show the fleet, or one window; exit 0 only if every window shown is healthy.
     #[command(
@@ -114,45 +122,48 @@ pub enum Command {
     #[command(
         after_help = "Examples:\n  calmirror check && calmirror reload\n  calmirror reload --accept-drops"
     )]
-    Reload(ReloadArgs),
+    Reload {
+        /// Reload even if the configuration drops most of the windows.
+        #[arg(long)]
+        accept_drops: bool,
+    },
 
     /// Start a round now, wait for it and report the result.
     #[command(after_help = "Examples:\n  calmirror sync alice\n  calmirror sync --all")]
-    Sync(SyncArgs),
+    Sync(WindowSelection),
 
     /// Enumerate everything again now, wait for it and report the result.
     #[command(
         after_help = "Examples:\n  calmirror resync alice\n  calmirror resync alice --accept-removals"
     )]
-    Resync(ResyncArgs),
+    Resync {
+        /// The selected windows.
+        #[command(flatten)]
+        which: WindowSelection,
+
+        /// Accept a removal that was held because it is too large.
+        #[arg(long)]
+        accept_removals: bool,
+    },
 
     /// Print a script that makes a shell complete this command line, including window names.
     #[command(
         after_help = "Examples:\n  source <(calmirror completions bash)\n  calmirror completions bash > /etc/bash_completion.d/calmirror\n  calmirror completions zsh > /usr/local/share/zsh/site-functions/_calmirror\n  calmirror completions fish > ~/.config/fish/completions/calmirror.fish"
     )]
-    Completions(CompletionsArgs),
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
 
     /// Print the manual page, or write it and one page per command into a directory.
     #[command(
         after_help = "Examples:\n  calmirror man | man -l -\n  calmirror man /usr/local/share/man/man1"
     )]
-    Man(ManArgs),
-}
-
-/// `run`.
-#[derive(Args, Debug)]
-pub struct RunArgs {
-    /// Start even if the configuration drops most of the windows in the store.
-    #[arg(long)]
-    pub accept_drops: bool,
-}
-
-/// `reload`.
-#[derive(Args, Debug)]
-pub struct ReloadArgs {
-    /// Reload even if the configuration drops most of the windows.
-    #[arg(long)]
-    pub accept_drops: bool,
+    Man {
+        /// Directory for calmirror.1 and the pages of the commands [default: only calmirror.1, to
+        /// standard output].
+        directory: Option<PathBuf>,
+    },
 }
 
 /// `demo`.
@@ -197,14 +208,6 @@ fn loopback(text: &str) -> Result<std::net::SocketAddr, String> {
         return Err("the demo serves without a token: use 127.0.0.1 or [::1]".to_owned());
     }
     Ok(address)
-}
-
-/// `check`.
-#[derive(Args, Debug)]
-pub struct CheckArgs {
-    /// Print each value and where it comes from.
-    #[arg(long)]
-    pub explain: bool,
 }
 
 /// `status`.
@@ -295,41 +298,6 @@ pub struct WindowSelection {
     /// Every window.
     #[arg(long)]
     pub all: bool,
-}
-
-/// `sync`.
-#[derive(Args, Debug)]
-pub struct SyncArgs {
-    /// The selected windows.
-    #[command(flatten)]
-    pub which: WindowSelection,
-}
-
-/// `resync`.
-#[derive(Args, Debug)]
-pub struct ResyncArgs {
-    /// The selected windows.
-    #[command(flatten)]
-    pub which: WindowSelection,
-
-    /// Accept a removal that was held because it is too large.
-    #[arg(long)]
-    pub accept_removals: bool,
-}
-
-/// `completions`.
-#[derive(Args, Debug)]
-pub struct CompletionsArgs {
-    /// The shell.
-    pub shell: clap_complete::Shell,
-}
-
-/// `man`.
-#[derive(Args, Debug)]
-pub struct ManArgs {
-    /// Directory for calmirror.1 and the pages of the commands [default: only calmirror.1, to
-    /// standard output].
-    pub directory: Option<PathBuf>,
 }
 
 #[cfg(test)]

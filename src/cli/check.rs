@@ -1,15 +1,12 @@
 //! `check`: validates the whole configuration, prints every fault, or the effective windows.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write;
-use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::arguments::CheckArgs;
 use super::exit::{CONFIGURATION, CliError, DONE};
 use super::terminal::{printable, printable_lines};
 use crate::config::{Config, Diagnostics, Sources};
@@ -18,12 +15,7 @@ use crate::env::Env;
 use crate::mirror::window::Window;
 
 /// The function with which the daemon reloads its configuration.
-pub(super) fn loader(
-    file: Option<&Path>,
-    environment: BTreeMap<String, String>,
-    env: &Env,
-) -> Loader {
-    let sources = Sources::find(file, environment);
+pub(super) fn loader(sources: Sources, env: &Env) -> Loader {
     let env = env.clone();
     Arc::new(move || Config::load(&sources, env.now()))
 }
@@ -32,13 +24,8 @@ pub(super) fn loader(
 ///
 /// # Errors
 /// All faults, one per line, with [`CONFIGURATION`].
-pub(super) fn load(
-    file: Option<&Path>,
-    environment: BTreeMap<String, String>,
-    now: Timestamp,
-) -> Result<Config, CliError> {
-    let sources = Sources::find(file, environment);
-    Config::load(&sources, now).map_err(|Diagnostics(faults)| {
+pub(super) fn load(sources: &Sources, now: Timestamp) -> Result<Config, CliError> {
+    Config::load(sources, now).map_err(|Diagnostics(faults)| {
         let file = sources.file.display();
         let count = faults.len();
         let plural = if count == 1 { "" } else { "s" };
@@ -49,24 +36,21 @@ pub(super) fn load(
 
 /// Validates the configuration and prints the result.
 pub(super) fn check(
-    file: Option<&Path>,
-    environment: BTreeMap<String, String>,
-    args: &CheckArgs,
+    sources: &Sources,
+    explained: bool,
     json: bool,
     out: &mut impl Write,
 ) -> Result<u8, CliError> {
     let now = Timestamp::now();
-    let sources = Sources::find(file, environment);
-    match Config::load(&sources, now) {
+    match Config::load(sources, now) {
         Ok(config) => {
-            let text = match (json, args.explain) {
-                (true, explain) => format!("{}\n", as_json(&config, explain, now)),
+            let text = match (json, explained) {
+                (true, explained) => format!("{}\n", as_json(&config, explained, now)),
                 (false, true) => warnings(&config) + &explain(&config),
                 (false, false) => warnings(&config) + &windows(&config, now),
             };
             let text = if json { text } else { printable_lines(&text) };
             out.write_all(text.as_bytes())?;
-            out.flush()?;
             Ok(DONE)
         }
         Err(Diagnostics(faults)) => {
@@ -78,7 +62,6 @@ pub(super) fn check(
                     writeln!(out, "{}", printable(&fault.to_string()))?;
                 }
             }
-            out.flush()?;
             Ok(CONFIGURATION)
         }
     }
@@ -167,6 +150,8 @@ fn as_json(config: &Config, explain: bool, now: Timestamp) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn checked(text: &str, explain: bool, json: bool) -> (u8, String) {
@@ -178,8 +163,8 @@ mod tests {
         std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
         std::fs::write(&file, text.replace("SECRET", &secret.display().to_string())).unwrap();
         let mut out = Vec::new();
-        let args = CheckArgs { explain };
-        let exit = check(Some(&file), BTreeMap::new(), &args, json, &mut out).unwrap();
+        let sources = Sources::find(Some(&file), BTreeMap::new());
+        let exit = check(&sources, explain, json, &mut out).unwrap();
         let place = directory.path().display().to_string();
         (exit, String::from_utf8(out).unwrap().replace(&place, "DIR"))
     }

@@ -22,6 +22,7 @@ use super::run::{build_info, start_telemetry};
 use super::signal_loop;
 use super::simulate::OTHER_PORT;
 use crate::api::BindError;
+use crate::config::Sources;
 use crate::daemon::{Daemon, DaemonOptions, StartError};
 use crate::env::Env;
 use crate::error_chain::error_chain;
@@ -74,7 +75,8 @@ pub(super) async fn demo(
     let simulation = start_simulation(args.seed, env.clone()).await?;
     let mailboxes = simulation.simulator().mailboxes();
     let file = write_configuration(&directory, &simulation, &mailboxes, args)?;
-    let config = check::load(Some(&file), BTreeMap::new(), env.now())?;
+    let sources = Sources::find(Some(&file), BTreeMap::new());
+    let config = check::load(&sources, env.now())?;
     writeln!(
         out,
         "{BOLD}calmirror demo{BOLD:#}: a simulated Graph with {PEOPLE} people and {ROOMS} rooms, and the daemon on it"
@@ -87,7 +89,7 @@ pub(super) async fn demo(
     })?;
     let options = DaemonOptions {
         config,
-        load: check::loader(Some(&file), BTreeMap::new(), &env),
+        load: check::loader(sources, &env),
         reloads: ReloadQueue::default(),
         telemetry: None,
         about: build_info(&env),

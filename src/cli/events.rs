@@ -130,7 +130,6 @@ pub(super) async fn events(
         let mut notes = anstream::stderr();
         writeln!(notes, "calmirror: this window has not settled yet: events may be missing")?;
     }
-    out.flush()?;
     Ok(DONE)
 }
 
@@ -155,7 +154,6 @@ async fn calendar(
         }
         _ => out.write_all(&answer.body)?,
     }
-    out.flush()?;
     Ok(DONE)
 }
 

@@ -8,7 +8,7 @@ use clap::{Command, CommandFactory as _};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use super::arguments::{Arguments, CompletionsArgs, ManArgs};
+use super::arguments::Arguments;
 use super::complete::{SHELLS, VARIABLE};
 use super::exit::{CliError, DONE, FAILED};
 
@@ -49,24 +49,21 @@ if [ "${funcstack[1]}" = "_calmirror" ]; then _clap_dynamic_completer_calmirror 
 "#;
 
 /// Prints the script that makes a shell ask this program for completions.
-pub(super) fn completions(args: &CompletionsArgs, out: &mut impl Write) -> Result<u8, CliError> {
-    let shell = args.shell.to_string();
-    let Some(completer) = SHELLS.completer(&shell) else {
+pub(super) fn completions(shell: Shell, out: &mut impl Write) -> Result<u8, CliError> {
+    let Some(completer) = SHELLS.completer(&shell.to_string()) else {
         return Err(CliError::new(FAILED, format!("no completions for {shell}")));
     };
     completer.write_registration(VARIABLE, "calmirror", "calmirror", "calmirror", out)?;
-    if args.shell == Shell::Zsh {
+    if shell == Shell::Zsh {
         out.write_all(ZSH_AUTOLOAD.as_bytes())?;
     }
-    out.flush()?;
     Ok(DONE)
 }
 
 /// Prints the manual page, or writes it and one page per command into a directory.
-pub(super) fn man(args: &ManArgs, out: &mut impl Write) -> Result<u8, CliError> {
-    let Some(directory) = &args.directory else {
+pub(super) fn man(directory: Option<&Path>, out: &mut impl Write) -> Result<u8, CliError> {
+    let Some(directory) = directory else {
         out.write_all(&main_page()?)?;
-        out.flush()?;
         return Ok(DONE);
     };
     let write = |name: &str, page: &[u8]| {
@@ -135,8 +132,8 @@ mod tests {
     #[test]
     fn every_command_has_its_page_and_the_main_one_lists_them() {
         let directory = tempfile::tempdir().unwrap();
-        let args = ManArgs { directory: Some(directory.path().join("man1")) };
-        assert_eq!(man(&args, &mut Vec::new()), Ok(DONE));
+        let pages = directory.path().join("man1");
+        assert_eq!(man(Some(&pages), &mut Vec::new()), Ok(DONE));
         let main = std::fs::read_to_string(directory.path().join("man1/calmirror.1")).unwrap();
         for command in Arguments::command().get_subcommands() {
             let page = format!("man1/calmirror-{}.1", command.get_name());
@@ -153,7 +150,7 @@ mod tests {
     fn every_shell_has_a_script_that_asks_this_program() {
         for shell in Shell::value_variants() {
             let mut text = Vec::new();
-            completions(&CompletionsArgs { shell: *shell }, &mut text).unwrap();
+            completions(*shell, &mut text).unwrap();
             let text = String::from_utf8(text).unwrap();
             assert!(text.contains(VARIABLE), "{shell}: {text}");
             assert!(text.contains(&format!("{shell}")), "{shell}: {text}");

@@ -36,6 +36,8 @@ use client::ApiClient;
 use endpoint::ClientTarget;
 use exit::{CliError, DONE, FAILED, USAGE};
 
+use crate::config::Sources;
+
 /// The most blocking threads, which read the store. A change wakes all waiting readers at once.
 /// More threads would not serve them sooner, and each costs as much memory as about a hundred
 /// readers.
@@ -125,7 +127,9 @@ async fn dispatch(arguments: Arguments) -> Result<u8, CliError> {
     crate::platform::limits::disable_core_dumps();
     // Strips colours if the output is not a terminal or NO_COLOR is set.
     let out = &mut anstream::stdout();
-    match &arguments.command {
+    let (file, level) = (arguments.config.as_deref(), arguments.log_level.as_deref());
+    let sources = || Sources::find(file, environment.clone());
+    let exit = match &arguments.command {
         Command::Status(args) => status::status(&client()?, args, json, out).await,
         Command::Health => health::health(&client()?, json, out).await,
         Command::Events(args) => events::events(&client()?, args, json, out).await,
@@ -133,24 +137,25 @@ async fn dispatch(arguments: Arguments) -> Result<u8, CliError> {
             let exact = json || !std::io::stdout().is_terminal();
             changes::changes(&client()?, args, exact, out, &mut anstream::stderr()).await
         }
-        Command::Sync(args) => sync::sync(&client()?, args, json, out).await,
-        Command::Resync(args) => sync::resync(&client()?, args, json, out).await,
-        Command::Completions(args) => manual::completions(args, out),
-        Command::Man(args) => manual::man(args, out),
-        Command::Reload(args) => reload::reload(&client()?, args, json, out).await,
-        Command::Check(args) => {
-            let file = arguments.config.as_deref();
-            check::check(file, environment.clone(), args, json, out)
+        Command::Sync(which) => {
+            sync::request_rounds(&client()?, which, "sync", "", json, out).await
         }
-        Command::Run(args) => {
-            let (file, level) = (arguments.config.as_deref(), arguments.log_level.as_deref());
-            run::run(file, environment.clone(), level, args).await
+        Command::Resync { which, accept_removals } => {
+            let accept = if *accept_removals { "&accept_removals=true" } else { "" };
+            sync::request_rounds(&client()?, which, "resync", accept, json, out).await
         }
+        Command::Completions { shell } => manual::completions(*shell, out),
+        Command::Man { directory } => manual::man(directory.as_deref(), out),
+        Command::Reload { accept_drops } => {
+            reload::reload(&client()?, *accept_drops, json, out).await
+        }
+        Command::Check { explain } => check::check(&sources(), *explain, json, out),
+        Command::Run { accept_drops } => run::run(sources(), level, *accept_drops).await,
         #[cfg(feature = "simulator")]
-        Command::Demo(args) => demo::demo(args, arguments.log_level.as_deref(), out).await,
+        Command::Demo(args) => demo::demo(args, level, out).await,
         #[cfg(feature = "simulator")]
-        Command::Simulate(args) => {
-            simulate::simulate(args.clone(), arguments.log_level.as_deref(), out).await
-        }
-    }
+        Command::Simulate(args) => simulate::simulate(args.clone(), level, out).await,
+    }?;
+    out.flush()?;
+    Ok(exit)
 }

@@ -4,7 +4,6 @@ use std::io::Write;
 
 use serde_json::Value;
 
-use super::arguments::ReloadArgs;
 use super::client::{ApiClient, parse};
 use super::exit::{CliError, DONE};
 use super::terminal::printable;
@@ -13,11 +12,11 @@ use crate::reload::{ReloadSummary, WindowChange, WindowEffect};
 /// Requests a reload, waits until it ends and prints the result.
 pub(super) async fn reload(
     client: &ApiClient,
-    args: &ReloadArgs,
+    accept_drops: bool,
     json: bool,
     out: &mut impl Write,
 ) -> Result<u8, CliError> {
-    let more = if args.accept_drops { "?accept_drops=true" } else { "" };
+    let more = if accept_drops { "?accept_drops=true" } else { "" };
     let answer: Value = client.post(&format!("/v1/reload{more}")).await?.json()?;
     if json {
         writeln!(out, "{answer}")?;
@@ -25,7 +24,6 @@ pub(super) async fn reload(
         let applied: ReloadSummary = parse(&answer)?;
         out.write_all(describe(&applied).as_bytes())?;
     }
-    out.flush()?;
     Ok(DONE)
 }
 

@@ -1,14 +1,12 @@
 //! `run`: runs the daemon in the foreground, from loading the configuration to the exit code.
 
-use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::arguments::{COMMIT, RunArgs, TARGET};
+use super::arguments::{COMMIT, TARGET};
 use super::check;
 use super::exit::{CONFIGURATION, CliError, FAILED, STORE};
 use super::signal_loop;
@@ -38,13 +36,12 @@ const MAX_EXTENSION: Duration = Duration::from_secs(3600);
 /// # Errors
 /// Why the daemon could not start, or the store's failure, with the exit code.
 pub(super) async fn run(
-    file: Option<&Path>,
-    environment: BTreeMap<String, String>,
+    sources: Sources,
     level: Option<&str>,
-    args: &RunArgs,
+    accept_drops: bool,
 ) -> Result<u8, CliError> {
-    let configured = LogFormat::readable(&Sources::find(file, environment.clone()));
-    let ended = serve(file, environment, level, args).await;
+    let configured = LogFormat::readable(&sources);
+    let ended = serve(sources, level, accept_drops).await;
     match (ended, format(configured).resolve()) {
         (Err(failure), OutputFormat::Json) if !failure.message.is_empty() => {
             // A log line that cannot be written is lost; the exit code still reports the failure.
@@ -55,16 +52,9 @@ pub(super) async fn run(
     }
 }
 
-async fn serve(
-    file: Option<&Path>,
-    environment: BTreeMap<String, String>,
-    level: Option<&str>,
-    args: &RunArgs,
-) -> Result<u8, CliError> {
+async fn serve(sources: Sources, level: Option<&str>, accept_drops: bool) -> Result<u8, CliError> {
     let env = Env::real();
-    let load = check::loader(file, environment.clone(), &env);
-    let daemon_environment = environment.clone();
-    let config = check::load(file, environment, env.now())?;
+    let config = check::load(&sources, env.now())?;
     let telemetry = start_telemetry(
         level.unwrap_or(&config.sections.log.level),
         format(config.sections.log.format),
@@ -90,21 +80,21 @@ async fn serve(
     let transport = HttpTransport::new().map_err(|error| {
         CliError::new(FAILED, format!("cannot set up TLS: {}", error_chain(&error)))
     })?;
-    let about = build_info(&env);
+    let notify = Notify::new(&sources.environment, std::process::id());
     let options = DaemonOptions {
         config,
-        load,
+        load: check::loader(sources, &env),
         reloads: ReloadQueue::default(),
         // A level from the command line applies until the process ends; reloads do not change it.
         telemetry: level.is_none().then_some(telemetry),
+        about: build_info(&env),
         env,
         transport: Arc::new(transport),
-        about,
-        accept_drops: args.accept_drops,
+        accept_drops,
         open_loopback: false,
         cache_bytes: CACHE_BYTES,
     };
-    foreground(options, signals, Notify::new(&daemon_environment, std::process::id())).await
+    foreground(options, signals, notify).await
 }
 
 /// Starts a daemon and runs it until a signal or a store failure ends it.

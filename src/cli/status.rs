@@ -55,7 +55,6 @@ pub(super) async fn status(
     let view = StatusView::fetch(client, args, json).await?;
     let text = if json { view.json() } else { view.text(TerminalSize::of_stdout()) };
     out.write_all(text.as_bytes())?;
-    out.flush()?;
     Ok(if view.is_healthy() { DONE } else { FAILED })
 }
 

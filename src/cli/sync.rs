@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::timeout;
 
-use super::arguments::{ResyncArgs, SyncArgs, WindowSelection};
+use super::arguments::WindowSelection;
 use super::client::{ApiClient, parse};
 use super::exit::{CliError, DONE, FAILED};
 use super::terminal::printable;
@@ -48,28 +48,8 @@ struct RequestedRound {
     last_error: Option<model::ErrorJson>,
 }
 
-/// Starts a round of each window.
-pub(super) async fn sync(
-    client: &ApiClient,
-    args: &SyncArgs,
-    json: bool,
-    out: &mut impl Write,
-) -> Result<u8, CliError> {
-    request_rounds(client, &args.which, "sync", "", json, out).await
-}
-
-/// Starts a full resync of each window.
-pub(super) async fn resync(
-    client: &ApiClient,
-    args: &ResyncArgs,
-    json: bool,
-    out: &mut impl Write,
-) -> Result<u8, CliError> {
-    let accept = if args.accept_removals { "&accept_removals=true" } else { "" };
-    request_rounds(client, &args.which, "resync", accept, json, out).await
-}
-
-async fn request_rounds(
+/// Starts a round of each window: a `sync`, or a `resync` with further parameters.
+pub(super) async fn request_rounds(
     client: &ApiClient,
     which: &WindowSelection,
     what: &str,
