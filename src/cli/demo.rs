@@ -21,6 +21,7 @@ use super::exit::{CliError, FAILED};
 use super::run::{build_info, start_telemetry};
 use super::signal_loop;
 use super::simulate::OTHER_PORT;
+use super::terminal::cut;
 use crate::api::BindError;
 use crate::config::Sources;
 use crate::daemon::{Daemon, DaemonOptions, StartError};
@@ -292,9 +293,9 @@ async fn print_changes(fleet: &Fleet, store: &Store, out: &mut impl Write) -> Re
             let news =
                 window.last_error.as_ref().filter(|_| trouble && before != Some(window.state));
             if let Some(error) = news {
-                writeln!(out, "{RED}!{RED:#} {:<28} {}", shorten(&window.name, 28), error.message)?;
+                writeln!(out, "{RED}!{RED:#} {:<28} {}", cut(&window.name, 28), error.message)?;
             } else if !trouble && before.is_some_and(WindowState::is_trouble) {
-                writeln!(out, "{GREEN}✓{GREEN:#} {:<28} recovered", shorten(&window.name, 28))?;
+                writeln!(out, "{GREEN}✓{GREEN:#} {:<28} recovered", cut(&window.name, 28))?;
             }
         }
         if changes.at_end {
@@ -329,7 +330,7 @@ fn start_and_subject(change: &Change) -> (String, String) {
     };
     let start = event["start"]["dateTime"].as_str().unwrap_or_default();
     let start = start.get(..16).unwrap_or(start).replace('T', " ");
-    (start, shorten(event["subject"].as_str().unwrap_or_default(), 60))
+    (start, cut(event["subject"].as_str().unwrap_or_default(), 60))
 }
 
 fn print_change(change: &Change, count: usize, out: &mut impl Write) -> Result<(), CliError> {
@@ -340,18 +341,11 @@ fn print_change(change: &Change, count: usize, out: &mut impl Write) -> Result<(
     };
     let (start, subject) = start_and_subject(change);
     let at = change.at.to_zoned_datetime(TimeZone::system()).strftime("%H:%M:%S").to_string();
-    let window = shorten(&change.window, 28);
+    let window = cut(&change.window, 28);
     let more = if count > 1 { format!("  ({count} of a series)") } else { String::new() };
     writeln!(
         out,
         "{DIM}{at}{DIM:#} {style}{sign}{style:#} {window:<28} {start:<16} {subject}{DIM}{more}{DIM:#}"
     )?;
     Ok(())
-}
-
-fn shorten(text: &str, most: usize) -> String {
-    if text.chars().count() <= most {
-        return text.to_owned();
-    }
-    text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
 }

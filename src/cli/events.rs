@@ -98,13 +98,12 @@ pub(super) async fn events(
     let path = with_query(&path, &[("from", Some(&start)), ("to", Some(&end))]);
     let mut all = Vec::new();
     let mut complete = true;
-    let mut next: Option<String> = None;
+    let mut page = String::new();
     loop {
-        let page = next.map_or(String::new(), |next| format!("&page={next}"));
         let answer = client.get(&format!("{path}{page}")).await?;
-        let page: EventList = suggest::or_suggestion(client, &args.window, answer).await?.json()?;
-        complete &= page.complete;
-        for event in page.value {
+        let list: EventList = suggest::or_suggestion(client, &args.window, answer).await?.json()?;
+        complete &= list.complete;
+        for event in list.value {
             if json {
                 // A line break in JSON can only be white space between tokens.
                 writeln!(out, "{}", event.get().replace(['\n', '\r'], " "))?;
@@ -112,8 +111,8 @@ pub(super) async fn events(
                 all.push(event);
             }
         }
-        match page.next {
-            Some(more) => next = Some(more),
+        match list.next {
+            Some(next) => page = format!("&page={next}"),
             None => break,
         }
     }

@@ -43,15 +43,12 @@ fn describe(applied: &ReloadSummary) -> String {
 }
 
 fn line(change: &WindowChange) -> String {
-    let sign = match change.change {
-        WindowEffect::Added => '+',
-        WindowEffect::Removed => '-',
-        _ => '~',
-    };
-    let effect = match change.change {
-        WindowEffect::Added | WindowEffect::Removed | WindowEffect::Retimed => "",
-        WindowEffect::Replaced => ": another calendar, all its events are replaced",
-        WindowEffect::Resynced => ": is enumerated again",
+    let (sign, effect) = match change.change {
+        WindowEffect::Added => ('+', ""),
+        WindowEffect::Removed => ('-', ""),
+        WindowEffect::Retimed => ('~', ""),
+        WindowEffect::Replaced => ('~', ": another calendar, all its events are replaced"),
+        WindowEffect::Resynced => ('~', ": is enumerated again"),
     };
     let keys = match change.keys.as_slice() {
         [] => String::new(),

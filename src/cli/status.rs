@@ -70,15 +70,14 @@ async fn watch(
     loop {
         let looking =
             tokio::time::timeout(RESPONSE_TIMEOUT, StatusView::fetch(client, args, false)).await;
-        let silent = || {
-            let message =
-                format!("the daemon has not answered for {} s", RESPONSE_TIMEOUT.as_secs());
-            CliError::new(UNAVAILABLE, message)
-        };
-        let view = match looking.unwrap_or_else(|_| Err(silent())) {
-            Ok(view) => Ok(view),
-            Err(failure) if reached && failure.exit == UNAVAILABLE => Err(failure),
-            Err(failure) => return Err(failure),
+        let view = looking.unwrap_or_else(|_| {
+            let waited = RESPONSE_TIMEOUT.as_secs();
+            let message = format!("the daemon has not answered for {waited} s");
+            Err(CliError::new(UNAVAILABLE, message))
+        });
+        let view = match view {
+            Err(failure) if !reached || failure.exit != UNAVAILABLE => return Err(failure),
+            view => view,
         };
         reached = true;
         let mut over = std::pin::pin!(tokio::time::sleep(REDRAW));

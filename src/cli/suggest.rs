@@ -25,17 +25,20 @@ struct WindowName {
 
 /// The names of all windows.
 pub(super) async fn all_names(client: &ApiClient) -> Result<Vec<String>, CliError> {
-    let mut names = Vec::new();
-    let mut page = String::new();
-    loop {
-        let path = format!("/v1/windows?limit={PAGE}{page}");
-        let list: WindowNames = client.get(&path).await?.json()?;
-        names.extend(list.value.into_iter().map(|window| window.name));
-        match list.next {
-            Some(next) => page = format!("&page={next}"),
-            None => return Ok(names),
-        }
+    let (mut names, mut next) = page(client, "").await?;
+    while let Some(key) = next {
+        let (more, after) = page(client, &format!("&page={key}")).await?;
+        names.extend(more);
+        next = after;
     }
+    Ok(names)
+}
+
+/// The names on a page, and the key of the next one.
+async fn page(client: &ApiClient, query: &str) -> Result<(Vec<String>, Option<String>), CliError> {
+    let path = format!("/v1/windows?limit={PAGE}{query}");
+    let WindowNames { value, next } = client.get(&path).await?.json()?;
+    Ok((value.into_iter().map(|window| window.name).collect(), next))
 }
 
 /// The response if it is a success.
@@ -87,11 +90,6 @@ async fn similar(client: &ApiClient, window: &str) -> Vec<String> {
 pub(super) async fn names(client: &ApiClient, part: &str) -> (Vec<String>, bool) {
     let query =
         if part.is_empty() { String::new() } else { format!("&q={}", percent::encode(part)) };
-    let answer = client.get(&format!("/v1/windows?limit={PAGE}{query}")).await;
-    match answer.and_then(ApiResponse::json::<WindowNames>) {
-        Ok(page) => {
-            (page.value.into_iter().map(|window| window.name).collect(), page.next.is_none())
-        }
-        Err(_) => (Vec::new(), false),
-    }
+    let page = page(client, &query).await;
+    page.map(|(names, next)| (names, next.is_none())).unwrap_or_default()
 }

@@ -2,7 +2,9 @@
 
 use std::io;
 
-use textwrap::{Options, WordSplitter, core::display_width};
+use textwrap::{Options, WordSplitter};
+
+pub(super) use textwrap::core::display_width as width;
 
 /// The size of a terminal. An unknown dimension is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,11 +63,6 @@ pub(super) fn escaped_json(text: &str) -> String {
         }
     }
     out
-}
-
-/// The number of columns that the text takes.
-pub(super) fn width(text: &str) -> usize {
-    display_width(text)
 }
 
 /// The text, cut to `columns` with a trailing `…` if it is too wide.
