@@ -87,7 +87,7 @@ pub(super) enum ViewPurpose {
     /// The master was not found: checks whether any instance exists. Includes the mirror's rows.
     Presence(Vec<SeriesMember>),
     /// Lists the instances in place of the series' listing.
-    Listing,
+    InsteadOfListing,
     /// Neither this listing nor the pages decide whether the segment has these instances near an
     /// edge: lists the days at the edge.
     Edge(ListedInstances, BTreeSet<EventHash>),

@@ -170,7 +170,7 @@ impl Round {
     }
 
     /// Whether this run fetches plain pages.
-    fn is_listing(&self) -> bool {
+    fn uses_plain_pages(&self) -> bool {
         self.fallback.is_snapshot() && self.reason() != Some(ResyncReason::DeltaRetry)
     }
 
@@ -186,7 +186,7 @@ impl Round {
                 |item: &&Item| matches!(item.kind, EventKind::Single | EventKind::Master);
             ids.extend(page.present.iter().filter(may_have_changed).map(|i| i.id.hash()));
         }
-        if self.is_listing() && self.context.complete == Completion::Master {
+        if self.uses_plain_pages() && self.context.complete == Completion::Master {
             // A listing has no masters. Their etags show whether the stored ones are current.
             let masters = page.present.iter().filter_map(|item| item.master.as_ref());
             ids.extend(masters.map(EventId::hash));
@@ -271,8 +271,8 @@ impl Round {
         }
         self.progress.held_until = None;
         match &self.progress.phase {
-            Phase::Enumerating { next, .. } if self.is_listing() => {
-                Step::Do(Effect::Listing(next.clone()))
+            Phase::Enumerating { next, .. } if self.uses_plain_pages() => {
+                Step::Do(Effect::PlainPage(next.clone()))
             }
             Phase::Enumerating { next, .. } => Step::Do(Effect::Page(next.clone())),
             Phase::Following { next } => Step::Do(Effect::Page(Some(next.clone()))),
@@ -288,7 +288,7 @@ impl Round {
                     // Nothing is written before the first page.
                     None => {
                         self.progress.phase = Phase::start(ResyncReason::Snapshot);
-                        Step::Do(Effect::Listing(None))
+                        Step::Do(Effect::PlainPage(None))
                     }
                 }
             }

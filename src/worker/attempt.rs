@@ -236,8 +236,8 @@ impl<'a> Attempt<'a> {
             Effect::Page(link) => {
                 self.page(round, segment, PageSource::Delta, link.as_ref(), edges).await?
             }
-            Effect::Listing(link) => {
-                self.page(round, segment, PageSource::Listing, link.as_ref(), edges).await?
+            Effect::PlainPage(link) => {
+                self.page(round, segment, PageSource::Plain, link.as_ref(), edges).await?
             }
             Effect::Master(id) => self.master(&id, edges).await?,
             Effect::Instances(id) => self.instances(segment, &id, edges).await?,

@@ -152,7 +152,7 @@ impl Round {
     /// Lists the series' instances in the whole segment by a plain view.
     pub(super) fn view_as_listing(&mut self, rows: Vec<SeriesMember>, at: Timestamp) -> Step {
         let Some(series) = self.progress.pending.current() else { return self.next_effect(at) };
-        series.findings.view_purpose = Some(ViewPurpose::Listing);
+        series.findings.view_purpose = Some(ViewPurpose::InsteadOfListing);
         let carried = series.waiting_instances().map(|(id, _)| *id);
         let request = ViewRequest {
             master: series.master.clone(),
@@ -180,7 +180,7 @@ impl Round {
                 listing.merge(viewed);
                 self.confirmed(listing, rows, at)
             }
-            Some(ViewPurpose::Listing) => self.confirm_edges(viewed, rows, at),
+            Some(ViewPurpose::InsteadOfListing) => self.confirm_edges(viewed, rows, at),
             // An item without a readable id may be one of these instances. Unless the view has all
             // of them, it decides nothing.
             Some(ViewPurpose::Edge(_, ids))
@@ -215,7 +215,7 @@ impl Round {
             Some(
                 ViewPurpose::Exceptions(_)
                 | ViewPurpose::Locate(_)
-                | ViewPurpose::Listing
+                | ViewPurpose::InsteadOfListing
                 | ViewPurpose::Edge(..),
             )
             | None => self.unavailable(at),

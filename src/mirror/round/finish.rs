@@ -57,7 +57,7 @@ impl Round {
     /// lacks it too.
     fn doubt_listing(&mut self, rows: &[Removal], at: Timestamp) -> Option<Step> {
         let Phase::Sweeping { reason, .. } = self.progress.phase else { return None };
-        if !self.is_listing() || self.progress.stall.pages == 0 {
+        if !self.uses_plain_pages() || self.progress.stall.pages == 0 {
             return None;
         }
         let lacking = rows.iter().map(|row| row.id);

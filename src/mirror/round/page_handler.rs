@@ -179,7 +179,7 @@ impl Round {
         let complete = match item.kind {
             EventKind::Exception => item.full,
             // The plain listing has the exact content.
-            _ if exact => item.full && self.is_listing(),
+            _ if exact => item.full && self.uses_plain_pages(),
             // Only equal etags on both sides show that a stored master is current.
             _ => {
                 self.progress
@@ -187,7 +187,7 @@ impl Round {
                     .get(&hash)
                     .is_some_and(|etag| etags_match(&item.etag, etag))
                     || matches!(stored, Some(StoredKind::Master { etag: Some(etag) })
-                        if self.is_listing() && item.etag.as_ref() == Some(etag))
+                        if self.uses_plain_pages() && item.etag.as_ref() == Some(etag))
             }
         };
         if complete {

@@ -87,8 +87,8 @@ pub enum Step {
 pub enum Effect {
     /// Fetch a page of a delta round: by this link, or the first of an enumeration.
     Page(Option<Link>),
-    /// Fetch a page of the plain listing: by this link, or the first.
-    Listing(Option<Link>),
+    /// Fetch a plain page, in snapshot mode: by this link, or the first.
+    PlainPage(Option<Link>),
     /// Fetch a master by id.
     Master(EventId),
     /// List a series' instances and read the mirror's rows of it.
@@ -113,7 +113,7 @@ impl Effect {
     pub fn asks_for_members(&self) -> bool {
         match self {
             Self::Page(_)
-            | Self::Listing(_)
+            | Self::PlainPage(_)
             | Self::Instances(_)
             | Self::View(_)
             | Self::Presence(_) => true,

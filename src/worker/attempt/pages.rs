@@ -23,7 +23,7 @@ pub(super) enum PageSource {
     /// By the delta function.
     Delta,
     /// By a plain listing, in snapshot mode.
-    Listing,
+    Plain,
 }
 
 /// What is kept of the last page.

@@ -287,7 +287,7 @@ impl Attempt<'_> {
                 }
             };
             requested |= effect.asks_for_members();
-            restarted |= matches!(effect, Effect::Page(None) | Effect::Listing(None));
+            restarted |= matches!(effect, Effect::Page(None) | Effect::PlainPage(None));
             input = self.perform(&round, segment, edges, effect).await?;
         }
     }

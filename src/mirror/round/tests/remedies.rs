@@ -95,7 +95,7 @@ fn a_refused_link_is_stuck_when_two_attempts_in_a_row_gave_up_there() {
 fn a_snapshot_round_lists_compares_and_has_no_link_to_go_on_from() {
     let (round, effect) = started(listed(Phase::Settled { delta: None }), AT);
     assert!(
-        matches!(effect, Step::Do(Effect::Listing(None))),
+        matches!(effect, Step::Do(Effect::PlainPage(None))),
         "nothing is written before the first page"
     );
     let (round, commit) = step_page(round, page(vec![single("a")], &[], PageEnd::Last), &[]);
@@ -120,7 +120,7 @@ fn what_several_listed_pages_lack_leaves_when_the_next_listing_lacks_it_too() {
     let list = |round: Round, last: &str| {
         let (round, _) = step_page(round, page(vec![single("a")], &[], next("n")), &[]);
         let (round, effect) = round.step(RoundInput::Committed(100), AT);
-        assert!(matches!(effect, Step::Do(Effect::Listing(Some(_)))));
+        assert!(matches!(effect, Step::Do(Effect::PlainPage(Some(_)))));
         let (round, _) = step_page(round, page(vec![single(last)], &[], PageEnd::Last), &[]);
         round.step(RoundInput::Committed(100), AT).0
     };
@@ -129,7 +129,7 @@ fn what_several_listed_pages_lack_leaves_when_the_next_listing_lacks_it_too() {
     assert!(commit.removals.is_empty() && commit.clear_seen && commit.pending.len() == 2);
     assert_eq!(*phase(&commit), Phase::start(ResyncReason::Snapshot));
     let (round, effect) = round.step(RoundInput::Committed(100), AT);
-    assert!(matches!(effect, Step::Do(Effect::Listing(None))), "the next listing starts at once");
+    assert!(matches!(effect, Step::Do(Effect::PlainPage(None))), "the next listing starts at once");
     // One of the two is in the second listing.
     let (_, effect) = list(round, "g0").step(RoundInput::Unseen(many(2).split_off(1)), AT);
     let commit = written(effect);
@@ -205,10 +205,10 @@ fn a_trial_of_delta_that_fails_in_any_way_is_over_at_once() {
         assert_eq!(*phase(&commit), Phase::start(ResyncReason::Snapshot));
         assert_eq!(commit.counters.resync, None);
         let (_, effect) = round.step(RoundInput::Committed(100), tomorrow);
-        assert!(matches!(effect, Step::Do(Effect::Listing(None))), "the listing starts at once");
+        assert!(matches!(effect, Step::Do(Effect::PlainPage(None))), "the listing starts at once");
         let (_, effect) = started(commit.position, hour(47));
         assert!(
-            matches!(effect, Step::Do(Effect::Listing(None))),
+            matches!(effect, Step::Do(Effect::PlainPage(None))),
             "delta is not due before another day"
         );
     }
@@ -221,7 +221,7 @@ fn a_trial_of_delta_that_fails_in_any_way_is_over_at_once() {
 fn whatever_begins_anew_in_snapshot_mode_is_listed() {
     for reason in [ResyncReason::Requested, ResyncReason::WindowMoved, ResyncReason::Confirm] {
         let (_, effect) = started(listed(Phase::start(reason)), AT);
-        assert!(matches!(effect, Step::Do(Effect::Listing(None))), "{reason:?}");
+        assert!(matches!(effect, Step::Do(Effect::PlainPage(None))), "{reason:?}");
     }
     // A mass removal is not accepted in snapshot mode either.
     let sweeping = Phase::Sweeping { delta: None, reason: ResyncReason::Snapshot };
