@@ -21,7 +21,7 @@
 mod absence;
 mod completion;
 mod finish;
-mod page_handler;
+mod page;
 mod removals;
 mod step;
 
@@ -204,17 +204,17 @@ impl Round {
                 if self.progress.stall.observe(&page, took, &mut self.progress.ids_seen) {
                     self.next_fallback(StallKind::NoProgress, at)
                 } else {
-                    self.page(page, &known, at)
+                    self.on_page(page, &known, at)
                 }
             }
             RoundInput::Failed(failure) => self.on_page_failure(failure, at),
-            RoundInput::Master(found) => self.master(found, at),
-            RoundInput::Instances(found) => self.instances(found, at),
-            RoundInput::SeriesGone(rows) => self.gone(rows, at),
-            RoundInput::Viewed(listed, rows) => self.viewed(listed, rows, at),
-            RoundInput::Presence(present) => self.present(present, at),
+            RoundInput::Master(found) => self.on_master(found, at),
+            RoundInput::Instances(found) => self.on_instances(found, at),
+            RoundInput::SeriesRows(rows) => self.on_series_rows(rows, at),
+            RoundInput::Viewed(listed, rows) => self.on_view(listed, rows, at),
+            RoundInput::Presence(present) => self.on_presence(present, at),
             RoundInput::Unavailable => self.unavailable(at),
-            RoundInput::Unseen(rows) => self.unseen(rows, at),
+            RoundInput::Unseen(rows) => self.on_unseen(rows, at),
             RoundInput::Retained { stay, gone } => {
                 self.removals.others_done(stay, gone);
                 self.next_effect(at)
@@ -279,7 +279,7 @@ impl Round {
             Phase::Settled { delta } => {
                 let delta = delta.clone();
                 // Work left by an earlier round is done before the next page is requested.
-                match self.pending() {
+                match self.next_series_step() {
                     Some(effect) => effect,
                     None if delta.is_some() => Step::Do(Effect::Page(delta)),
                     None if self.fallback.is_delta_due(at) => {
@@ -292,7 +292,7 @@ impl Round {
                     }
                 }
             }
-            Phase::Completing { .. } => match self.pending() {
+            Phase::Completing { .. } => match self.next_series_step() {
                 Some(effect) => effect,
                 None => self.leave_and_settle(at),
             },
@@ -300,7 +300,7 @@ impl Round {
                 // The first enumeration found an empty mirror: there is nothing to sweep, and it
                 // kept no seen list.
                 let first = *reason == ResyncReason::New;
-                match self.pending() {
+                match self.next_series_step() {
                     Some(effect) => effect,
                     None if first => self.leave_and_settle(at),
                     None => Step::Do(Effect::Unseen),

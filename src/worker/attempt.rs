@@ -241,7 +241,7 @@ impl<'a> Attempt<'a> {
             }
             Effect::Master(id) => self.master(&id, edges).await?,
             Effect::Instances(id) => self.instances(segment, &id, edges).await?,
-            Effect::Rows(id) => RoundInput::SeriesGone(self.rows(segment, &id).await?),
+            Effect::Rows(id) => RoundInput::SeriesRows(self.rows(segment, &id).await?),
             Effect::View(request) => self.view(segment, &request).await?,
             Effect::Presence(request) => self.presence(&request, edges).await?,
             Effect::Unseen => RoundInput::Unseen(self.unseen(segment).await?),

@@ -112,7 +112,7 @@ impl Round {
 
     /// The master is not found, or is no longer a master. `rows` are the mirror's rows of the
     /// series.
-    pub(super) fn gone(&mut self, rows: Vec<SeriesMember>, at: Timestamp) -> Step {
+    pub(super) fn on_series_rows(&mut self, rows: Vec<SeriesMember>, at: Timestamp) -> Step {
         let master_kept = self.context.complete == Completion::Master;
         let enumerating = self.reason().is_some();
         let Some(series) = self.progress.pending.current() else { return self.next_effect(at) };
@@ -164,7 +164,7 @@ impl Round {
     }
 
     /// Handles the response of a plain view.
-    pub(super) fn viewed(
+    pub(super) fn on_view(
         &mut self,
         viewed: ListedInstances,
         rows: Vec<SeriesMember>,
@@ -200,7 +200,7 @@ impl Round {
     }
 
     /// Handles whether any of the requested events exist.
-    pub(super) fn present(&mut self, present: bool, at: Timestamp) -> Step {
+    pub(super) fn on_presence(&mut self, present: bool, at: Timestamp) -> Step {
         let edges = series::widen(self.context.edges, 1);
         let Some(series) = self.progress.pending.current() else { return self.next_effect(at) };
         match series.findings.view_purpose.take() {

@@ -11,7 +11,7 @@ use crate::mirror::window::Completion;
 
 impl Round {
     /// The effect that the next pending series needs.
-    pub(super) fn pending(&mut self) -> Option<Step> {
+    pub(super) fn next_series_step(&mut self) -> Option<Step> {
         let series = self.progress.pending.current()?;
         let master = series.master.clone();
         if series.needs_master
@@ -32,7 +32,7 @@ impl Round {
         })
     }
 
-    pub(super) fn master(&mut self, found: Option<Item>, at: Timestamp) -> Step {
+    pub(super) fn on_master(&mut self, found: Option<Item>, at: Timestamp) -> Step {
         let Some(series) = self.progress.pending.current() else { return self.next_effect(at) };
         match found {
             // The server returned another id, or an instance under this id: try again later.
@@ -65,7 +65,7 @@ impl Round {
         }
     }
 
-    pub(super) fn instances(
+    pub(super) fn on_instances(
         &mut self,
         found: Option<(ListedInstances, Vec<SeriesMember>)>,
         at: Timestamp,

@@ -19,7 +19,7 @@ const SWEEP_SLICE: usize = 256;
 
 impl Round {
     /// Handles the rows that the sweep found. They are judged as a whole, not slice by slice.
-    pub(super) fn unseen(&mut self, mut rows: Vec<Removal>, at: Timestamp) -> Step {
+    pub(super) fn on_unseen(&mut self, mut rows: Vec<Removal>, at: Timestamp) -> Step {
         if let Some(step) = self.doubt_listing(&rows, at) {
             return step;
         }

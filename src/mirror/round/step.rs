@@ -33,7 +33,7 @@ pub enum RoundInput {
     /// found.
     Instances(Option<(ListedInstances, Vec<SeriesMember>)>),
     /// The mirror's rows of a series whose master is not found, or is no longer a master.
-    SeriesGone(Vec<SeriesMember>),
+    SeriesRows(Vec<SeriesMember>),
     /// A series' instances in a plain `calendarView`, and the mirror's rows of it.
     Viewed(ListedInstances, Vec<SeriesMember>),
     /// Whether any of the requested events exist.

@@ -144,7 +144,7 @@ fn private(carried: Vec<Item>) -> Round {
 fn of_a_private_series_what_the_delta_carried_counts() {
     let o = item("o", EventKind::Occurrence, Some("m"), "e2");
     let (round, effect) =
-        private(vec![master(), o]).step(RoundInput::SeriesGone(vec![row("o")]), AT);
+        private(vec![master(), o]).step(RoundInput::SeriesRows(vec![row("o")]), AT);
     let commit = written(effect);
     assert_eq!(ids(&commit.upserts), ["o", "m"]);
     assert!(commit.removals.is_empty());
@@ -155,7 +155,7 @@ fn of_a_private_series_what_the_delta_carried_counts() {
 fn of_a_private_series_what_the_delta_did_not_carry_is_as_the_view_has_it() {
     let o = item("o", EventKind::Occurrence, Some("m"), "e2");
     let rows = vec![row("o"), row("p"), row("ghost")];
-    let (round, effect) = private(vec![o]).step(RoundInput::SeriesGone(rows.clone()), AT);
+    let (round, effect) = private(vec![o]).step(RoundInput::SeriesRows(rows.clone()), AT);
     let request = asked(effect);
     assert!(!request.ids_only);
     let whole = |id| Item { full: true, ..item(id, EventKind::Occurrence, Some("m"), "e2") };
@@ -177,7 +177,7 @@ fn a_series_of_which_nothing_was_carried_leaves_only_if_the_view_has_none_of_it(
         let (round, _) = round.step(RoundInput::Committed(9), AT);
         let (round, _) = round.step(RoundInput::Master(None), AT);
         let rows = vec![row("o"), exception("x", 10)];
-        let (round, effect) = round.step(RoundInput::SeriesGone(rows.clone()), AT);
+        let (round, effect) = round.step(RoundInput::SeriesRows(rows.clone()), AT);
         let request = asked_presence(effect);
         assert_eq!(request.master, Some(EventId::new("m")));
         assert_eq!(request.ids.len(), 2);

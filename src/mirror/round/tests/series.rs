@@ -51,7 +51,7 @@ fn a_tombstone_for_a_master_only_marks_the_series() {
         "only its absence says that the series is gone"
     );
     let rows = vec![row("o1")];
-    let (round, effect) = round.step(RoundInput::SeriesGone(rows), AT);
+    let (round, effect) = round.step(RoundInput::SeriesRows(rows), AT);
     assert!(
         matches!(effect, Step::Do(Effect::Presence(_))),
         "and a private series is absent too (fact 180)"

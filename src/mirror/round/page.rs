@@ -15,7 +15,7 @@ use crate::mirror::status::ResyncReason;
 use crate::mirror::window::Completion;
 
 impl Round {
-    pub(super) fn page(
+    pub(super) fn on_page(
         &mut self,
         page: Page,
         known: &BTreeMap<EventHash, StoredKind>,
