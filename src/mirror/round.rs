@@ -51,7 +51,7 @@ pub struct Round {
     /// See [`Position::fallback`].
     fallback: Fallback,
     progress: Progress,
-    removals: RemovalCheck,
+    removal_check: RemovalCheck,
     /// What follows the commit under way.
     after_commit: AfterCommit,
 }
@@ -137,7 +137,7 @@ impl Round {
             pending.forget_tombstones();
         }
         Self {
-            removals: RemovalCheck::new(events, context.has_other_segments),
+            removal_check: RemovalCheck::new(events, context.has_other_segments),
             context,
             fallback: std::mem::take(&mut position.fallback),
             progress: Progress::resume(position, pending),
@@ -216,11 +216,11 @@ impl Round {
             RoundInput::Unavailable => self.unavailable(at),
             RoundInput::Unseen(rows) => self.on_unseen(rows, at),
             RoundInput::Retained { stay, gone } => {
-                self.removals.others_done(stay, gone);
+                self.removal_check.others_done(stay, gone);
                 self.next_effect(at)
             }
             RoundInput::Committed(events) => {
-                self.removals.committed(events);
+                self.removal_check.committed(events);
                 match std::mem::replace(&mut self.after_commit, AfterCommit::Continue) {
                     AfterCommit::Continue => self.next_effect(at),
                     AfterCommit::Sweep(rows) => self.sweep_slice(rows, at),
@@ -237,7 +237,7 @@ impl Round {
             },
         };
         if matches!(&step, Step::Do(effect) if effect.asks_for_members()) {
-            self.removals.members_requested();
+            self.removal_check.members_requested();
         }
         (self, step)
     }
@@ -246,7 +246,7 @@ impl Round {
     /// state.
     fn restart(&mut self, reason: ResyncReason, at: Timestamp) -> Step {
         let commit = self.restart_commit(reason, at);
-        self.finish(commit)
+        self.write(commit)
     }
 
     /// [`Self::restart`], as its commit.
@@ -310,7 +310,7 @@ impl Round {
     }
 
     /// Writes a commit together with the position.
-    fn finish(&self, mut commit: Commit) -> Step {
+    fn write(&self, mut commit: Commit) -> Step {
         commit.position = Some(self.position());
         Step::Do(Effect::Commit(Box::new(commit)))
     }

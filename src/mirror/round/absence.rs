@@ -28,7 +28,7 @@ use crate::mirror::window::{Completion, Edges};
 impl Round {
     /// Completes a series by its listing. Exceptions that the listing lacks are looked up first on
     /// their own days, where most of them still are.
-    pub(super) fn confirm_exceptions(
+    pub(super) fn look_on_exception_days(
         &mut self,
         listing: ListedInstances,
         rows: Vec<SeriesMember>,
@@ -46,13 +46,13 @@ impl Round {
                 let edges = series::widen(Edges { start, end }, 1);
                 Step::Do(Effect::View(Box::new(ViewRequest { master, ids, ids_only: true, edges })))
             }
-            _ => self.confirm_absence(listing, rows, at),
+            _ => self.look_in_segment(listing, rows, at),
         }
     }
 
     /// Completes a series unless instances are still missing. These may have moved within the
     /// segment or become exceptions, so their presence in the segment is checked first.
-    fn confirm_absence(
+    fn look_in_segment(
         &mut self,
         listing: ListedInstances,
         rows: Vec<SeriesMember>,
@@ -66,14 +66,14 @@ impl Round {
                     Some(ViewPurpose::Absence(listing, rows, ids.clone()));
                 Step::Do(Effect::Presence(Box::new(PresenceRequest { master: None, ids })))
             }
-            _ => self.confirm_edges(listing, rows, at),
+            _ => self.decide_at_edges(listing, rows, at),
         }
     }
 
     /// Completes a series unless it has instances near an edge for which it is not known whether the
     /// segment has them. Plain `calendarView` decides these, between the exact edges, one edge at a
     /// time.
-    fn confirm_edges(
+    fn decide_at_edges(
         &mut self,
         listing: ListedInstances,
         rows: Vec<SeriesMember>,
@@ -174,13 +174,13 @@ impl Round {
         match series.findings.view_purpose.take() {
             Some(ViewPurpose::Exceptions(mut listing)) => {
                 listing.merge(viewed);
-                self.confirm_absence(listing, rows, at)
+                self.look_in_segment(listing, rows, at)
             }
             Some(ViewPurpose::Locate(mut listing)) => {
                 listing.merge(viewed);
-                self.confirmed(listing, rows, at)
+                self.absence_is_certain(listing, rows, at)
             }
-            Some(ViewPurpose::InsteadOfListing) => self.confirm_edges(viewed, rows, at),
+            Some(ViewPurpose::InsteadOfListing) => self.decide_at_edges(viewed, rows, at),
             // An item without a readable id may be one of these instances. Unless the view has all
             // of them, it decides nothing.
             Some(ViewPurpose::Edge(_, ids))
@@ -191,7 +191,7 @@ impl Round {
             Some(ViewPurpose::Edge(listing, ids)) => {
                 let answers = ids.into_iter().map(|id| (id, viewed.has(&id)));
                 series.findings.edge_answers.extend(answers);
-                self.confirm_edges(listing, rows, at)
+                self.decide_at_edges(listing, rows, at)
             }
             Some(ViewPurpose::Absence(..) | ViewPurpose::Presence(_)) | None => {
                 self.unavailable(at)
@@ -211,7 +211,9 @@ impl Round {
                 let master = series.master.clone();
                 Step::Do(Effect::View(Box::new(ViewRequest { master, ids, ids_only: true, edges })))
             }
-            Some(ViewPurpose::Absence(listing, rows, _)) => self.confirmed(listing, rows, at),
+            Some(ViewPurpose::Absence(listing, rows, _)) => {
+                self.absence_is_certain(listing, rows, at)
+            }
             Some(
                 ViewPurpose::Exceptions(_)
                 | ViewPurpose::Locate(_)
@@ -226,7 +228,7 @@ impl Round {
     /// instance that was on a page of this round may have moved to another segment that has already
     /// run. Then the series stays pending, and its events in other segments stay, until this
     /// segment's next round reports that the instance left.
-    fn confirmed(
+    fn absence_is_certain(
         &mut self,
         listing: ListedInstances,
         rows: Vec<SeriesMember>,
@@ -238,7 +240,7 @@ impl Round {
         if self.context.has_other_segments && absent.iter().any(|row| carried(&row.id)) {
             return self.unavailable(at);
         }
-        self.confirm_edges(listing, rows, at)
+        self.decide_at_edges(listing, rows, at)
     }
 
     /// How a series is reconciled with a listing of it.

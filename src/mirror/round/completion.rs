@@ -72,7 +72,7 @@ impl Round {
     ) -> Step {
         let Some(series) = self.progress.pending.current() else { return self.next_effect(at) };
         match found {
-            Some((listing, rows)) => self.confirm_exceptions(listing, rows, at),
+            Some((listing, rows)) => self.look_on_exception_days(listing, rows, at),
             // The master exists but its instances cannot be listed (fact 196).
             None if series.findings.master == MasterLookup::Found => {
                 self.view_as_listing(Vec::new(), at)
@@ -111,7 +111,7 @@ impl Round {
         upserts.extend(master);
         let mut commit = self.commit(at);
         commit.upserts = upserts;
-        self.finish(commit)
+        self.write(commit)
     }
 
     /// Applies a series in one commit; everything it needs is known.
@@ -160,9 +160,9 @@ impl Round {
         if self.is_mass_removal(commit.removals.len()) {
             return self.hold_removals(at);
         }
-        self.removals.count(commit.removals.len());
+        self.removal_check.count(commit.removals.len());
         self.progress.pending.finish_removals(&mut commit);
-        self.finish(commit)
+        self.write(commit)
     }
 
     /// The series is gone: removes its rows. It may have become a single event, which is published.
@@ -175,7 +175,7 @@ impl Round {
         if self.is_mass_removal(count) {
             return self.hold_removals(at);
         }
-        self.removals.count(count);
+        self.removal_check.count(count);
         let mut commit = self.commit(at);
         commit.removals = rows.iter().map(|row| Removal::deleted(row.id)).collect();
         commit.upserts = series
@@ -187,6 +187,6 @@ impl Round {
         commit.orphans.push(hash);
         commit.finished_pending = series.keys(hash);
         self.progress.pending.finish_removals(&mut commit);
-        self.finish(commit)
+        self.write(commit)
     }
 }

@@ -24,10 +24,12 @@ impl Round {
             return step;
         }
         let pending = &mut self.progress.pending;
-        if self.removals.awaits_segments() && !(rows.is_empty() && pending.removals().is_empty()) {
+        if self.removal_check.awaits_segments()
+            && !(rows.is_empty() && pending.removals().is_empty())
+        {
             return Step::AwaitSegments;
         }
-        for row in rows.extract_if(.., |row| self.removals.retains(&row.id)) {
+        for row in rows.extract_if(.., |row| self.removal_check.retains(&row.id)) {
             pending.add_removal(row.id);
         }
         let deleted = rows.iter().filter(|r| r.reason == RemovalReason::Deleted).count();
@@ -43,7 +45,7 @@ impl Round {
         if rows.len() > SWEEP_SLICE {
             commit.removals = rows.split_off(rows.len() - SWEEP_SLICE);
             self.after_commit = AfterCommit::Sweep(rows);
-            return self.finish(commit);
+            return self.write(commit);
         }
         commit.removals = rows;
         let swept: BTreeSet<EventHash> = commit.removals.iter().map(|r| r.id).collect();
@@ -75,12 +77,12 @@ impl Round {
         let mut commit = self.commit(at);
         commit.clear_seen = true;
         self.progress.pending.write(&mut commit);
-        Some(self.finish(commit))
+        Some(self.write(commit))
     }
 
     /// Settles after the pending series are done: only removals are left.
     pub(super) fn leave_and_settle(&mut self, at: Timestamp) -> Step {
-        if self.removals.awaits_segments() && !self.progress.pending.removals().is_empty() {
+        if self.removal_check.awaits_segments() && !self.progress.pending.removals().is_empty() {
             return Step::AwaitSegments;
         }
         let removals = self.due_removals();
@@ -98,7 +100,7 @@ impl Round {
             let mut held = self.restart_later(ResyncReason::Confirm, RoundEnd::Held, at);
             // Received items are published all the same.
             held.upserts = commit.upserts;
-            return self.finish(held);
+            return self.write(held);
         }
         self.settle(commit, removals, at)
     }
@@ -108,7 +110,7 @@ impl Round {
         let upserted: BTreeSet<EventHash> =
             commit.upserts.iter().map(|item| item.id.hash()).collect();
         commit.removals.extend(removals.into_iter().filter(|r| !upserted.contains(&r.id)));
-        let stays = |id: &EventHash| self.removals.retains(id);
+        let stays = |id: &EventHash| self.removal_check.retains(id);
         let taken = self.progress.pending.take_removals(stays);
         commit.finished_pending.extend(taken.into_iter().map(PendingKey::Removal));
         let leaves =
@@ -132,13 +134,13 @@ impl Round {
             true => RoundEnd::Incomplete,
             false => RoundEnd::Settled,
         });
-        self.finish(commit)
+        self.write(commit)
     }
 
     /// Holds a mass removal: nothing is removed until one more enumeration agrees.
     pub(super) fn hold_removals(&mut self, at: Timestamp) -> Step {
         let commit = self.restart_later(ResyncReason::Confirm, RoundEnd::Held, at);
-        self.finish(commit)
+        self.write(commit)
     }
 
     /// Ends the round; the enumeration starts again, but not before `confirm_after` has passed.
@@ -167,7 +169,7 @@ impl Round {
             // A single failure may be a passing problem: it is recorded.
             PageFailure::Refused => {
                 self.after_commit = AfterCommit::Fail;
-                self.finish(self.commit(at))
+                self.write(self.commit(at))
             }
             PageFailure::Other => Step::Fail,
         }
@@ -187,7 +189,7 @@ impl Round {
             Some(next) => {
                 self.fallback = next;
                 let commit = self.restart_later(reason, RoundEnd::Stuck(kind), at);
-                self.finish(commit)
+                self.write(commit)
             }
             // Even the plain listing does not end: it starts again, much later.
             None if kind == StallKind::NoProgress => {
@@ -201,12 +203,13 @@ impl Round {
 
     /// Whether `more` removals need a confirmation that they do not have.
     pub(super) fn is_mass_removal(&self, more: usize) -> bool {
-        self.reason() != Some(ResyncReason::Confirm) && self.removals.is_mass(more)
+        self.reason() != Some(ResyncReason::Confirm) && self.removal_check.is_mass(more)
     }
 
     /// The pending removals that may be published.
     pub(super) fn due_removals(&self) -> Vec<Removal> {
-        let due = self.progress.pending.removals().keys().filter(|id| !self.removals.retains(id));
+        let due =
+            self.progress.pending.removals().keys().filter(|id| !self.removal_check.retains(id));
         due.copied().map(Removal::deleted).collect()
     }
 }

@@ -57,12 +57,12 @@ impl Round {
                     }
                     _ => Phase::Following { next },
                 };
-                self.finish(commit)
+                self.write(commit)
             }
             PageEnd::Last => {
                 let reason = reason.unwrap_or(ResyncReason::Snapshot);
                 self.progress.phase = Phase::Sweeping { delta: None, reason };
-                self.finish(commit)
+                self.write(commit)
             }
             PageEnd::Delta(delta) => self.last_page(delta, reason, idle, commit, at),
         }
@@ -136,13 +136,13 @@ impl Round {
             if reason == ResyncReason::New && self.progress.pending.is_empty() {
                 return self.judge_and_settle(commit, Vec::new(), at);
             }
-            return self.finish(commit);
+            return self.write(commit);
         }
         self.progress.phase = Phase::Completing { delta };
         let awaits_segments =
             self.context.has_other_segments && !self.progress.pending.removals().is_empty();
         if self.progress.pending.current().is_some() || awaits_segments {
-            return self.finish(commit);
+            return self.write(commit);
         }
         commit.deferrable = idle && self.progress.pending.is_empty();
         let removals = self.due_removals();
