@@ -43,7 +43,7 @@ pub(super) struct PendingSeries {
     /// The waiting ids that an earlier round carried and no page since.
     pub(super) earlier: BTreeSet<EventHash>,
     /// The series could not be completed in this run; its entry stays pending.
-    pub(super) deferred: bool,
+    pub(super) set_aside: bool,
     /// What this run has learned about the series so far.
     pub(super) findings: SeriesFindings,
 }
@@ -154,31 +154,31 @@ impl PendingWork {
             fetched: None,
             waiting: BTreeMap::new(),
             earlier: BTreeSet::new(),
-            deferred: false,
+            set_aside: false,
             findings: SeriesFindings::default(),
         })
     }
 
     /// The first series that can still be worked on in this run.
     pub(super) fn current(&mut self) -> Option<&mut PendingSeries> {
-        self.series.values_mut().find(|series| !series.deferred)
+        self.series.values_mut().find(|series| !series.set_aside)
     }
 
     /// [`Self::current`], read-only.
     pub(super) fn current_ref(&self) -> Option<&PendingSeries> {
-        self.series.values().find(|series| !series.deferred)
+        self.series.values().find(|series| !series.set_aside)
     }
 
     /// Takes out the current series. The commit that completes it deletes its entries
     /// ([`PendingSeries::keys`]).
     pub(super) fn take_current(&mut self) -> Option<(EventHash, PendingSeries)> {
         let hash =
-            self.series.iter().find(|(_, series)| !series.deferred).map(|(hash, _)| *hash)?;
+            self.series.iter().find(|(_, series)| !series.set_aside).map(|(hash, _)| *hash)?;
         self.series.remove(&hash).map(|series| (hash, series))
     }
 
-    /// Holds an item back until its series is complete.
-    pub(super) fn hold(&mut self, master: &EventId, item: Item) {
+    /// Adds an item that waits until its series is complete.
+    pub(super) fn add_waiting(&mut self, master: &EventId, item: Item) {
         let id = item.id.hash();
         self.dirty.insert(PendingKey::Waiting(master.hash(), id));
         let series = self.get_or_insert(master);
@@ -244,8 +244,8 @@ impl PendingWork {
         }
     }
 
-    /// A tombstone confirms a removal, if a listing found one.
-    pub(super) fn confirm_removal(&mut self, id: EventHash) {
+    /// A tombstone reports this event: a removal that a listing found has its proof.
+    pub(super) fn mark_tombstone(&mut self, id: EventHash) {
         self.removals.entry(id).and_modify(|proof| *proof = RemovalProof::Tombstone);
     }
 
@@ -368,7 +368,7 @@ mod tests {
         assert_eq!(pending.tombstones(), [id].into(), "the listing's removal was cancelled");
         pending.forget_tombstones();
         assert!(pending.tombstones().is_empty());
-        pending.confirm_removal(id);
+        pending.mark_tombstone(id);
         assert_eq!(pending.tombstones(), [id].into());
     }
 }

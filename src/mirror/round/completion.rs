@@ -90,7 +90,7 @@ impl Round {
     pub(super) fn unavailable(&mut self, at: Timestamp) -> Step {
         let master_kept = self.context.complete == Completion::Master;
         let Some(series) = self.progress.pending.current() else { return self.next_effect(at) };
-        series.deferred = true;
+        series.set_aside = true;
         series.findings = SeriesFindings::default();
         let master = series.fetched.take().filter(|_| master_kept);
         let current = |item: &&Item| !series.earlier.contains(&item.id.hash());

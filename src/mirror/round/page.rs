@@ -199,7 +199,7 @@ impl Round {
         let series = self.progress.pending.get_or_insert(master);
         series.needs_master |= !needs_listing;
         series.needs_listing |= needs_listing;
-        self.progress.pending.hold(master, item);
+        self.progress.pending.add_waiting(master, item);
     }
 
     /// Keeps an item of a series pending, in an incremental round, until the series is complete.
@@ -209,7 +209,7 @@ impl Round {
             _ => item.id.clone(),
         };
         self.invalidate_series(&master);
-        self.progress.pending.hold(&master, item);
+        self.progress.pending.add_waiting(&master, item);
     }
 
     /// Marks a series for completion, because the mirror's state of it may be outdated.
@@ -218,12 +218,12 @@ impl Round {
         let series = self.progress.pending.get_or_insert(master);
         series.needs_master = !exact;
         series.needs_listing = true;
-        series.deferred = false;
+        series.set_aside = false;
     }
 
     pub(super) fn tombstone(&mut self, id: &EventId, known: Option<&StoredKind>) {
         let hash = id.hash();
-        self.progress.pending.confirm_removal(hash);
+        self.progress.pending.mark_tombstone(hash);
         // The tombstone overrides an item on an earlier page.
         if let Some(master) = self.progress.pending.waiting_under(hash) {
             self.progress.pending.forget_waiting(master, hash);
