@@ -36,19 +36,19 @@ pub(super) struct PendingSeries {
     pub(super) master: EventId,
     pub(super) needs_master: bool,
     pub(super) needs_listing: bool,
-    /// The master, obtained in this run and not yet committed.
+    /// The master, obtained in this attempt and not yet committed.
     pub(super) fetched: Option<Item>,
     /// Items of the series that pages carried, including the master itself.
     pub(super) waiting: BTreeMap<EventHash, Item>,
     /// The waiting ids that an earlier round carried and no page since.
     pub(super) earlier: BTreeSet<EventHash>,
-    /// The series could not be completed in this run; its entry stays pending.
+    /// The series could not be completed in this attempt; its entry stays pending.
     pub(super) set_aside: bool,
-    /// What this run has learned about the series so far.
+    /// What this attempt has learned about the series so far.
     pub(super) findings: SeriesFindings,
 }
 
-/// What was learned about a series since it became the current one. Not stored: the next run
+/// What was learned about a series since it became the current one. Not stored: the next attempt
 /// requests it again.
 #[derive(Debug, Default)]
 pub(super) struct SeriesFindings {
@@ -159,7 +159,7 @@ impl PendingWork {
         })
     }
 
-    /// The first series that can still be worked on in this run.
+    /// The first series that can still be worked on in this attempt.
     pub(super) fn current(&mut self) -> Option<&mut PendingSeries> {
         self.series.values_mut().find(|series| !series.set_aside)
     }

@@ -11,8 +11,8 @@
 //!
 //! Requests to Graph and to the store are [`Effect`]s. The caller performs them and returns a
 //! [`RoundInput`]. A crash between the two loses no event: the state is what the store holds
-//! (position and pending entries), plus what this run has seen and found so far and how many
-//! events it has removed. The next run requests what it needs again.
+//! (position and pending entries), plus what this attempt has seen and found so far and how many
+//! events it has removed. The next attempt requests what it needs again.
 //!
 //! A series is applied as a whole. In an incremental round all items of a series stay pending until
 //! its master and its membership are known, and are then written in one commit, so that no reader
@@ -61,9 +61,9 @@ pub struct Round {
 struct Progress {
     phase: Phase,
     pending: PendingWork,
-    /// Masters that this run has received, with their etags.
+    /// Masters that this attempt has received, with their etags.
     masters_seen: BTreeMap<EventHash, Option<Arc<str>>>,
-    /// The ids on this run's pages.
+    /// The ids on this attempt's pages.
     ids_seen: BTreeSet<EventHash>,
     /// See [`Position::stall`].
     stall: StallDetector,
@@ -169,7 +169,7 @@ impl Round {
         &self.fallback
     }
 
-    /// Whether this run fetches plain pages.
+    /// Whether this attempt fetches plain pages.
     fn uses_plain_pages(&self) -> bool {
         self.fallback.is_snapshot() && self.reason() != Some(ResyncReason::DeltaRetry)
     }

@@ -36,7 +36,7 @@ pub struct StallDetector {
 
 impl StallDetector {
     /// Observes a page and returns true if the round is stuck. `took` is the response time without
-    /// our own waits; `met` holds the ids that the round has met in this run.
+    /// our own waits; `met` holds the ids that the round has met in this attempt.
     pub fn observe(&mut self, page: &Page, took: Duration, met: &mut BTreeSet<EventHash>) -> bool {
         if !matches!(page.end, PageEnd::Next(_)) {
             // The round ends, so it is not stuck.

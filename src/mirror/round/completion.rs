@@ -85,7 +85,7 @@ impl Round {
         }
     }
 
-    /// The series cannot be completed in this run. Received items that can be published are
+    /// The series cannot be completed in this attempt. Received items that can be published are
     /// published, nothing is removed, and the series stays pending.
     pub(super) fn unavailable(&mut self, at: Timestamp) -> Step {
         let master_kept = self.context.complete == Completion::Master;

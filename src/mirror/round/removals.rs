@@ -16,7 +16,7 @@ pub fn is_mass_removal(leaving: usize, events: usize) -> bool {
     leaving >= MASS_REMOVAL_MIN && leaving.saturating_mul(2) > events
 }
 
-/// What this run must not remove.
+/// What this attempt must not remove.
 #[derive(Debug)]
 pub enum Retain {
     /// These events.
