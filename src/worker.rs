@@ -221,7 +221,7 @@ impl Worker {
                     stats.settled,
                     now,
                 );
-                self.on_success(&window, number, begun, end, &stats)
+                self.publish_end(&window, number, begun, end, &stats)
             }
             Err(AttemptError::Store(error @ (StoreError::Failed(_) | StoreError::Closed))) => {
                 return Err(error);
@@ -232,7 +232,7 @@ impl Worker {
                     let mut state = self.handle.lock();
                     state.request = state.request.max(request);
                 }
-                self.on_error(&window, number, begun, &stats, &error)
+                self.publish_failure(&window, number, begun, &stats, &error)
             }
         };
         self.handle.notify_finished();

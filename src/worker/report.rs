@@ -17,7 +17,7 @@ use crate::mirror::window::Window;
 
 impl Worker {
     /// Publishes a round that did not fail; returns when the next one is due.
-    pub(super) fn on_success(
+    pub(super) fn publish_end(
         &self,
         window: &Window,
         number: u64,
@@ -33,7 +33,7 @@ impl Worker {
                 (RoundResult::Incomplete, RoundOutcome::Failed(ErrorKind::Incomplete), None)
             }
             AttemptEnd::Held { until } => {
-                let (wait, asked) = (self.wait_until(window, until), stats.requests > 0);
+                let (wait, asked) = (self.remaining_wait(window, until), stats.requests > 0);
                 let until = Box::new(MonotonicTime::at(Instant::now() + wait, now));
                 (RoundResult::Held { wait, asked }, RoundOutcome::Held, Some(until))
             }
@@ -83,14 +83,14 @@ impl Worker {
 
     /// The wait until a stored time, at most `confirm_after`: the wall clock may have been set
     /// since the time was computed.
-    pub(super) fn wait_until(&self, window: &Window, at: Option<Timestamp>) -> Duration {
+    pub(super) fn remaining_wait(&self, window: &Window, at: Option<Timestamp>) -> Duration {
         let now = self.services.env.now();
         let wait = Duration::try_from(at.unwrap_or(now).duration_since(now)).unwrap_or_default();
         wait.min(window.settings.confirm_after)
     }
 
     /// Publishes a failed attempt; returns when the next one is due.
-    pub(super) fn on_error(
+    pub(super) fn publish_failure(
         &self,
         window: &Window,
         number: u64,
@@ -101,7 +101,7 @@ impl Worker {
         let chance = self.services.env.random();
         let now = self.services.env.now();
         let failure = RoundFailure {
-            cause: error.cause(|until| self.wait_until(window, until)),
+            cause: error.cause(|until| self.remaining_wait(window, until)),
             remembered: stats.requests == 0 && error.is_remembered(),
             progress: stats.pages > 0 && error.keeps_progress(),
             shared: error.is_shared(),

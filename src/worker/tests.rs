@@ -176,7 +176,7 @@ async fn no_stored_time_is_waited_for_longer_than_a_confirmation_takes() {
         (later(5), Duration::from_secs(5)),
         (later(1 << 31), longest),
     ] {
-        assert_eq!(worker.wait_until(&lab.window, until), wait, "{until:?}");
+        assert_eq!(worker.remaining_wait(&lab.window, until), wait, "{until:?}");
     }
 }
 
