@@ -54,6 +54,8 @@ pub struct Round {
     removal_check: RemovalCheck,
     /// What follows the commit under way.
     after_commit: AfterCommit,
+    /// The wall-clock time of the current step and of its changes.
+    at: Timestamp,
 }
 
 /// How far a round is. A restart replaces all of it.
@@ -142,6 +144,7 @@ impl Round {
             fallback: std::mem::take(&mut position.fallback),
             progress: Progress::resume(position, pending),
             after_commit: AfterCommit::Continue,
+            at: Timestamp::UNIX_EPOCH,
         }
     }
 
@@ -198,32 +201,33 @@ impl Round {
 
     /// Takes one step. `at` is the wall-clock time of its changes.
     pub fn step(mut self, input: RoundInput, at: Timestamp) -> (Self, Step) {
+        self.at = at;
         let step = match input {
-            RoundInput::Start => self.next_effect(at),
+            RoundInput::Start => self.next_effect(),
             RoundInput::Page { page, known, took } => {
                 if self.progress.stall.observe(&page, took, &mut self.progress.ids_seen) {
-                    self.next_fallback(StallKind::NoProgress, at)
+                    self.next_fallback(StallKind::NoProgress)
                 } else {
-                    self.on_page(page, &known, at)
+                    self.on_page(page, &known)
                 }
             }
-            RoundInput::Failed(failure) => self.on_page_failure(failure, at),
-            RoundInput::Master(found) => self.on_master(found, at),
-            RoundInput::Instances(found) => self.on_instances(found, at),
-            RoundInput::SeriesRows(rows) => self.on_series_rows(rows, at),
-            RoundInput::Viewed(listed, rows) => self.on_view(listed, rows, at),
-            RoundInput::Presence(present) => self.on_presence(present, at),
-            RoundInput::Unavailable => self.unavailable(at),
-            RoundInput::Unseen(rows) => self.on_unseen(rows, at),
+            RoundInput::Failed(failure) => self.on_page_failure(failure),
+            RoundInput::Master(found) => self.on_master(found),
+            RoundInput::Instances(found) => self.on_instances(found),
+            RoundInput::SeriesRows(rows) => self.on_series_rows(rows),
+            RoundInput::Viewed(listed, rows) => self.on_view(listed, rows),
+            RoundInput::Presence(present) => self.on_presence(present),
+            RoundInput::Unavailable => self.unavailable(),
+            RoundInput::Unseen(rows) => self.on_unseen(rows),
             RoundInput::Retained { stay, gone } => {
                 self.removal_check.others_done(stay, gone);
-                self.next_effect(at)
+                self.next_effect()
             }
             RoundInput::Committed(events) => {
                 self.removal_check.committed(events);
                 match std::mem::replace(&mut self.after_commit, AfterCommit::Continue) {
-                    AfterCommit::Continue => self.next_effect(at),
-                    AfterCommit::Sweep(rows) => self.sweep_slice(rows, at),
+                    AfterCommit::Continue => self.next_effect(),
+                    AfterCommit::Sweep(rows) => self.sweep_slice(rows),
                     AfterCommit::End(end) => Step::End(end),
                     AfterCommit::Fail => Step::Fail,
                 }
@@ -231,9 +235,9 @@ impl Round {
             // A dead link does not change the reason of a confirmation or of a delta retry.
             RoundInput::LinkDead => match self.reason() {
                 Some(reason @ (ResyncReason::Confirm | ResyncReason::DeltaRetry)) => {
-                    self.restart(reason, at)
+                    self.restart(reason)
                 }
-                _ => self.restart(ResyncReason::SyncStateNotFound, at),
+                _ => self.restart(ResyncReason::SyncStateNotFound),
             },
         };
         if matches!(&step, Step::Do(effect) if effect.asks_for_members()) {
@@ -244,15 +248,15 @@ impl Round {
 
     /// Starts an enumeration from its first page. Rows stay, so readers keep seeing the last good
     /// state.
-    fn restart(&mut self, reason: ResyncReason, at: Timestamp) -> Step {
-        let commit = self.restart_commit(reason, at);
+    fn restart(&mut self, reason: ResyncReason) -> Step {
+        let commit = self.restart_commit(reason);
         self.write(commit)
     }
 
     /// [`Self::restart`], as its commit.
-    fn restart_commit(&mut self, reason: ResyncReason, at: Timestamp) -> Commit {
+    fn restart_commit(&mut self, reason: ResyncReason) -> Commit {
         self.progress = Progress::start(reason);
-        let mut commit = self.commit(at);
+        let mut commit = self.commit();
         commit.clear_pending = true;
         commit.clear_seen = true;
         // A normal round in snapshot mode is not a resync.
@@ -260,9 +264,9 @@ impl Round {
         commit
     }
 
-    fn next_effect(&mut self, at: Timestamp) -> Step {
-        let longest = self.context.confirm_after;
-        if self.progress.held_until.is_some_and(|until| clock::wait_continues(until, longest, at)) {
+    fn next_effect(&mut self) -> Step {
+        let waits = |until| clock::wait_continues(until, self.context.confirm_after, self.at);
+        if self.progress.held_until.is_some_and(waits) {
             return Step::End(match self.reason() {
                 Some(ResyncReason::RoundStuck) => RoundEnd::Stuck(StallKind::NoProgress),
                 Some(ResyncReason::PageStuck) => RoundEnd::Stuck(StallKind::PageTooLarge),
@@ -282,8 +286,8 @@ impl Round {
                 match self.next_series_step() {
                     Some(effect) => effect,
                     None if delta.is_some() => Step::Do(Effect::Page(delta)),
-                    None if self.fallback.is_delta_due(at) => {
-                        self.restart(ResyncReason::DeltaRetry, at)
+                    None if self.fallback.is_delta_due(self.at) => {
+                        self.restart(ResyncReason::DeltaRetry)
                     }
                     // Nothing is written before the first page.
                     None => {
@@ -294,7 +298,7 @@ impl Round {
             }
             Phase::Completing { .. } => match self.next_series_step() {
                 Some(effect) => effect,
-                None => self.leave_and_settle(at),
+                None => self.leave_and_settle(),
             },
             Phase::Sweeping { reason, .. } => {
                 // The first enumeration found an empty mirror: there is nothing to sweep, and it
@@ -302,7 +306,7 @@ impl Round {
                 let first = *reason == ResyncReason::New;
                 match self.next_series_step() {
                     Some(effect) => effect,
-                    None if first => self.leave_and_settle(at),
+                    None if first => self.leave_and_settle(),
                     None => Step::Do(Effect::Unseen),
                 }
             }
@@ -325,8 +329,8 @@ impl Round {
         }
     }
 
-    fn commit(&self, at: Timestamp) -> Commit {
-        let mut commit = Commit::new(self.context.window, self.context.segment, at);
+    fn commit(&self) -> Commit {
+        let mut commit = Commit::new(self.context.window, self.context.segment, self.at);
         commit.position = Some(self.position());
         commit
     }

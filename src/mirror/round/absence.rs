@@ -15,8 +15,6 @@
 
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
-
 use super::{Effect, Round, Step};
 use crate::mirror::page::{EventHash, EventKind, Item};
 use crate::mirror::pending::{MasterLookup, PendingSeries, ViewPurpose};
@@ -32,7 +30,6 @@ impl Round {
         &mut self,
         listing: ListedInstances,
         rows: Vec<SeriesMember>,
-        at: Timestamp,
     ) -> Step {
         let mut exceptions = self.absent(&listing, &rows);
         exceptions.retain(|row| row.kind == EventKind::Exception);
@@ -46,18 +43,13 @@ impl Round {
                 let edges = series::widen(Edges { start, end }, 1);
                 Step::Do(Effect::View(Box::new(ViewRequest { master, ids, ids_only: true, edges })))
             }
-            _ => self.look_in_segment(listing, rows, at),
+            _ => self.look_in_segment(listing, rows),
         }
     }
 
     /// Completes a series unless instances are still missing. These may have moved within the
     /// segment or become exceptions, so their presence in the segment is checked first.
-    fn look_in_segment(
-        &mut self,
-        listing: ListedInstances,
-        rows: Vec<SeriesMember>,
-        at: Timestamp,
-    ) -> Step {
+    fn look_in_segment(&mut self, listing: ListedInstances, rows: Vec<SeriesMember>) -> Step {
         let ids: BTreeSet<EventHash> =
             self.absent(&listing, &rows).iter().map(|row| row.id).collect();
         match self.progress.pending.current() {
@@ -66,19 +58,14 @@ impl Round {
                     Some(ViewPurpose::Absence(listing, rows, ids.clone()));
                 Step::Do(Effect::Presence(Box::new(PresenceRequest { master: None, ids })))
             }
-            _ => self.decide_at_edges(listing, rows, at),
+            _ => self.decide_at_edges(listing, rows),
         }
     }
 
     /// Completes a series unless it has instances near an edge for which it is not known whether the
     /// segment has them. Plain `calendarView` decides these, between the exact edges, one edge at a
     /// time.
-    fn decide_at_edges(
-        &mut self,
-        listing: ListedInstances,
-        rows: Vec<SeriesMember>,
-        at: Timestamp,
-    ) -> Step {
+    fn decide_at_edges(&mut self, listing: ListedInstances, rows: Vec<SeriesMember>) -> Step {
         let tombstones = self.progress.pending.tombstones();
         let edges = self.context.edges;
         let at_edge: Vec<(EventHash, Edges)> = self
@@ -94,9 +81,9 @@ impl Round {
             })
             .collect();
         let Some((_, edges)) = at_edge.first().copied() else {
-            return self.complete(Some((listing, rows)), at);
+            return self.complete(Some((listing, rows)));
         };
-        let Some(series) = self.progress.pending.current() else { return self.next_effect(at) };
+        let Some(series) = self.progress.pending.current() else { return self.next_effect() };
         let ids: BTreeSet<EventHash> =
             at_edge.iter().filter(|(_, of)| *of == edges).map(|(id, _)| *id).collect();
         series.findings.view_purpose = Some(ViewPurpose::Edge(listing, ids.clone()));
@@ -112,20 +99,20 @@ impl Round {
 
     /// The master is not found, or is no longer a master. `rows` are the mirror's rows of the
     /// series.
-    pub(super) fn on_series_rows(&mut self, rows: Vec<SeriesMember>, at: Timestamp) -> Step {
+    pub(super) fn on_series_rows(&mut self, rows: Vec<SeriesMember>) -> Step {
         let master_kept = self.context.complete == Completion::Master;
         let enumerating = self.reason().is_some();
-        let Some(series) = self.progress.pending.current() else { return self.next_effect(at) };
+        let Some(series) = self.progress.pending.current() else { return self.next_effect() };
         let carried = series.waiting_instances().next().is_some();
         if series.findings.master != MasterLookup::Missing || (rows.is_empty() && !carried) {
-            return self.remove_series(&rows, at);
+            return self.remove_series(&rows);
         }
         if let Some(master) = series.carried_master().cloned() {
             series.fetched = Some(master);
         }
         if !carried {
             // Only the mirror has the series: find out whether any of it still exists.
-            return self.ask_presence(rows, at);
+            return self.ask_presence(rows);
         }
         // A private series: the instances on the pages count. If they are all there is, no view is
         // needed.
@@ -136,13 +123,13 @@ impl Round {
         });
         let known = enumerating || rows.iter().all(|row| series.waiting.contains_key(&row.id));
         if shown && known {
-            return self.complete(Some((ListedInstances::default(), rows)), at);
+            return self.complete(Some((ListedInstances::default(), rows)));
         }
-        self.view_as_listing(rows, at)
+        self.view_as_listing(rows)
     }
 
-    fn ask_presence(&mut self, rows: Vec<SeriesMember>, at: Timestamp) -> Step {
-        let Some(series) = self.progress.pending.current() else { return self.next_effect(at) };
+    fn ask_presence(&mut self, rows: Vec<SeriesMember>) -> Step {
+        let Some(series) = self.progress.pending.current() else { return self.next_effect() };
         let ids = rows.iter().map(|row| row.id).collect();
         series.findings.view_purpose = Some(ViewPurpose::Presence(rows));
         let master = Some(series.master.clone());
@@ -150,8 +137,8 @@ impl Round {
     }
 
     /// Lists the series' instances in the whole segment by a plain view.
-    pub(super) fn view_as_listing(&mut self, rows: Vec<SeriesMember>, at: Timestamp) -> Step {
-        let Some(series) = self.progress.pending.current() else { return self.next_effect(at) };
+    pub(super) fn view_as_listing(&mut self, rows: Vec<SeriesMember>) -> Step {
+        let Some(series) = self.progress.pending.current() else { return self.next_effect() };
         series.findings.view_purpose = Some(ViewPurpose::InsteadOfListing);
         let carried = series.waiting_instances().map(|(id, _)| *id);
         let request = ViewRequest {
@@ -164,63 +151,54 @@ impl Round {
     }
 
     /// Handles the response of a plain view.
-    pub(super) fn on_view(
-        &mut self,
-        viewed: ListedInstances,
-        rows: Vec<SeriesMember>,
-        at: Timestamp,
-    ) -> Step {
-        let Some(series) = self.progress.pending.current() else { return self.next_effect(at) };
+    pub(super) fn on_view(&mut self, viewed: ListedInstances, rows: Vec<SeriesMember>) -> Step {
+        let Some(series) = self.progress.pending.current() else { return self.next_effect() };
         match series.findings.view_purpose.take() {
             Some(ViewPurpose::Exceptions(mut listing)) => {
                 listing.merge(viewed);
-                self.look_in_segment(listing, rows, at)
+                self.look_in_segment(listing, rows)
             }
             Some(ViewPurpose::Locate(mut listing)) => {
                 listing.merge(viewed);
-                self.absence_is_certain(listing, rows, at)
+                self.absence_is_certain(listing, rows)
             }
-            Some(ViewPurpose::InsteadOfListing) => self.decide_at_edges(viewed, rows, at),
+            Some(ViewPurpose::InsteadOfListing) => self.decide_at_edges(viewed, rows),
             // An item without a readable id may be one of these instances. Unless the view has all
             // of them, it decides nothing.
             Some(ViewPurpose::Edge(_, ids))
                 if viewed.has_unidentified && !ids.iter().all(|id| viewed.has(id)) =>
             {
-                self.unavailable(at)
+                self.unavailable()
             }
             Some(ViewPurpose::Edge(listing, ids)) => {
                 let answers = ids.into_iter().map(|id| (id, viewed.has(&id)));
                 series.findings.edge_answers.extend(answers);
-                self.decide_at_edges(listing, rows, at)
+                self.decide_at_edges(listing, rows)
             }
-            Some(ViewPurpose::Absence(..) | ViewPurpose::Presence(_)) | None => {
-                self.unavailable(at)
-            }
+            Some(ViewPurpose::Absence(..) | ViewPurpose::Presence(_)) | None => self.unavailable(),
         }
     }
 
     /// Handles whether any of the requested events exist.
-    pub(super) fn on_presence(&mut self, present: bool, at: Timestamp) -> Step {
+    pub(super) fn on_presence(&mut self, present: bool) -> Step {
         let edges = series::widen(self.context.edges, 1);
-        let Some(series) = self.progress.pending.current() else { return self.next_effect(at) };
+        let Some(series) = self.progress.pending.current() else { return self.next_effect() };
         match series.findings.view_purpose.take() {
-            Some(ViewPurpose::Presence(rows)) if present => self.view_as_listing(rows, at),
-            Some(ViewPurpose::Presence(rows)) => self.remove_series(&rows, at),
+            Some(ViewPurpose::Presence(rows)) if present => self.view_as_listing(rows),
+            Some(ViewPurpose::Presence(rows)) => self.remove_series(&rows),
             Some(ViewPurpose::Absence(listing, _, ids)) if present => {
                 series.findings.view_purpose = Some(ViewPurpose::Locate(listing));
                 let master = series.master.clone();
                 Step::Do(Effect::View(Box::new(ViewRequest { master, ids, ids_only: true, edges })))
             }
-            Some(ViewPurpose::Absence(listing, rows, _)) => {
-                self.absence_is_certain(listing, rows, at)
-            }
+            Some(ViewPurpose::Absence(listing, rows, _)) => self.absence_is_certain(listing, rows),
             Some(
                 ViewPurpose::Exceptions(_)
                 | ViewPurpose::Locate(_)
                 | ViewPurpose::InsteadOfListing
                 | ViewPurpose::Edge(..),
             )
-            | None => self.unavailable(at),
+            | None => self.unavailable(),
         }
     }
 
@@ -228,19 +206,14 @@ impl Round {
     /// instance that was on a page of this round may have moved to another segment that has already
     /// run. Then the series stays pending, and its events in other segments stay, until this
     /// segment's next round reports that the instance left.
-    fn absence_is_certain(
-        &mut self,
-        listing: ListedInstances,
-        rows: Vec<SeriesMember>,
-        at: Timestamp,
-    ) -> Step {
+    fn absence_is_certain(&mut self, listing: ListedInstances, rows: Vec<SeriesMember>) -> Step {
         let absent = self.absent(&listing, &rows);
-        let Some(series) = self.progress.pending.current() else { return self.next_effect(at) };
+        let Some(series) = self.progress.pending.current() else { return self.next_effect() };
         let carried = |id| series.waiting.contains_key(id) && !series.earlier.contains(id);
         if self.context.has_other_segments && absent.iter().any(|row| carried(&row.id)) {
-            return self.unavailable(at);
+            return self.unavailable();
         }
-        self.decide_at_edges(listing, rows, at)
+        self.decide_at_edges(listing, rows)
     }
 
     /// How a series is reconciled with a listing of it.

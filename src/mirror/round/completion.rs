@@ -1,7 +1,5 @@
 //! Completes pending series: each is applied as a whole once everything it needs is known.
 
-use jiff::Timestamp;
-
 use super::{Effect, Round, Step};
 use crate::mirror::commit::Removal;
 use crate::mirror::page::{EventKind, Item};
@@ -32,15 +30,15 @@ impl Round {
         })
     }
 
-    pub(super) fn on_master(&mut self, found: Option<Item>, at: Timestamp) -> Step {
-        let Some(series) = self.progress.pending.current() else { return self.next_effect(at) };
+    pub(super) fn on_master(&mut self, found: Option<Item>) -> Step {
+        let Some(series) = self.progress.pending.current() else { return self.next_effect() };
         match found {
             // The server returned another id, or an instance under this id: try again later.
             Some(item)
                 if item.id != series.master
                     || matches!(item.kind, EventKind::Occurrence | EventKind::Exception) =>
             {
-                self.unavailable(at)
+                self.unavailable()
             }
             Some(item) if item.kind == EventKind::Master => {
                 series.needs_master = false;
@@ -48,11 +46,11 @@ impl Round {
                 let unlisted = series.findings.master == MasterLookup::Unlisted;
                 series.findings.master = MasterLookup::Found;
                 if unlisted {
-                    self.view_as_listing(Vec::new(), at)
+                    self.view_as_listing(Vec::new())
                 } else if series.needs_listing {
                     Step::Do(Effect::Instances(series.master.clone()))
                 } else {
-                    self.complete(None, at)
+                    self.complete(None)
                 }
             }
             // No longer a series.
@@ -68,14 +66,13 @@ impl Round {
     pub(super) fn on_instances(
         &mut self,
         found: Option<(ListedInstances, Vec<SeriesMember>)>,
-        at: Timestamp,
     ) -> Step {
-        let Some(series) = self.progress.pending.current() else { return self.next_effect(at) };
+        let Some(series) = self.progress.pending.current() else { return self.next_effect() };
         match found {
-            Some((listing, rows)) => self.look_on_exception_days(listing, rows, at),
+            Some((listing, rows)) => self.look_on_exception_days(listing, rows),
             // The master exists but its instances cannot be listed (fact 196).
             None if series.findings.master == MasterLookup::Found => {
-                self.view_as_listing(Vec::new(), at)
+                self.view_as_listing(Vec::new())
             }
             // Only a request for the master by its id shows whether the series is gone.
             None => {
@@ -87,9 +84,9 @@ impl Round {
 
     /// The series cannot be completed in this attempt. Received items that can be published are
     /// published, nothing is removed, and the series stays pending.
-    pub(super) fn unavailable(&mut self, at: Timestamp) -> Step {
+    pub(super) fn unavailable(&mut self) -> Step {
         let master_kept = self.context.complete == Completion::Master;
-        let Some(series) = self.progress.pending.current() else { return self.next_effect(at) };
+        let Some(series) = self.progress.pending.current() else { return self.next_effect() };
         series.set_aside = true;
         series.findings = SeriesFindings::default();
         let master = series.fetched.take().filter(|_| master_kept);
@@ -106,10 +103,10 @@ impl Round {
             .cloned()
             .collect();
         if upserts.is_empty() && master.is_none() {
-            return self.next_effect(at);
+            return self.next_effect();
         }
         upserts.extend(master);
-        let mut commit = self.commit(at);
+        let mut commit = self.commit();
         commit.upserts = upserts;
         self.write(commit)
     }
@@ -118,12 +115,11 @@ impl Round {
     pub(super) fn complete(
         &mut self,
         listing: Option<(ListedInstances, Vec<SeriesMember>)>,
-        at: Timestamp,
     ) -> Step {
         let Some((hash, mut series)) = self.progress.pending.take_current() else {
-            return self.next_effect(at);
+            return self.next_effect();
         };
-        let mut commit = self.commit(at);
+        let mut commit = self.commit();
         commit.finished_pending = series.keys(hash);
         series.waiting.remove(&hash);
         match listing {
@@ -158,7 +154,7 @@ impl Round {
         }
         self.progress.pending.write(&mut commit);
         if self.is_mass_removal(commit.removals.len()) {
-            return self.hold_removals(at);
+            return self.hold_removals();
         }
         self.removal_check.count(commit.removals.len());
         self.progress.pending.finish_removals(&mut commit);
@@ -166,17 +162,17 @@ impl Round {
     }
 
     /// The series is gone: removes its rows. It may have become a single event, which is published.
-    pub(super) fn remove_series(&mut self, rows: &[SeriesMember], at: Timestamp) -> Step {
+    pub(super) fn remove_series(&mut self, rows: &[SeriesMember]) -> Step {
         let Some((hash, series)) = self.progress.pending.take_current() else {
-            return self.next_effect(at);
+            return self.next_effect();
         };
         // A series that ended counts as one removal, however many occurrences it had.
         let count = usize::from(!rows.is_empty());
         if self.is_mass_removal(count) {
-            return self.hold_removals(at);
+            return self.hold_removals();
         }
         self.removal_check.count(count);
-        let mut commit = self.commit(at);
+        let mut commit = self.commit();
         commit.removals = rows.iter().map(|row| Removal::deleted(row.id)).collect();
         commit.upserts = series
             .waiting

@@ -3,8 +3,6 @@
 
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
-
 use super::{AfterCommit, PageFailure, Round, RoundEnd, Step};
 use crate::mirror::change::RemovalReason;
 use crate::mirror::commit::{Commit, Removal};
@@ -19,8 +17,8 @@ const SWEEP_SLICE: usize = 256;
 
 impl Round {
     /// Handles the rows that the sweep found. They are judged as a whole, not slice by slice.
-    pub(super) fn on_unseen(&mut self, mut rows: Vec<Removal>, at: Timestamp) -> Step {
-        if let Some(step) = self.doubt_listing(&rows, at) {
+    pub(super) fn on_unseen(&mut self, mut rows: Vec<Removal>) -> Step {
+        if let Some(step) = self.doubt_listing(&rows) {
             return step;
         }
         let pending = &mut self.progress.pending;
@@ -34,14 +32,14 @@ impl Round {
         }
         let deleted = rows.iter().filter(|r| r.reason == RemovalReason::Deleted).count();
         if self.is_mass_removal(deleted) {
-            return self.hold_removals(at);
+            return self.hold_removals();
         }
-        self.sweep_slice(rows, at)
+        self.sweep_slice(rows)
     }
 
     /// Removes a slice of the rows of an approved sweep, and settles with the last one.
-    pub(super) fn sweep_slice(&mut self, mut rows: Vec<Removal>, at: Timestamp) -> Step {
-        let mut commit = self.commit(at);
+    pub(super) fn sweep_slice(&mut self, mut rows: Vec<Removal>) -> Step {
+        let mut commit = self.commit();
         if rows.len() > SWEEP_SLICE {
             commit.removals = rows.split_off(rows.len() - SWEEP_SLICE);
             self.after_commit = AfterCommit::Sweep(rows);
@@ -50,14 +48,14 @@ impl Round {
         commit.removals = rows;
         let swept: BTreeSet<EventHash> = commit.removals.iter().map(|r| r.id).collect();
         let others = self.due_removals().into_iter().filter(|r| !swept.contains(&r.id)).collect();
-        self.settle(commit, others, at)
+        self.settle(commit, others)
     }
 
     /// Lists again if a plain listing of several pages lacks events. When an event ahead of the
     /// next page is removed during a listing, a later event moves ahead too and is then on no page
     /// (fact 38). So an event that is missing is removed only if a second listing, made at once,
     /// lacks it too.
-    fn doubt_listing(&mut self, rows: &[Removal], at: Timestamp) -> Option<Step> {
+    fn doubt_listing(&mut self, rows: &[Removal]) -> Option<Step> {
         let Phase::Sweeping { reason, .. } = self.progress.phase else { return None };
         if !self.uses_plain_pages() || self.progress.stall.pages == 0 {
             return None;
@@ -74,39 +72,34 @@ impl Round {
         self.progress.phase = Phase::start(reason);
         self.progress.stall = StallDetector::default();
         self.progress.ids_seen.clear();
-        let mut commit = self.commit(at);
+        let mut commit = self.commit();
         commit.clear_seen = true;
         self.progress.pending.write(&mut commit);
         Some(self.write(commit))
     }
 
     /// Settles after the pending series are done: only removals are left.
-    pub(super) fn leave_and_settle(&mut self, at: Timestamp) -> Step {
+    pub(super) fn leave_and_settle(&mut self) -> Step {
         if self.removal_check.awaits_segments() && !self.progress.pending.removals().is_empty() {
             return Step::AwaitSegments;
         }
         let removals = self.due_removals();
-        self.judge_and_settle(self.commit(at), removals, at)
+        self.judge_and_settle(self.commit(), removals)
     }
 
     /// Settles, or holds a mass removal.
-    pub(super) fn judge_and_settle(
-        &mut self,
-        commit: Commit,
-        removals: Vec<Removal>,
-        at: Timestamp,
-    ) -> Step {
+    pub(super) fn judge_and_settle(&mut self, commit: Commit, removals: Vec<Removal>) -> Step {
         if self.is_mass_removal(commit.removals.len() + removals.len()) {
-            let mut held = self.restart_later(ResyncReason::Confirm, RoundEnd::Held, at);
+            let mut held = self.restart_later(ResyncReason::Confirm, RoundEnd::Held);
             // Received items are published all the same.
             held.upserts = commit.upserts;
             return self.write(held);
         }
-        self.settle(commit, removals, at)
+        self.settle(commit, removals)
     }
 
     /// Makes the round's last commit.
-    fn settle(&mut self, mut commit: Commit, removals: Vec<Removal>, at: Timestamp) -> Step {
+    fn settle(&mut self, mut commit: Commit, removals: Vec<Removal>) -> Step {
         let upserted: BTreeSet<EventHash> =
             commit.upserts.iter().map(|item| item.id.hash()).collect();
         commit.removals.extend(removals.into_iter().filter(|r| !upserted.contains(&r.id)));
@@ -122,7 +115,7 @@ impl Round {
         let delta = match &self.progress.phase {
             Phase::Completing { delta } => Some(delta.clone()),
             Phase::Sweeping { delta, .. } | Phase::Settled { delta } => delta.clone(),
-            Phase::Enumerating { .. } | Phase::Following { .. } => return self.next_effect(at),
+            Phase::Enumerating { .. } | Phase::Following { .. } => return self.next_effect(),
         };
         commit.clear_seen = matches!(self.progress.phase, Phase::Sweeping { .. });
         if delta.is_some() && self.fallback.is_snapshot() {
@@ -138,62 +131,62 @@ impl Round {
     }
 
     /// Holds a mass removal: nothing is removed until one more enumeration agrees.
-    pub(super) fn hold_removals(&mut self, at: Timestamp) -> Step {
-        let commit = self.restart_later(ResyncReason::Confirm, RoundEnd::Held, at);
+    pub(super) fn hold_removals(&mut self) -> Step {
+        let commit = self.restart_later(ResyncReason::Confirm, RoundEnd::Held);
         self.write(commit)
     }
 
     /// Ends the round; the enumeration starts again, but not before `confirm_after` has passed.
-    fn restart_later(&mut self, reason: ResyncReason, end: RoundEnd, at: Timestamp) -> Commit {
-        let commit = self.restart_commit(reason, at);
-        self.progress.held_until = at.checked_add(self.context.confirm_after).ok();
+    fn restart_later(&mut self, reason: ResyncReason, end: RoundEnd) -> Commit {
+        let commit = self.restart_commit(reason);
+        self.progress.held_until = self.at.checked_add(self.context.confirm_after).ok();
         self.after_commit = AfterCommit::End(end);
         commit
     }
 
     /// Handles a page that cannot be fetched in this attempt.
-    pub(super) fn on_page_failure(&mut self, failure: PageFailure, at: Timestamp) -> Step {
+    pub(super) fn on_page_failure(&mut self, failure: PageFailure) -> Step {
         match failure {
             // A delta retry: snapshot mode, which it would replace, works.
             _ if self.reason() == Some(ResyncReason::DeltaRetry) => {
-                self.next_fallback(StallKind::PageTooLarge, at)
+                self.next_fallback(StallKind::PageTooLarge)
             }
-            PageFailure::TooLarge => self.next_fallback(StallKind::PageTooLarge, at),
+            PageFailure::TooLarge => self.next_fallback(StallKind::PageTooLarge),
             // After a fallback to smaller pages one failure is enough to blame the page.
             PageFailure::Refused if self.reason() == Some(ResyncReason::PageStuck) => {
-                self.next_fallback(StallKind::PageTooLarge, at)
+                self.next_fallback(StallKind::PageTooLarge)
             }
             PageFailure::Refused if self.progress.stall.page_failed() => {
-                self.next_fallback(StallKind::PageTooLarge, at)
+                self.next_fallback(StallKind::PageTooLarge)
             }
             // A single failure may be a passing problem: it is recorded.
             PageFailure::Refused => {
                 self.after_commit = AfterCommit::Fail;
-                self.write(self.commit(at))
+                self.write(self.commit())
             }
             PageFailure::Other => Step::Fail,
         }
     }
 
     /// The stream is stuck: restarts with the next fallback, if there is one.
-    pub(super) fn next_fallback(&mut self, kind: StallKind, at: Timestamp) -> Step {
+    pub(super) fn next_fallback(&mut self, kind: StallKind) -> Step {
         if self.reason() == Some(ResyncReason::DeltaRetry) {
-            self.fallback.postpone_delta(at);
-            return self.restart(ResyncReason::Snapshot, at);
+            self.fallback.postpone_delta(self.at);
+            return self.restart(ResyncReason::Snapshot);
         }
         let reason = match kind {
             StallKind::NoProgress => ResyncReason::RoundStuck,
             StallKind::PageTooLarge => ResyncReason::PageStuck,
         };
-        match self.fallback.next(kind, self.context.page_size, at) {
+        match self.fallback.next(kind, self.context.page_size, self.at) {
             Some(next) => {
                 self.fallback = next;
-                let commit = self.restart_later(reason, RoundEnd::Stuck(kind), at);
+                let commit = self.restart_later(reason, RoundEnd::Stuck(kind));
                 self.write(commit)
             }
             // Even the plain listing does not end: it starts again, much later.
             None if kind == StallKind::NoProgress => {
-                let effect = self.restart(reason, at);
+                let effect = self.restart(reason);
                 self.after_commit = AfterCommit::Fail;
                 effect
             }

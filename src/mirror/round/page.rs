@@ -3,8 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
-
 use super::{Round, Step};
 use crate::mirror::commit::{Commit, StoredKind};
 use crate::mirror::page::{EventHash, EventId, EventKind, Item, Link, Page, PageEnd};
@@ -15,13 +13,8 @@ use crate::mirror::status::ResyncReason;
 use crate::mirror::window::Completion;
 
 impl Round {
-    pub(super) fn on_page(
-        &mut self,
-        page: Page,
-        known: &BTreeMap<EventHash, StoredKind>,
-        at: Timestamp,
-    ) -> Step {
-        let mut commit = self.commit(at);
+    pub(super) fn on_page(&mut self, page: Page, known: &BTreeMap<EventHash, StoredKind>) -> Step {
+        let mut commit = self.commit();
         let idle = page.present.is_empty() && page.removed.is_empty() && page.unreadable.is_empty();
         let reason = self.reason();
         // The first enumeration has nothing to sweep.
@@ -64,7 +57,7 @@ impl Round {
                 self.progress.phase = Phase::Sweeping { delta: None, reason };
                 self.write(commit)
             }
-            PageEnd::Delta(delta) => self.last_page(delta, reason, idle, commit, at),
+            PageEnd::Delta(delta) => self.last_page(delta, reason, idle, commit),
         }
     }
 
@@ -129,12 +122,11 @@ impl Round {
         reason: Option<ResyncReason>,
         idle: bool,
         mut commit: Commit,
-        at: Timestamp,
     ) -> Step {
         if let Some(reason) = reason {
             self.progress.phase = Phase::Sweeping { delta: Some(delta), reason };
             if reason == ResyncReason::New && self.progress.pending.is_empty() {
-                return self.judge_and_settle(commit, Vec::new(), at);
+                return self.judge_and_settle(commit, Vec::new());
             }
             return self.write(commit);
         }
@@ -146,7 +138,7 @@ impl Round {
         }
         commit.deferrable = idle && self.progress.pending.is_empty();
         let removals = self.due_removals();
-        self.judge_and_settle(commit, removals, at)
+        self.judge_and_settle(commit, removals)
     }
 
     /// Handles a master in an enumeration: completes the instances that wait for it; later ones
