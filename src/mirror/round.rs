@@ -274,65 +274,51 @@ impl Round {
             });
         }
         self.progress.held_until = None;
+        let under_way =
+            matches!(self.progress.phase, Phase::Enumerating { .. } | Phase::Following { .. });
+        // The series of an earlier round are completed before the next page is requested.
+        if !under_way && let Some(step) = self.next_series_step() {
+            return step;
+        }
         match &self.progress.phase {
             Phase::Enumerating { next, .. } if self.uses_plain_pages() => {
                 Step::Do(Effect::PlainPage(next.clone()))
             }
             Phase::Enumerating { next, .. } => Step::Do(Effect::Page(next.clone())),
-            Phase::Following { next } => Step::Do(Effect::Page(Some(next.clone()))),
-            Phase::Settled { delta } => {
-                let delta = delta.clone();
-                // Work left by an earlier round is done before the next page is requested.
-                match self.next_series_step() {
-                    Some(effect) => effect,
-                    None if delta.is_some() => Step::Do(Effect::Page(delta)),
-                    None if self.fallback.is_delta_due(self.at) => {
-                        self.restart(ResyncReason::DeltaRetry)
-                    }
-                    // Nothing is written before the first page.
-                    None => {
-                        self.progress.phase = Phase::start(ResyncReason::Snapshot);
-                        Step::Do(Effect::PlainPage(None))
-                    }
-                }
+            Phase::Following { next: link } | Phase::Settled { delta: Some(link) } => {
+                Step::Do(Effect::Page(Some(link.clone())))
             }
-            Phase::Completing { .. } => match self.next_series_step() {
-                Some(effect) => effect,
-                None => self.leave_and_settle(),
-            },
-            Phase::Sweeping { reason, .. } => {
-                // The first enumeration found an empty mirror: there is nothing to sweep, and it
-                // kept no seen list.
-                let first = *reason == ResyncReason::New;
-                match self.next_series_step() {
-                    Some(effect) => effect,
-                    None if first => self.leave_and_settle(),
-                    None => Step::Do(Effect::Unseen),
-                }
+            Phase::Settled { delta: None } if self.fallback.is_delta_due(self.at) => {
+                self.restart(ResyncReason::DeltaRetry)
             }
+            // Nothing is written before the first page.
+            Phase::Settled { delta: None } => {
+                self.progress.phase = Phase::start(ResyncReason::Snapshot);
+                Step::Do(Effect::PlainPage(None))
+            }
+            // The first enumeration found an empty mirror: there is nothing to sweep, and it kept
+            // no seen list.
+            Phase::Completing { .. } | Phase::Sweeping { reason: ResyncReason::New, .. } => {
+                self.leave_and_settle()
+            }
+            Phase::Sweeping { .. } => Step::Do(Effect::Unseen),
         }
     }
 
-    /// Writes a commit together with the position.
+    /// Writes a commit, with the position to continue from.
     fn write(&self, mut commit: Commit) -> Step {
-        commit.position = Some(self.position());
-        Step::Do(Effect::Commit(Box::new(commit)))
-    }
-
-    fn position(&self) -> Position {
-        Position {
+        commit.position = Some(Position {
             phase: self.progress.phase.clone(),
             has_pending: !self.progress.pending.is_empty(),
             held_until: self.progress.held_until,
             stall: self.progress.stall.clone(),
             fallback: self.fallback.clone(),
-        }
+        });
+        Step::Do(Effect::Commit(Box::new(commit)))
     }
 
     fn commit(&self) -> Commit {
-        let mut commit = Commit::new(self.context.window, self.context.segment, self.at);
-        commit.position = Some(self.position());
-        commit
+        Commit::new(self.context.window, self.context.segment, self.at)
     }
 }
 

@@ -16,7 +16,7 @@
 use std::collections::BTreeSet;
 
 use super::{Effect, Round, Step};
-use crate::mirror::page::{EventHash, EventKind, Item};
+use crate::mirror::page::{EventHash, EventKind};
 use crate::mirror::pending::{MasterLookup, PendingSeries, ViewPurpose};
 use crate::mirror::series::{
     self, ListedInstances, PresenceRequest, Reconciliation, SeriesMember, ViewRequest,
@@ -66,24 +66,17 @@ impl Round {
     /// segment has them. Plain `calendarView` decides these, between the exact edges, one edge at a
     /// time.
     fn decide_at_edges(&mut self, listing: ListedInstances, rows: Vec<SeriesMember>) -> Step {
+        let Some(series) = self.progress.pending.current_ref() else { return self.next_effect() };
         let tombstones = self.progress.pending.tombstones();
-        let edges = self.context.edges;
         let at_edge: Vec<(EventHash, Edges)> = self
-            .progress
-            .pending
-            .current_ref()
-            .into_iter()
-            .flat_map(|series| {
-                let item =
-                    |item: &Item| (item.id.hash(), series::at_nearest_edge(edges, item.span));
-                let undecided = self.reconciliation(series, &tombstones);
-                undecided.undecided(&listing, &rows).map(item).collect::<Vec<_>>()
-            })
+            .reconciliation(series, &tombstones)
+            .undecided(&listing, &rows)
+            .map(|item| (item.id.hash(), series::at_nearest_edge(self.context.edges, item.span)))
             .collect();
-        let Some((_, edges)) = at_edge.first().copied() else {
+        let (Some(&(_, edges)), Some(series)) = (at_edge.first(), self.progress.pending.current())
+        else {
             return self.complete(Some((listing, rows)));
         };
-        let Some(series) = self.progress.pending.current() else { return self.next_effect() };
         let ids: BTreeSet<EventHash> =
             at_edge.iter().filter(|(_, of)| *of == edges).map(|(id, _)| *id).collect();
         series.findings.view_purpose = Some(ViewPurpose::Edge(listing, ids.clone()));

@@ -154,7 +154,7 @@ impl Round {
         }
         self.progress.pending.write(&mut commit);
         if self.is_mass_removal(commit.removals.len()) {
-            return self.hold_removals();
+            return self.hold_removals(Vec::new());
         }
         self.removal_check.count(commit.removals.len());
         self.progress.pending.finish_removals(&mut commit);
@@ -169,7 +169,7 @@ impl Round {
         // A series that ended counts as one removal, however many occurrences it had.
         let count = usize::from(!rows.is_empty());
         if self.is_mass_removal(count) {
-            return self.hold_removals();
+            return self.hold_removals(Vec::new());
         }
         self.removal_check.count(count);
         let mut commit = self.commit();

@@ -7,7 +7,7 @@ use super::{AfterCommit, PageFailure, Round, RoundEnd, Step};
 use crate::mirror::change::RemovalReason;
 use crate::mirror::commit::{Commit, Removal};
 use crate::mirror::fallback::StallKind;
-use crate::mirror::page::EventHash;
+use crate::mirror::page::{EventHash, Item};
 use crate::mirror::position::{PendingEntry, PendingKey, Phase};
 use crate::mirror::stall::StallDetector;
 use crate::mirror::status::ResyncReason;
@@ -32,7 +32,7 @@ impl Round {
         }
         let deleted = rows.iter().filter(|r| r.reason == RemovalReason::Deleted).count();
         if self.is_mass_removal(deleted) {
-            return self.hold_removals();
+            return self.hold_removals(Vec::new());
         }
         self.sweep_slice(rows)
     }
@@ -46,9 +46,7 @@ impl Round {
             return self.write(commit);
         }
         commit.removals = rows;
-        let swept: BTreeSet<EventHash> = commit.removals.iter().map(|r| r.id).collect();
-        let others = self.due_removals().into_iter().filter(|r| !swept.contains(&r.id)).collect();
-        self.settle(commit, others)
+        self.settle(commit)
     }
 
     /// Lists again if a plain listing of several pages lacks events. When an event ahead of the
@@ -83,26 +81,25 @@ impl Round {
         if self.removal_check.awaits_segments() && !self.progress.pending.removals().is_empty() {
             return Step::AwaitSegments;
         }
-        let removals = self.due_removals();
-        self.judge_and_settle(self.commit(), removals)
+        self.judge_and_settle(self.commit())
     }
 
     /// Settles, or holds a mass removal.
-    pub(super) fn judge_and_settle(&mut self, commit: Commit, removals: Vec<Removal>) -> Step {
-        if self.is_mass_removal(commit.removals.len() + removals.len()) {
-            let mut held = self.restart_later(ResyncReason::Confirm, RoundEnd::Held);
+    pub(super) fn judge_and_settle(&mut self, commit: Commit) -> Step {
+        if self.is_mass_removal(self.due_removals().count()) {
             // Received items are published all the same.
-            held.upserts = commit.upserts;
-            return self.write(held);
+            return self.hold_removals(commit.upserts);
         }
-        self.settle(commit, removals)
+        self.settle(commit)
     }
 
-    /// Makes the round's last commit.
-    fn settle(&mut self, mut commit: Commit, removals: Vec<Removal>) -> Step {
-        let upserted: BTreeSet<EventHash> =
-            commit.upserts.iter().map(|item| item.id.hash()).collect();
-        commit.removals.extend(removals.into_iter().filter(|r| !upserted.contains(&r.id)));
+    /// Makes the round's last commit. It also publishes the pending removals.
+    fn settle(&mut self, mut commit: Commit) -> Step {
+        let upserted = commit.upserts.iter().map(|item| item.id.hash());
+        let done: BTreeSet<EventHash> =
+            upserted.chain(commit.removals.iter().map(|removal| removal.id)).collect();
+        let due = self.due_removals().filter(|id| !done.contains(*id));
+        commit.removals.extend(due.copied().map(Removal::deleted));
         let stays = |id: &EventHash| self.removal_check.retains(id);
         let taken = self.progress.pending.take_removals(stays);
         commit.finished_pending.extend(taken.into_iter().map(PendingKey::Removal));
@@ -130,9 +127,11 @@ impl Round {
         self.write(commit)
     }
 
-    /// Holds a mass removal: nothing is removed until one more enumeration agrees.
-    pub(super) fn hold_removals(&mut self) -> Step {
-        let commit = self.restart_later(ResyncReason::Confirm, RoundEnd::Held);
+    /// Holds a mass removal: publishes these items, and removes nothing until one more enumeration
+    /// agrees.
+    pub(super) fn hold_removals(&mut self, upserts: Vec<Item>) -> Step {
+        let mut commit = self.restart_later(ResyncReason::Confirm, RoundEnd::Held);
+        commit.upserts = upserts;
         self.write(commit)
     }
 
@@ -146,25 +145,23 @@ impl Round {
 
     /// Handles a page that cannot be fetched in this attempt.
     pub(super) fn on_page_failure(&mut self, failure: PageFailure) -> Step {
-        match failure {
-            // A delta retry: snapshot mode, which it would replace, works.
-            _ if self.reason() == Some(ResyncReason::DeltaRetry) => {
+        match (failure, self.reason()) {
+            // A delta retry: snapshot mode, which it would replace, works. After a fallback to
+            // smaller pages one failure is enough to blame the page.
+            (_, Some(ResyncReason::DeltaRetry))
+            | (PageFailure::TooLarge, _)
+            | (PageFailure::Refused, Some(ResyncReason::PageStuck)) => {
                 self.next_fallback(StallKind::PageTooLarge)
             }
-            PageFailure::TooLarge => self.next_fallback(StallKind::PageTooLarge),
-            // After a fallback to smaller pages one failure is enough to blame the page.
-            PageFailure::Refused if self.reason() == Some(ResyncReason::PageStuck) => {
-                self.next_fallback(StallKind::PageTooLarge)
-            }
-            PageFailure::Refused if self.progress.stall.page_failed() => {
+            (PageFailure::Refused, _) if self.progress.stall.page_failed() => {
                 self.next_fallback(StallKind::PageTooLarge)
             }
             // A single failure may be a passing problem: it is recorded.
-            PageFailure::Refused => {
+            (PageFailure::Refused, _) => {
                 self.after_commit = AfterCommit::Fail;
                 self.write(self.commit())
             }
-            PageFailure::Other => Step::Fail,
+            (PageFailure::Other, _) => Step::Fail,
         }
     }
 
@@ -200,9 +197,7 @@ impl Round {
     }
 
     /// The pending removals that may be published.
-    pub(super) fn due_removals(&self) -> Vec<Removal> {
-        let due =
-            self.progress.pending.removals().keys().filter(|id| !self.removal_check.retains(id));
-        due.copied().map(Removal::deleted).collect()
+    fn due_removals(&self) -> impl Iterator<Item = &EventHash> {
+        self.progress.pending.removals().keys().filter(|id| !self.removal_check.retains(id))
     }
 }

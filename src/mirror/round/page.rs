@@ -126,7 +126,7 @@ impl Round {
         if let Some(reason) = reason {
             self.progress.phase = Phase::Sweeping { delta: Some(delta), reason };
             if reason == ResyncReason::New && self.progress.pending.is_empty() {
-                return self.judge_and_settle(commit, Vec::new());
+                return self.judge_and_settle(commit);
             }
             return self.write(commit);
         }
@@ -137,8 +137,7 @@ impl Round {
             return self.write(commit);
         }
         commit.deferrable = idle && self.progress.pending.is_empty();
-        let removals = self.due_removals();
-        self.judge_and_settle(commit, removals)
+        self.judge_and_settle(commit)
     }
 
     /// Handles a master in an enumeration: completes the instances that wait for it; later ones
