@@ -12,7 +12,7 @@ use super::position::{PendingEntry, PendingKey, Position, SegmentIndex, WindowId
 ///
 /// An id is at most once in `upserts` and `removals` together. An upserted bare occurrence
 /// (`full == false`) must have its master in the same commit or in the store.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Commit {
     /// The window.
     pub window: WindowId,
@@ -95,22 +95,7 @@ pub struct CommitOutcome {
 impl Commit {
     /// An empty commit.
     pub fn new(window: WindowId, segment: SegmentIndex, at: Timestamp) -> Self {
-        Self {
-            window,
-            segment,
-            at,
-            upserts: Vec::new(),
-            removals: Vec::new(),
-            orphans: Vec::new(),
-            pending: Vec::new(),
-            finished_pending: Vec::new(),
-            clear_pending: false,
-            seen: None,
-            clear_seen: false,
-            position: None,
-            counters: CounterUpdates::default(),
-            deferrable: false,
-        }
+        Self { window, segment, at, ..Self::default() }
     }
 }
 

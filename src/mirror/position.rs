@@ -8,7 +8,7 @@ use super::stall::StallDetector;
 use super::status::ResyncReason;
 
 /// The number of a window in one store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WindowId(pub u32);
 
 /// The number of a segment in its window, 0 to 63.
