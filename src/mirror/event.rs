@@ -60,11 +60,7 @@ pub fn complete(
 
 /// Whether two JSON texts are the same value. Byte-equal texts are not parsed.
 pub fn same_json(a: &[u8], b: &[u8]) -> bool {
-    a == b
-        || match (serde_json::from_slice::<Value>(a), serde_json::from_slice::<Value>(b)) {
-            (Ok(a), Ok(b)) => a == b,
-            _ => false,
-        }
+    same_by(a, b, |json| serde_json::from_slice::<Value>(json).ok())
 }
 
 /// Whether both texts have a `lastModifiedDateTime`, and that of `a` is earlier.
@@ -77,18 +73,18 @@ pub fn is_older(a: &[u8], b: &[u8]) -> bool {
 
 /// Whether two masters give their occurrences the same content.
 pub fn same_for_occurrences(a: &[u8], b: &[u8]) -> bool {
-    fn inherited(json: &[u8]) -> Option<serde_json::Map<String, Value>> {
+    same_by(a, b, |json| {
         let mut map: serde_json::Map<String, Value> = serde_json::from_slice(json).ok()?;
         for name in OCCURRENCE_MEMBERS.iter().chain(&["recurrence", "originalStart"]) {
             map.remove(*name);
         }
         Some(map)
-    }
-    a == b
-        || match (inherited(a), inherited(b)) {
-            (Some(a), Some(b)) => a == b,
-            _ => false,
-        }
+    })
+}
+
+/// Whether two texts are equal, or both can be read and are then equal.
+fn same_by<T: PartialEq>(a: &[u8], b: &[u8], read: impl Fn(&[u8]) -> Option<T>) -> bool {
+    a == b || read(a).is_some_and(|a| read(b).is_some_and(|b| a == b))
 }
 
 fn master_len(master: &JsonMembers<'_>) -> usize {
