@@ -79,52 +79,38 @@ pub enum FailureCause {
 impl ErrorClass {
     /// Whether the same request may succeed when it is repeated.
     pub fn is_retryable(self) -> bool {
-        match self {
-            Self::Transient | Self::MalformedPage => true,
-            Self::Throttled
-            | Self::LinkDead
-            | Self::ForeignLink
-            | Self::SignIn
-            | Self::Forbidden
-            | Self::Gone
-            | Self::Refused
-            | Self::NotFound
-            | Self::SegmentTooLong
-            | Self::TooLarge => false,
-        }
+        self.handling(None).0
     }
 
     /// Whether such an error of a request about one series concerns only that series.
     pub fn is_series_specific(self) -> bool {
-        match self {
-            Self::MalformedPage
-            | Self::LinkDead
-            | Self::Forbidden
-            | Self::Gone
-            | Self::Refused
-            | Self::NotFound
-            | Self::SegmentTooLong
-            | Self::TooLarge => true,
-            Self::Throttled | Self::Transient | Self::ForeignLink | Self::SignIn => false,
-        }
+        self.handling(None).1
     }
 
     /// The cause of the failure if such an error ends the round. `retry_after` is the wait that
     /// Graph asks for.
     pub fn cause(self, retry_after: Option<Duration>) -> FailureCause {
+        self.handling(retry_after).2
+    }
+
+    /// One row for each class: is it retryable, is it specific to a series, and its cause.
+    fn handling(self, retry_after: Option<Duration>) -> (bool, bool, FailureCause) {
         match self {
-            Self::Throttled => FailureCause::Throttled(retry_after.unwrap_or_default()),
-            Self::Transient | Self::MalformedPage | Self::LinkDead | Self::ForeignLink => {
-                FailureCause::Transient
+            Self::Throttled => {
+                (false, false, FailureCause::Throttled(retry_after.unwrap_or_default()))
             }
-            Self::SignIn => FailureCause::SignIn,
+            Self::Transient => (true, false, FailureCause::Transient),
+            Self::MalformedPage => (true, true, FailureCause::Transient),
+            Self::LinkDead => (false, true, FailureCause::Transient),
+            Self::ForeignLink => (false, false, FailureCause::Transient),
+            Self::SignIn => (false, false, FailureCause::SignIn),
             // The mirror is kept.
             Self::Forbidden
             | Self::Gone
             | Self::Refused
             | Self::NotFound
             | Self::SegmentTooLong
-            | Self::TooLarge => FailureCause::Quarantined,
+            | Self::TooLarge => (false, true, FailureCause::Quarantined),
         }
     }
 }
