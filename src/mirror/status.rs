@@ -50,7 +50,7 @@ impl ResyncReason {
 }
 
 /// The last finished round.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct LastRound {
     /// The number of the round, counted per window.
     pub number: u64,
@@ -68,14 +68,6 @@ pub struct LastRound {
     pub updated: u32,
     /// Events that left.
     pub removed: u32,
-}
-
-impl LastRound {
-    /// A round of which only the number and the end are known.
-    pub fn without_counts(number: u64, at: Timestamp) -> Self {
-        let (took_ms, requests, pages, created, updated, removed) = Default::default();
-        Self { number, at, took_ms, requests, pages, created, updated, removed }
-    }
 }
 
 /// A finished round in which something happened.

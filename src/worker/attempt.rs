@@ -68,27 +68,8 @@ pub(super) enum AttemptEnd {
 pub(super) struct AttemptStats {
     /// The segments that settled.
     pub(super) settled: SegmentSet,
-    pub(super) requests: u32,
-    pub(super) pages: u32,
-    pub(super) created: u32,
-    pub(super) updated: u32,
-    pub(super) removed: u32,
-}
-
-impl AttemptStats {
-    /// The attempt as a published round.
-    pub(super) fn round(&self, number: u64, at: Timestamp, took: Duration) -> LastRound {
-        LastRound {
-            number,
-            at,
-            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            requests: self.requests,
-            pages: self.pages,
-            created: self.created,
-            updated: self.updated,
-            removed: self.removed,
-        }
-    }
+    /// What it did so far, as it is published.
+    pub(super) round: LastRound,
 }
 
 /// An attempt at a round of one window.
@@ -178,11 +159,11 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// What the attempt has done.
+    /// What the attempt has done, without when.
     pub(super) fn into_stats(mut self) -> AttemptStats {
         let requests =
             self.context.target.requests.load(Ordering::Relaxed) - self.previous_requests;
-        self.stats.requests = u32::try_from(requests).unwrap_or(u32::MAX);
+        self.stats.round.requests = u32::try_from(requests).unwrap_or(u32::MAX);
         self.stats
     }
 
@@ -313,9 +294,9 @@ impl<'a> Attempt<'a> {
         let CommitOutcome { created, updated, removed, events } =
             self.context.services.store.commit(commit).await?;
         self.last_page.memory = Reservation::default();
-        self.stats.created += created;
-        self.stats.updated += updated;
-        self.stats.removed += removed;
+        self.stats.round.created += created;
+        self.stats.round.updated += updated;
+        self.stats.round.removed += removed;
         self.context.handle.lock().events = events;
         Ok(RoundInput::Committed(events))
     }

@@ -131,16 +131,8 @@ mod tests {
 
     fn round(number: u64, outcome: RoundOutcome) -> PastRound {
         let at = Timestamp::from_millisecond(1_700_000_000_123 + number as i64).unwrap();
-        let round = LastRound {
-            number,
-            at,
-            took_ms: 7,
-            requests: 1,
-            pages: 1,
-            created: 0,
-            updated: 0,
-            removed: 0,
-        };
+        let round =
+            LastRound { number, at, took_ms: 7, requests: 1, pages: 1, ..LastRound::default() };
         PastRound { round, outcome, resync: None }
     }
 

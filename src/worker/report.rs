@@ -12,7 +12,7 @@ use super::monotonic::MonotonicTime;
 use crate::mirror::failure::ErrorKind;
 use crate::mirror::health::{Notice, Pacing, RoundFailure, RoundResult};
 use crate::mirror::outcome::RoundOutcome;
-use crate::mirror::status::LastError;
+use crate::mirror::status::{LastError, LastRound};
 use crate::mirror::window::Window;
 
 impl Worker {
@@ -33,7 +33,7 @@ impl Worker {
                 (RoundResult::Incomplete, RoundOutcome::Failed(ErrorKind::Incomplete), None)
             }
             AttemptEnd::Held { until } => {
-                let (wait, asked) = (self.remaining_wait(window, until), stats.requests > 0);
+                let (wait, asked) = (self.remaining_wait(window, until), stats.round.requests > 0);
                 let until = Box::new(MonotonicTime::at(Instant::now() + wait, now));
                 (RoundResult::Held { wait, asked }, RoundOutcome::Held, Some(until))
             }
@@ -59,7 +59,7 @@ impl Worker {
             return due;
         }
         state.last_success = Some(MonotonicTime::now(now));
-        state.record_round(stats.round(number, now, took), outcome);
+        state.record_round(finished(stats, number, now, took), outcome);
         state.last_error =
             (result == RoundResult::Incomplete).then(|| Box::new(incomplete(now, delay)));
         if result == RoundResult::Settled {
@@ -70,11 +70,11 @@ impl Worker {
         tracing::debug!(
             outcome = outcome.as_str(),
             took_ms = took.as_millis(),
-            requests = stats.requests,
-            pages = stats.pages,
-            created = stats.created,
-            updated = stats.updated,
-            removed = stats.removed,
+            requests = stats.round.requests,
+            pages = stats.round.pages,
+            created = stats.round.created,
+            updated = stats.round.updated,
+            removed = stats.round.removed,
             "round over"
         );
         log_notice(notice);
@@ -102,8 +102,8 @@ impl Worker {
         let now = self.services.env.now();
         let failure = RoundFailure {
             cause: error.cause(|until| self.remaining_wait(window, until)),
-            remembered: stats.requests == 0 && error.is_remembered(),
-            progress: stats.pages > 0 && error.keeps_progress(),
+            remembered: stats.round.requests == 0 && error.is_remembered(),
+            progress: stats.round.pages > 0 && error.keeps_progress(),
             shared: error.is_shared(),
         };
         let mut state = self.handle.lock();
@@ -121,7 +121,8 @@ impl Worker {
         state.health = health;
         let last_error = error.describe(now, wall_time_after(now, delay));
         let kind = last_error.kind;
-        state.record_round(stats.round(number, now, begun.elapsed()), RoundOutcome::Failed(kind));
+        let round = finished(stats, number, now, begun.elapsed());
+        state.record_round(round, RoundOutcome::Failed(kind));
         self.services.metrics.rounds.add(kind.as_str(), 1);
         tracing::debug!(
             outcome = kind.as_str(),
@@ -145,6 +146,12 @@ impl Worker {
         state.last_error = Some(Box::new(last_error));
         Instant::now() + delay
     }
+}
+
+/// A finished attempt as a published round.
+fn finished(stats: &AttemptStats, number: u64, at: Timestamp, took: Duration) -> LastRound {
+    let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    LastRound { number, at, took_ms, ..stats.round }
 }
 
 /// The error shown for a round that could not complete some series.

@@ -338,7 +338,8 @@ impl WindowHandle {
         state.running = false;
         state.rounds += 1;
         let number = state.rounds;
-        state.record_round(LastRound::without_counts(number, now), RoundOutcome::Crashed);
+        let round = LastRound { number, at: now, ..LastRound::default() };
+        state.record_round(round, RoundOutcome::Crashed);
         state.health = state.health.on_crash();
         drop(state);
         self.notify_finished();

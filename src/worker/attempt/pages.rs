@@ -72,7 +72,7 @@ impl Attempt<'_> {
         };
         let took =
             self.context.target.response_micros.load(Ordering::Relaxed).saturating_sub(before);
-        self.stats.pages += 1;
+        self.stats.round.pages += 1;
         let (is_first, unreadable) = (link.is_none(), page.unreadable.len());
         self.context.handle.lock().count_unreadable(segment, is_first, unreadable);
         for unreadable in &page.unreadable {

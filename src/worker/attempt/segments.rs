@@ -114,14 +114,14 @@ impl Attempt<'_> {
         }
         let mut end = RoundEnd::Settled;
         for _ in 0..2 {
-            let pages = self.stats.pages;
+            let pages = self.stats.round.pages;
             let (round, _) = self.open(0, edges, false).await?;
             let drive = self.drive(0, edges, round, RoundInput::Start).await?;
             if let DriveOutcome::Over(ended) = drive.outcome {
                 end = ended;
             }
             // A run that only finished an earlier round has not asked Graph yet.
-            if end != RoundEnd::Settled || self.stats.pages != pages {
+            if end != RoundEnd::Settled || self.stats.round.pages != pages {
                 break;
             }
         }
@@ -189,7 +189,7 @@ impl Attempt<'_> {
         let Some(edges) = barrier.edges(segment) else { return Ok(()) };
         let epoch = barrier.next_epoch();
         let retain_all = matches!(retain, Retain::All);
-        let gone = usize::try_from(self.stats.removed).unwrap_or(usize::MAX);
+        let gone = usize::try_from(self.stats.round.removed).unwrap_or(usize::MAX);
         let drive =
             self.drive(segment, edges, *round, RoundInput::Retained { stay: retain, gone }).await?;
         if drive.restarted {
@@ -351,6 +351,6 @@ mod tests {
         lab.services.store.commit(commit).await.unwrap();
         let (end, stats) = lab.run().await;
         assert_eq!((end, stats.settled.contains(0)), (AttemptEnd::Settled, true));
-        assert_eq!((stats.requests, stats.removed, lab.events()), (0, 2, 0));
+        assert_eq!((stats.round.requests, stats.round.removed, lab.events()), (0, 2, 0));
     }
 }
