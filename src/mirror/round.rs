@@ -148,6 +148,11 @@ impl Round {
         }
     }
 
+    /// The segment, and the settings of its rounds.
+    pub fn context(&self) -> &SegmentContext {
+        &self.context
+    }
+
     /// Ends the wait for a stuck stream's next fallback, because a round was requested. The wait
     /// for the confirmation of a removal stays.
     pub fn skip_wait(&mut self) {

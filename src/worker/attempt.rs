@@ -206,20 +206,11 @@ impl<'a> Attempt<'a> {
     }
 
     /// Performs an effect of a round.
-    async fn perform(
-        &mut self,
-        round: &Round,
-        segment: SegmentIndex,
-        edges: Edges,
-        effect: Effect,
-    ) -> Result<RoundInput, AttemptError> {
+    async fn perform(&mut self, round: &Round, effect: Effect) -> Result<RoundInput, AttemptError> {
+        let &SegmentContext { segment, edges, .. } = round.context();
         Ok(match effect {
-            Effect::Page(link) => {
-                self.page(round, segment, PageSource::Delta, link.as_ref(), edges).await?
-            }
-            Effect::PlainPage(link) => {
-                self.page(round, segment, PageSource::Plain, link.as_ref(), edges).await?
-            }
+            Effect::Page(link) => self.page(round, PageSource::Delta, link.as_ref()).await?,
+            Effect::PlainPage(link) => self.page(round, PageSource::Plain, link.as_ref()).await?,
             Effect::Master(id) => self.master(&id, edges).await?,
             Effect::Instances(id) => self.instances(segment, &id, edges).await?,
             Effect::Rows(id) => RoundInput::SeriesRows(self.rows(segment, &id).await?),

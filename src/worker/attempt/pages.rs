@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::graph::{PageStart, RequestOptions, Reservation};
+use crate::graph::{GraphError, PageStart, RequestOptions, Reservation};
 use crate::mirror::failure::{ErrorClass, FailureCause};
 use crate::mirror::page::{EventId, Link, Page, PageEnd};
-use crate::mirror::position::SegmentIndex;
-use crate::mirror::round::{PageFailure, Round, RoundInput};
+use crate::mirror::round::{PageFailure, Round, RoundInput, SegmentContext};
 use crate::mirror::window::Edges;
 
 use super::edges::first_day;
@@ -42,11 +41,10 @@ impl Attempt<'_> {
     pub(super) async fn page(
         &mut self,
         round: &Round,
-        segment: SegmentIndex,
         source: PageSource,
         link: Option<&Link>,
-        edges: Edges,
     ) -> Result<RoundInput, AttemptError> {
+        let &SegmentContext { segment, edges, .. } = round.context();
         let before = self.context.target.response_micros.load(Ordering::Relaxed);
         self.last_page = LastPage::default();
         let page = match self.fetch_page(source, link, edges).await {
@@ -56,7 +54,8 @@ impl Attempt<'_> {
             }
             Err(AttemptError::Graph(error)) if error.class() == ErrorClass::LinkDead => {
                 if !self.budget.link_died() {
-                    return self.on_page_failure(AttemptError::LinkDiedAgain, false);
+                    let error = AttemptError::LinkDiedAgain;
+                    return Ok(self.page_failed(error, PageFailure::Other));
                 }
                 tracing::info!(
                     status = error.status(),
@@ -65,10 +64,10 @@ impl Attempt<'_> {
                 );
                 return Ok(RoundInput::LinkDead);
             }
-            Err(error) => {
-                let refused = self.is_page_specific(&error, edges).await;
-                return self.on_page_failure(error, refused);
-            }
+            Err(error) => match self.page_failure(&error, edges).await {
+                Some(failure) => return Ok(self.page_failed(error, failure)),
+                None => return Err(error),
+            },
         };
         let took =
             self.context.target.response_micros.load(Ordering::Relaxed).saturating_sub(before);
@@ -118,40 +117,33 @@ impl Attempt<'_> {
     }
 
     /// The page cannot be fetched in this attempt. The round decides whether a fallback may help.
-    /// `refused`: the page failed until the retries were spent, while the mailbox answered.
-    fn on_page_failure(
-        &mut self,
-        error: AttemptError,
-        refused: bool,
-    ) -> Result<RoundInput, AttemptError> {
-        let failure = match &error {
-            AttemptError::LinkDiedAgain => PageFailure::Other,
-            AttemptError::Graph(cause) => match cause.cause() {
-                _ if cause.class() == ErrorClass::TooLarge => PageFailure::TooLarge,
-                _ if refused => PageFailure::Refused,
-                FailureCause::Transient | FailureCause::Quarantined => PageFailure::Other,
-                // No other request would be answered either.
-                _ => return Err(error),
-            },
-            _ => return Err(error),
-        };
+    fn page_failed(&mut self, error: AttemptError, failure: PageFailure) -> RoundInput {
         self.last_page.error = Some(error);
         // A fallback is another round with its own retries.
         self.budget = RetryBudget::default();
-        Ok(RoundInput::Failed(failure))
+        RoundInput::Failed(failure)
+    }
+
+    /// What an error says of the page. `None`: no other request would be answered either.
+    async fn page_failure(&mut self, error: &AttemptError, edges: Edges) -> Option<PageFailure> {
+        let AttemptError::Graph(error) = error else { return None };
+        if error.class() == ErrorClass::TooLarge {
+            return Some(PageFailure::TooLarge);
+        }
+        if self.is_page_specific(error, edges).await {
+            return Some(PageFailure::Refused);
+        }
+        matches!(error.cause(), FailureCause::Transient | FailureCause::Quarantined)
+            .then_some(PageFailure::Other)
     }
 
     /// Whether the mailbox answers a small request while this one keeps failing. If it answers
     /// neither, the outage is general and no fallback would help (facts 123, 124). The kind of
     /// error does not matter: 500, 503 and 504 have all been seen to stick to a page (facts 121,
     /// 197).
-    async fn is_page_specific(&mut self, error: &AttemptError, edges: Edges) -> bool {
-        let AttemptError::Graph(error) = error else { return false };
+    async fn is_page_specific(&mut self, error: &GraphError, edges: Edges) -> bool {
         let of_a_page = error.class().is_retryable() && !error.is_account_wide();
-        if !of_a_page || !self.budget.is_spent() {
-            return false;
-        }
-        self.probe(edges).await.is_ok()
+        of_a_page && self.budget.is_spent() && self.probe(edges).await.is_ok()
     }
 
     /// Makes a small request that tells a failing page or series from a calendar that does not
@@ -181,7 +173,7 @@ mod tests {
         let (round, _) = attempt.open(0, edges, false).await.unwrap();
         let mut inputs = Vec::new();
         for _ in 0..count {
-            let input = attempt.page(&round, 0, PageSource::Delta, None, edges).await.unwrap();
+            let input = attempt.page(&round, PageSource::Delta, None).await.unwrap();
             inputs.push((input, format!("{:?}", attempt.last_page.error)));
         }
         inputs

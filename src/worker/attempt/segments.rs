@@ -116,7 +116,7 @@ impl Attempt<'_> {
         for _ in 0..2 {
             let pages = self.stats.round.pages;
             let (round, _) = self.open(0, edges, false).await?;
-            let drive = self.drive(0, edges, round, RoundInput::Start).await?;
+            let drive = self.drive(round, RoundInput::Start).await?;
             if let DriveOutcome::Over(ended) = drive.outcome {
                 end = ended;
             }
@@ -158,7 +158,7 @@ impl Attempt<'_> {
         for again in [false, true] {
             let epoch = barrier.next_epoch();
             let (round, begins) = self.open(segment, edges, true).await?;
-            let drive = self.drive(segment, edges, round, RoundInput::Start).await?;
+            let drive = self.drive(round, RoundInput::Start).await?;
             let begins = begins || drive.restarted;
             if begins {
                 barrier.began(segment, epoch);
@@ -186,12 +186,10 @@ impl Attempt<'_> {
         barrier: &mut SegmentBarrier,
     ) -> Result<(), AttemptError> {
         let ParkedRound { segment, begins, round, .. } = parked;
-        let Some(edges) = barrier.edges(segment) else { return Ok(()) };
         let epoch = barrier.next_epoch();
         let retain_all = matches!(retain, Retain::All);
         let gone = usize::try_from(self.stats.round.removed).unwrap_or(usize::MAX);
-        let drive =
-            self.drive(segment, edges, *round, RoundInput::Retained { stay: retain, gone }).await?;
+        let drive = self.drive(*round, RoundInput::Retained { stay: retain, gone }).await?;
         if drive.restarted {
             barrier.began(segment, epoch);
         }
@@ -241,11 +239,10 @@ impl Attempt<'_> {
     /// Performs a round's effects until it ends or has to wait for the other segments.
     async fn drive(
         &mut self,
-        segment: SegmentIndex,
-        edges: Edges,
         mut round: Round,
         mut input: RoundInput,
     ) -> Result<Drive, AttemptError> {
+        let segment = round.context().segment;
         let (mut requested, mut restarted) = (false, false);
         // Each drive has its own retries, and its link may die once.
         self.budget = RetryBudget::default();
@@ -288,7 +285,7 @@ impl Attempt<'_> {
             };
             requested |= effect.asks_for_members();
             restarted |= matches!(effect, Effect::Page(None) | Effect::PlainPage(None));
-            input = self.perform(&round, segment, edges, effect).await?;
+            input = self.perform(&round, effect).await?;
         }
     }
 
