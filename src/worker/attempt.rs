@@ -33,6 +33,7 @@ use super::state::{RoundRequest, WindowHandle};
 use super::{Services, record_resync};
 use pages::{LastPage, PageSource};
 use retry::RetryBudget;
+use series::SeriesError;
 
 /// A pause that Graph asks for is remembered across restarts if it is longer than this. A restart
 /// itself takes some time.
@@ -208,17 +209,24 @@ impl<'a> Attempt<'a> {
     /// Performs an effect of a round.
     async fn perform(&mut self, round: &Round, effect: Effect) -> Result<RoundInput, AttemptError> {
         let &SegmentContext { segment, edges, .. } = round.context();
-        Ok(match effect {
-            Effect::Page(link) => self.page(round, PageSource::Delta, link.as_ref()).await?,
-            Effect::PlainPage(link) => self.page(round, PageSource::Plain, link.as_ref()).await?,
-            Effect::Master(id) => self.master(&id, edges).await?,
-            Effect::Instances(id) => self.instances(segment, &id, edges).await?,
-            Effect::Rows(id) => RoundInput::SeriesRows(self.rows(segment, &id).await?),
-            Effect::View(request) => self.view(segment, &request).await?,
-            Effect::Presence(request) => self.presence(&request, edges).await?,
-            Effect::Unseen => RoundInput::Unseen(self.unseen(segment).await?),
-            Effect::Commit(commit) => self.commit(*commit).await?,
-        })
+        let input = match effect {
+            Effect::Page(link) => Ok(self.page(round, PageSource::Delta, link.as_ref()).await?),
+            Effect::PlainPage(link) => {
+                Ok(self.page(round, PageSource::Plain, link.as_ref()).await?)
+            }
+            Effect::Unseen => Ok(RoundInput::Unseen(self.unseen(segment).await?)),
+            Effect::Commit(commit) => Ok(self.commit(*commit).await?),
+            Effect::Rows(id) => Ok(RoundInput::SeriesRows(self.rows(segment, &id).await?)),
+            Effect::Master(id) => self.master(&id, edges).await,
+            Effect::Instances(id) => self.instances(segment, &id, edges).await,
+            Effect::View(request) => self.view(segment, &request).await,
+            Effect::Presence(request) => self.presence(&request, edges).await,
+        };
+        match input {
+            Err(SeriesError::NotFound | SeriesError::Unavailable) => Ok(RoundInput::Unavailable),
+            Err(SeriesError::Attempt(error)) => Err(error),
+            Ok(input) => Ok(input),
+        }
     }
 
     /// Begins a full enumeration: the position goes back to the first page, rows stay. A stop of

@@ -9,6 +9,7 @@ use crate::graph::{GraphClient, GraphError, RequestOptions, Target};
 use crate::mirror::failure::{ErrorClass, FailureCause};
 use crate::mirror::schedule::{self, MAX_RETRIES};
 
+use super::series::SeriesError;
 use super::{Attempt, AttemptError, REMEMBERED_PAUSE_MIN};
 
 /// How many requests a round may still repeat, and whether a link of it has died.
@@ -76,25 +77,25 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Like [`Self::fetch`], for a request about one series. `None`: the error concerns only the
-    /// series, which stays pending; the rest of the calendar does not wait for it.
+    /// Like [`Self::fetch`], for a request about one series. If an error concerns only the series,
+    /// the rest of the calendar does not wait for it.
     pub(super) async fn fetch_for_series<T, F>(
         &mut self,
         send: impl Fn(bool) -> F,
-    ) -> Result<Option<T>, AttemptError>
+    ) -> Result<T, SeriesError>
     where
         F: Future<Output = Result<T, GraphError>>,
     {
         loop {
             match self.unless_stopped(send(self.budget.is_retry())).await? {
-                Ok(answer) => return Ok(Some(answer)),
+                Ok(answer) => return Ok(answer),
                 Err(error) if self.is_series_specific(&error) => {
                     tracing::debug!(
                         kind = error.class().as_str(),
                         status = error.status(),
                         "series cannot be completed now"
                     );
-                    return Ok(None);
+                    return Err(SeriesError::Unavailable);
                 }
                 Err(error) => self.retry(error).await?,
             }

@@ -83,10 +83,22 @@ impl ListedIds {
     }
 }
 
-enum SeriesOutcome {
-    Listed(ListedInstances, Vec<SeriesMember>),
+/// Why a request about a series has no result.
+#[derive(Debug)]
+pub(super) enum SeriesError {
+    /// Graph has no instances of such a series. Only a request for the master shows whether it is
+    /// gone.
     NotFound,
+    /// The error concerns only the series, which stays pending.
     Unavailable,
+    /// The attempt ends.
+    Attempt(AttemptError),
+}
+
+impl From<AttemptError> for SeriesError {
+    fn from(error: AttemptError) -> Self {
+        Self::Attempt(error)
+    }
 }
 
 impl Attempt<'_> {
@@ -94,21 +106,17 @@ impl Attempt<'_> {
         &mut self,
         id: &EventId,
         edges: Edges,
-    ) -> Result<RoundInput, AttemptError> {
+    ) -> Result<RoundInput, SeriesError> {
         let (client, target, options) = self.request_parts();
-        // Removing a series removes all its instances. So "not found" must be answered twice, and
-        // the calendar must answer in between.
-        for missed in [false, true] {
-            let found =
-                self.fetch_for_series(|fresh| client.event(target, &options, id, fresh)).await?;
-            match found {
-                Some(Some(master)) => return Ok(RoundInput::Master(Some(master))),
-                Some(None) if missed => break,
-                Some(None) => self.probe(edges).await?,
-                None => return Ok(RoundInput::Unavailable),
-            }
+        let read = |fresh| client.event(target, &options, id, fresh);
+        let mut found = self.fetch_for_series(read).await?;
+        if found.is_none() {
+            // Removing a series removes all its instances. So "not found" must be answered twice,
+            // and the calendar must answer in between.
+            self.probe(edges).await?;
+            found = self.fetch_for_series(read).await?;
         }
-        Ok(RoundInput::Master(None))
+        Ok(RoundInput::Master(found))
     }
 
     /// A series' listing, and the mirror's rows of it.
@@ -117,16 +125,14 @@ impl Attempt<'_> {
         segment: SegmentIndex,
         master: &EventId,
         edges: Edges,
-    ) -> Result<RoundInput, AttemptError> {
+    ) -> Result<RoundInput, SeriesError> {
         // One day wider than the segment on both sides (fact 80).
         let wide = series::widen(edges, 1);
-        let found =
-            self.confirmed_listing(segment, master, ListingSource::Instances(master), wide).await?;
-        Ok(match found {
-            SeriesOutcome::Listed(listed, rows) => RoundInput::Instances(Some((listed, rows))),
-            SeriesOutcome::NotFound => RoundInput::Instances(None),
-            SeriesOutcome::Unavailable => RoundInput::Unavailable,
-        })
+        let source = ListingSource::Instances(master);
+        match self.confirmed_listing(segment, master, source, wide).await {
+            Err(SeriesError::NotFound) => Ok(RoundInput::Instances(None)),
+            found => Ok(RoundInput::Instances(Some(found?))),
+        }
     }
 
     /// The instances of a series in a plain `calendarView`, and the mirror's rows of it.
@@ -134,13 +140,11 @@ impl Attempt<'_> {
         &mut self,
         segment: SegmentIndex,
         request: &ViewRequest,
-    ) -> Result<RoundInput, AttemptError> {
+    ) -> Result<RoundInput, SeriesError> {
         let source = ListingSource::View(request);
-        let found = self.confirmed_listing(segment, &request.master, source, request.edges).await?;
-        Ok(match found {
-            SeriesOutcome::Listed(listed, rows) => RoundInput::Viewed(listed, rows),
-            SeriesOutcome::NotFound | SeriesOutcome::Unavailable => RoundInput::Unavailable,
-        })
+        let (listed, rows) =
+            self.confirmed_listing(segment, &request.master, source, request.edges).await?;
+        Ok(RoundInput::Viewed(listed, rows))
     }
 
     /// Whether a plain `calendarView` has any of these events. It lists the segment, or the whole
@@ -154,7 +158,7 @@ impl Attempt<'_> {
         &mut self,
         request: &PresenceRequest,
         segment: Edges,
-    ) -> Result<RoundInput, AttemptError> {
+    ) -> Result<RoundInput, SeriesError> {
         let edges = match request.master {
             Some(_) => self.context.handle.lock().edges,
             None => segment,
@@ -163,14 +167,10 @@ impl Attempt<'_> {
             let mut present = ListedIds::default();
             for _ in 0..2 {
                 // One day wider on both sides (fact 80).
-                match self.listing(ListingSource::All, series::widen(edges, 1)).await? {
-                    Ok(listing) => {
-                        present.add(listing.present);
-                        if listing.pages == 1 {
-                            break;
-                        }
-                    }
-                    Err(_) => return Ok(RoundInput::Unavailable),
+                let listing = self.listing(ListingSource::All, series::widen(edges, 1)).await?;
+                present.add(listing.present);
+                if listing.pages == 1 {
+                    break;
                 }
             }
             self.last_page.listed_ids = Some((edges, present));
@@ -190,26 +190,23 @@ impl Attempt<'_> {
         master: &EventId,
         source: ListingSource<'_>,
         edges: Edges,
-    ) -> Result<SeriesOutcome, AttemptError> {
+    ) -> Result<(ListedInstances, Vec<SeriesMember>), SeriesError> {
         let mut before: Option<BTreeSet<EventHash>> = None;
         for _ in 0..MAX_LISTINGS {
             let SeriesListing { listed, found: met, pages, .. } =
-                match self.listing(source, edges).await? {
-                    Ok(listing) => listing,
-                    Err(outcome) => return Ok(outcome),
-                };
+                self.listing(source, edges).await?;
             let rows = self.rows(segment, master).await?;
             let lacks = match source {
                 ListingSource::View(request) if request.ids_only => !request.ids.is_subset(&met),
                 _ => rows.iter().any(|row| !met.contains(&row.id)),
             };
             if pages == 1 || !lacks || before.as_ref() == Some(&met) {
-                return Ok(SeriesOutcome::Listed(listed, rows));
+                return Ok((listed, rows));
             }
             before = Some(met);
         }
         tracing::debug!("series changes faster than it can be listed");
-        Ok(SeriesOutcome::Unavailable)
+        Err(SeriesError::Unavailable)
     }
 
     /// Fetches all pages of a listing, in parts that are short enough for Graph.
@@ -217,7 +214,7 @@ impl Attempt<'_> {
         &mut self,
         source: ListingSource<'_>,
         edges: Edges,
-    ) -> Result<Result<SeriesListing, SeriesOutcome>, AttemptError> {
+    ) -> Result<SeriesListing, SeriesError> {
         let (mut pages, mut empties, mut bytes) = (0, 0, 0);
         let mut listed = ListedInstances::default();
         let mut present = ListedIds::default();
@@ -226,12 +223,7 @@ impl Attempt<'_> {
         for part in edges.cut(longest) {
             let mut next: Option<Link> = None;
             loop {
-                let listing = match self.listing_page(source, part, next.as_ref()).await? {
-                    Some(Some(listing)) => listing,
-                    // Only a request for the master shows whether the series is gone.
-                    Some(None) => return Ok(Err(SeriesOutcome::NotFound)),
-                    None => return Ok(Err(SeriesOutcome::Unavailable)),
-                };
+                let listing = self.listing_page(source, part, next.as_ref()).await?;
                 pages += 1;
                 let before = present.events.len();
                 let empty = listing.items.is_empty() && listing.unreadable.is_empty();
@@ -272,11 +264,11 @@ impl Attempt<'_> {
                         instances = present.events.len(),
                         "listing of a series does not end"
                     );
-                    return Ok(Err(SeriesOutcome::Unavailable));
+                    return Err(SeriesError::Unavailable);
                 }
             }
         }
-        Ok(Ok(SeriesListing { listed, found: met, present, pages }))
+        Ok(SeriesListing { listed, found: met, present, pages })
     }
 
     /// A listed item as it is kept until its series is applied. Its content is copied, because a
@@ -290,22 +282,18 @@ impl Attempt<'_> {
         }
     }
 
-    /// Fetches one page of a listing. `None`: the request failed; `Some(None)`: there is no such
-    /// series.
+    /// Fetches one page of a listing.
     async fn listing_page(
         &mut self,
         source: ListingSource<'_>,
         edges: Edges,
         next: Option<&Link>,
-    ) -> Result<Option<Option<graph::ListPage>>, AttemptError> {
+    ) -> Result<graph::ListPage, SeriesError> {
         let (client, target, mut options) = self.request_parts();
         let select = match source {
             ListingSource::Instances(master) => {
-                return self
-                    .fetch_for_series(|fresh| {
-                        client.instances(target, &options, master, edges, next, fresh)
-                    })
-                    .await;
+                let read = |fresh| client.instances(target, &options, master, edges, next, fresh);
+                return self.fetch_for_series(read).await?.ok_or(SeriesError::NotFound);
             }
             ListingSource::View(_) => None,
             ListingSource::All => {
@@ -313,12 +301,8 @@ impl Attempt<'_> {
                 Some(audit::SELECT)
             }
         };
-        let page = self
-            .fetch_for_series(|fresh| {
-                client.calendar_view(target, &options, edges, select, next, fresh)
-            })
-            .await?;
-        Ok(page.map(Some))
+        let read = |fresh| client.calendar_view(target, &options, edges, select, next, fresh);
+        self.fetch_for_series(read).await
     }
 
     pub(super) async fn rows(
@@ -386,13 +370,14 @@ mod tests {
             let lab = Lab::new(window("alice"), round.into_iter().chain(answers)).await;
             lab.run().await;
             assert_eq!(lab.events(), 2, "{case}");
-            let input = lab.attempt().instances(0, &EventId::new("m"), lab.edges()).await.unwrap();
+            let input = lab.attempt().instances(0, &EventId::new("m"), lab.edges()).await;
             let count = match input {
-                RoundInput::Instances(Some((listed, rows))) => {
+                Ok(RoundInput::Instances(Some((listed, rows)))) => {
                     assert_eq!(rows.len(), 2, "{case}");
                     Some(listed.items.len())
                 }
-                _ => None,
+                Err(SeriesError::Unavailable) => None,
+                other => panic!("{case}: {other:?}"),
             };
             assert_eq!(count, expected, "{case}");
         }
