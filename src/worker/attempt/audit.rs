@@ -9,13 +9,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::graph::{GraphError, RequestOptions};
+use crate::graph::GraphError;
 use crate::mirror::audit::{BULK_REPAIR_MIN, EventDigest, SELECT, SuspectedDrift, differ};
-use crate::mirror::change::RemovalReason;
 use crate::mirror::commit::{Commit, Removal};
 use crate::mirror::page::{EventHash, EventId, EventKind, Item, Link, Span};
 use crate::mirror::position::{PendingEntry, Phase, SegmentIndex};
-use crate::mirror::series;
+use crate::mirror::series::{self, ListedInstances};
 use crate::mirror::stall::MAX_EMPTY_PAGES;
 use crate::mirror::status::ResyncReason;
 use crate::mirror::window::{Completion, Edges};
@@ -44,12 +43,15 @@ pub(in crate::worker) enum AuditOutcome {
 /// The listing of one segment.
 #[derive(Default)]
 struct AuditListing {
-    events: BTreeMap<EventHash, (EventDigest, Option<Box<DriftSubject>>)>,
+    events: BTreeMap<EventHash, ListedEvent>,
     /// Unreadable events: they exist, and nothing else is known of them.
     unreadable: BTreeSet<EventHash>,
     /// Some unreadable events have no id, so no row counts as missing.
     has_unidentified: bool,
 }
+
+/// What is compared of a listed event, and what its repair needs if it is suspected.
+type ListedEvent = (EventDigest, Option<Box<DriftSubject>>);
 
 /// The event that a difference is about.
 struct DriftSubject {
@@ -66,12 +68,8 @@ struct Drift {
     row: Option<AuditRow>,
 }
 
-/// The repairs that confirmed differences need.
-#[derive(Default)]
-struct DriftRepair {
-    series: BTreeMap<(SegmentIndex, EventHash), EventId>,
-    singles: Vec<Drift>,
-}
+/// The masters of series that differ.
+type DriftedSeries = BTreeMap<(SegmentIndex, EventHash), EventId>;
 
 impl Attempt<'_> {
     /// Audits the window: a first audit if nothing is suspected, else the second.
@@ -89,6 +87,17 @@ impl Attempt<'_> {
             let Some(mut listing) = self.list_segment(*edges, wanted).await? else {
                 return Ok(AuditOutcome::Unavailable);
             };
+            let mut judge = |id, row: Option<AuditRow>, listed: Option<ListedEvent>| {
+                let mirrored = row.as_ref().map(|row| row.sketch);
+                let digest = listed.as_ref().map(|(digest, _)| digest);
+                if differ(*edges, mirrored.as_ref(), digest) {
+                    found.add(segment, id, mirrored);
+                    if suspects.confirm(segment, id, mirrored) {
+                        let listed = listed.and_then(|(_, subject)| subject);
+                        confirmed.push(Drift { segment, edges: *edges, listed, row });
+                    }
+                }
+            };
             let mut after = None;
             loop {
                 self.check_stopped()?;
@@ -96,16 +105,10 @@ impl Attempt<'_> {
                 let (rows, next) = store.audit_rows(self.context.id, segment, after).await?;
                 for row in rows {
                     let listed = listing.events.remove(&row.id);
-                    let digest = listed.as_ref().map(|(digest, _)| digest);
-                    let judged = !listing.unreadable.contains(&row.id)
-                        && (listed.is_some() || !listing.has_unidentified);
-                    if judged && differ(*edges, Some(&row.sketch), digest) {
-                        found.add(segment, row.id, Some(row.sketch));
-                        if suspects.confirm(segment, row.id, Some(row.sketch)) {
-                            let listed = listed.and_then(|(_, subject)| subject);
-                            let row = Some(row);
-                            confirmed.push(Drift { segment, edges: *edges, listed, row });
-                        }
+                    if !listing.unreadable.contains(&row.id)
+                        && (listed.is_some() || !listing.has_unidentified)
+                    {
+                        judge(row.id, Some(row), listed);
                     }
                 }
                 after = next;
@@ -113,13 +116,9 @@ impl Attempt<'_> {
                     break;
                 }
             }
-            for (id, (digest, subject)) in listing.events {
-                if !listing.unreadable.contains(&id) && differ(*edges, None, Some(&digest)) {
-                    found.add(segment, id, None);
-                    if suspects.confirm(segment, id, None) {
-                        let row = None;
-                        confirmed.push(Drift { segment, edges: *edges, listed: subject, row });
-                    }
+            for (id, listed) in listing.events {
+                if !listing.unreadable.contains(&id) {
+                    judge(id, None, Some(listed));
                 }
             }
         }
@@ -128,14 +127,12 @@ impl Attempt<'_> {
             *suspects = found;
             return Ok(AuditOutcome::Suspicious);
         }
-        if confirmed.is_empty() {
-            self.record_audit(0).await?;
-            *suspects = SuspectedDrift::default();
-            return Ok(AuditOutcome::Clean);
-        }
-        let audited = self.repair(confirmed).await?;
+        let outcome =
+            if confirmed.is_empty() { AuditOutcome::Clean } else { AuditOutcome::Repaired };
+        let differences = self.repair(confirmed).await?;
+        self.record_audit(differences).await?;
         *suspects = SuspectedDrift::default();
-        Ok(audited)
+        Ok(outcome)
     }
 
     /// Whether the segment is followed by delta and up to date. Other segments are not compared.
@@ -157,25 +154,17 @@ impl Attempt<'_> {
         let (mut count, mut empties) = (0, 0);
         let mut next: Option<Link> = None;
         loop {
-            let page = self.list(edges, Some(SELECT), next.as_ref()).await?;
-            let empty = page.0.is_empty();
-            for (hash, event) in page.0 {
-                let Some(item) = event else {
-                    listing.unreadable.insert(hash);
-                    continue;
-                };
-                let subject = || {
-                    let (id, master) = (item.id.clone(), item.master.clone());
-                    Box::new(DriftSubject { id, master, span: item.span })
-                };
-                if item.kind != EventKind::Master {
-                    listing
-                        .events
-                        .insert(hash, (EventDigest::of(&item), wanted(hash).then(subject)));
-                }
+            let (page, more) = self.list(edges, Some(SELECT), next.as_ref()).await?;
+            let empty = page.items.is_empty() && page.unreadable.is_empty();
+            listing.unreadable.extend(page.unreadable);
+            listing.has_unidentified |= page.has_unidentified;
+            for item in page.items.into_iter().filter(|item| item.kind != EventKind::Master) {
+                let (hash, digest) = (item.id.hash(), EventDigest::of(&item));
+                let Item { id, master, span, .. } = item;
+                let subject = || Box::new(DriftSubject { id, master, span });
+                listing.events.insert(hash, (digest, wanted(hash).then(subject)));
             }
-            listing.has_unidentified |= page.1;
-            next = page.2;
+            next = more;
             if next.is_none() {
                 return Ok(Some(listing));
             }
@@ -189,69 +178,78 @@ impl Attempt<'_> {
         }
     }
 
-    /// A page of a plain listing with the members in `select`, or all. Returns the events by hash,
-    /// whether some had no id, and the next link.
+    /// A page of a plain listing with the members in `select`, or all; and the next link.
     async fn list(
         &mut self,
         edges: Edges,
         select: Option<&str>,
         next: Option<&Link>,
-    ) -> Result<(Vec<(EventHash, Option<Item>)>, bool, Option<Link>), AttemptError> {
-        let page_size = select.map_or(self.options.page_size, |_| PAGE_SIZE);
-        let (client, target, options) = self.request_parts();
-        let options = RequestOptions { page_size, ..options };
-        let listing = self
+    ) -> Result<(ListedInstances, Option<Link>), AttemptError> {
+        let (client, target, mut options) = self.request_parts();
+        if select.is_some() {
+            options.page_size = PAGE_SIZE;
+        }
+        let page = self
             .fetch(|fresh| client.calendar_view(target, &options, edges, select, next, fresh))
             .await?;
-        let nameless = listing.unreadable.iter().any(|unread| unread.id.is_none());
-        let unread = listing.unreadable.into_iter().filter_map(|u| Some((u.id?.hash(), None)));
-        let read = listing.items.into_iter().map(|item| (item.id.hash(), Some(item)));
-        Ok((read.chain(unread).collect(), nameless, listing.next))
+        let has_unidentified = page.unreadable.iter().any(|unread| unread.id.is_none());
+        let unreadable = page.unreadable.into_iter().filter_map(|unread| unread.id);
+        let unreadable = unreadable.map(|id| id.hash()).collect();
+        Ok((ListedInstances { items: page.items, unreadable, has_unidentified }, page.next))
     }
 
-    async fn repair(&mut self, confirmed: Vec<Drift>) -> Result<AuditOutcome, AttemptError> {
+    /// Repairs confirmed differences; returns how many there were.
+    async fn repair(&mut self, confirmed: Vec<Drift>) -> Result<u64, AttemptError> {
         let mut differences = confirmed.len() as u64;
-        let mut repair = DriftRepair::default();
+        let (mut drifted, mut singles) = (DriftedSeries::new(), Vec::new());
         for finding in confirmed {
             let masters = [
                 finding.listed.as_ref().and_then(|subject| subject.master.clone()),
                 finding.row.as_ref().and_then(|row| row.master.clone()),
             ];
             if masters.iter().all(Option::is_none) {
-                repair.singles.push(finding);
+                singles.push(finding);
                 continue;
             }
             for master in masters.into_iter().flatten() {
-                repair.series.insert((finding.segment, master.hash()), master);
+                drifted.insert((finding.segment, master.hash()), master);
             }
         }
-        let (series, singles) = (repair.series.len(), repair.singles.len());
-        if series + singles >= BULK_REPAIR_MIN {
+        if drifted.len() + singles.len() >= BULK_REPAIR_MIN {
             tracing::warn!(differences, "drift audit found many differences, enumerating again");
             let segments = self.context.handle.lock().segments().len();
             for segment in (0..).take(segments) {
                 self.begin_resync(segment, ResyncReason::Drift).await?;
             }
         } else {
-            differences -= self.repair_singles(&mut repair).await?;
-            for ((segment, _), master) in repair.series {
+            let (series, single_events) = (drifted.len(), singles.len());
+            differences -= self.repair_singles(singles, &mut drifted).await?;
+            for ((segment, _), master) in drifted {
                 self.add_pending_series(segment, master).await?;
             }
             if differences > 0 {
-                tracing::warn!(differences, series, singles, "drift audit repairs differences");
+                tracing::warn!(
+                    differences,
+                    series,
+                    singles = single_events,
+                    "drift audit repairs differences"
+                );
             }
         }
-        self.record_audit(differences).await?;
-        Ok(AuditOutcome::Repaired)
+        Ok(differences)
     }
 
-    /// Fetches single events that differ and removes those that are gone. Returns how many
-    /// differences turned out to be none.
-    async fn repair_singles(&mut self, repair: &mut DriftRepair) -> Result<u64, AttemptError> {
+    /// Fetches single events that differ and removes those that are gone; adds to `series` those
+    /// that belong to one. Returns how many differences turned out to be none.
+    async fn repair_singles(
+        &mut self,
+        singles: Vec<Drift>,
+        series: &mut DriftedSeries,
+    ) -> Result<u64, AttemptError> {
         let mut spurious = 0;
         let mut upserts = Vec::new();
         let mut removals = Vec::new();
-        for Drift { segment, edges, listed, row } in std::mem::take(&mut repair.singles) {
+        for Drift { segment, edges, listed, row } in singles {
             match (listed, row) {
                 (Some(subject), _) => match self.single(&subject).await? {
                     Some(item) if item.id != subject.id => spurious += 1,
@@ -262,7 +260,7 @@ impl Attempt<'_> {
                     }
                     Some(Item { master: Some(master), .. })
                     | Some(Item { id: master, kind: EventKind::Master, .. }) => {
-                        repair.series.insert((segment, master.hash()), master);
+                        series.insert((segment, master.hash()), master);
                     }
                     // Gone since, or not an event that can be shown: the next round decides.
                     _ => spurious += 1,
@@ -285,7 +283,7 @@ impl Attempt<'_> {
         }
         for (segment, id) in removals {
             let mut commit = Commit::new(self.context.id, segment, self.context.services.env.now());
-            commit.removals.push(Removal { id, reason: RemovalReason::Deleted });
+            commit.removals.push(Removal::deleted(id));
             self.commit(commit).await?;
         }
         Ok(spurious)
@@ -312,12 +310,11 @@ impl Attempt<'_> {
         for part in days.segments() {
             let mut next: Option<Link> = None;
             loop {
-                let (events, _, more) = self.list(part, select, next.as_ref()).await?;
-                let empty = events.is_empty();
-                if let Some((_, item)) = events.into_iter().find(|(hash, _)| *hash == id) {
-                    return Ok(Some(item));
+                let (page, more) = self.list(part, select, next.as_ref()).await?;
+                if page.has(&id) {
+                    return Ok(Some(page.items.into_iter().find(|item| item.id.hash() == id)));
                 }
-                if more.is_none() || empty {
+                if more.is_none() || page.items.is_empty() && page.unreadable.is_empty() {
                     break;
                 }
                 next = more;
