@@ -78,6 +78,23 @@ pub enum WorkerExit {
     Stuck,
 }
 
+/// Why a worker runs no more rounds.
+#[derive(Debug)]
+enum WorkerEnd {
+    Exit(WorkerExit),
+    /// The store has failed for good.
+    Store(StoreError),
+}
+
+impl From<WorkerEnd> for Result<WorkerExit, StoreError> {
+    fn from(end: WorkerEnd) -> Self {
+        match end {
+            WorkerEnd::Exit(exit) => Ok(exit),
+            WorkerEnd::Store(error) => Err(error),
+        }
+    }
+}
+
 /// When a worker's first round is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FirstRun {
@@ -135,17 +152,19 @@ impl Worker {
             // Spans live as long as the round, because sleeping windows need none. Their level is
             // the highest, so that every log line of a window names it.
             let (number, request) = self.begin_round();
-            let span = tracing::error_span!("window", window = %self.handle.window().name);
+            let window = self.handle.window();
+            interval = window.settings.interval.as_secs_f32();
+            let span = tracing::error_span!("window", window = %window.name);
             let round = tracing::error_span!(parent: &span, "round", round = number);
-            match Box::pin(self.round(number, request).instrument(round)).await? {
-                Ok(next) => (due, interval) = next,
-                Err(exit) => return Ok(exit),
+            match Box::pin(self.round(window, number, request).instrument(round)).await {
+                Ok(next) => due = next,
+                Err(end) => return end.into(),
             }
             if self.audit_is_due() {
                 self.publish_due(due);
-                match Box::pin(self.audit(due).instrument(span)).await? {
+                match Box::pin(self.audit(due).instrument(span)).await {
                     Ok(next) => due = due.min(next),
-                    Err(exit) => return Ok(exit),
+                    Err(end) => return end.into(),
                 }
             }
         }
@@ -184,13 +203,13 @@ impl Worker {
         self.handle.lock().next_due = Some(MonotonicTime::at(due, now));
     }
 
-    /// Runs one attempt. Returns when the next is due and the interval; or why there is no next.
+    /// Runs one attempt. Returns when the next is due.
     async fn round(
         &mut self,
+        window: Arc<Window>,
         number: u64,
         request: Option<RoundRequest>,
-    ) -> Result<Result<(Instant, f32), WorkerExit>, StoreError> {
-        let window = self.handle.window();
+    ) -> Result<Instant, WorkerEnd> {
         let begun = Instant::now();
         let steps = AtomicU32::new(0);
         let mut attempt = self.attempt(&window, &steps, number);
@@ -201,30 +220,21 @@ impl Worker {
         let result = tokio::select! {
             biased;
             result = Box::pin(attempt.run(request, self.resting_segments())) => result,
-            () = self.stalled(&steps) => return Ok(Err(WorkerExit::Stuck)),
+            () = self.stalled(&steps) => return Err(WorkerEnd::Exit(WorkerExit::Stuck)),
         };
-        if matches!(result, Err(AttemptError::Stopped)) {
-            return Ok(Err(WorkerExit::Stopped));
-        }
+        let result = match result {
+            Ok(end) => Ok(end),
+            Err(error) => Err(error.or_end()?),
+        };
         let stats = attempt.into_stats();
         self.services.metrics.took.observe(begun.elapsed());
         let due = match result {
             Ok(end) => {
                 let segments = self.handle.lock().segments();
                 let now = self.services.env.now();
-                let (interval, jitter) = (window.settings.interval, window.settings.jitter);
-                self.segment_schedule.record(
-                    interval,
-                    jitter,
-                    &segments,
-                    begun,
-                    stats.settled,
-                    now,
-                );
+                let settings = &window.settings;
+                self.segment_schedule.record(settings, &segments, begun, stats.settled, now);
                 self.publish_end(&window, number, begun, end, &stats)
-            }
-            Err(AttemptError::Store(error @ (StoreError::Failed(_) | StoreError::Closed))) => {
-                return Err(error);
             }
             Err(error) => {
                 if matches!(error, AttemptError::Store(_)) {
@@ -236,7 +246,7 @@ impl Worker {
             }
         };
         self.handle.notify_finished();
-        Ok(Ok((due.max(Instant::now()), window.settings.interval.as_secs_f32())))
+        Ok(due.max(Instant::now()))
     }
 
     /// An attempt at the round with this number.

@@ -10,11 +10,10 @@ use tokio::time::Instant;
 
 use super::attempt::audit::AuditOutcome;
 use super::segment_schedule::SegmentSchedule;
-use super::{AttemptError, Worker, WorkerExit};
+use super::{Worker, WorkerEnd, WorkerExit};
 use crate::mirror::audit::SuspectedDrift;
 use crate::mirror::schedule;
 use crate::mirror::status::WindowState;
-use crate::store::StoreError;
 
 /// First wait after a failed audit; doubles up to a day.
 const FIRST_AUDIT_RETRY: Duration = Duration::from_secs(3600);
@@ -54,14 +53,8 @@ impl Worker {
         state.health.state == WindowState::Settled && !state.edges.is_empty() && (due || suspected)
     }
 
-    /// Audits the whole window; returns when the next round is due, or why there is none.
-    ///
-    /// # Errors
-    /// The store has failed.
-    pub(super) async fn audit(
-        &mut self,
-        due: Instant,
-    ) -> Result<Result<Instant, WorkerExit>, StoreError> {
+    /// Audits the whole window; returns when the next round is due.
+    pub(super) async fn audit(&mut self, due: Instant) -> Result<Instant, WorkerEnd> {
         let mut suspects = std::mem::take(&mut self.schedule().suspects);
         let window = self.handle.window();
         let number = self.handle.lock().rounds;
@@ -71,28 +64,24 @@ impl Worker {
             tokio::select! {
                 biased;
                 result = attempt.audit(&mut suspects) => result,
-                () = self.stalled(&steps) => return Ok(Err(WorkerExit::Stuck)),
+                () = self.stalled(&steps) => return Err(WorkerEnd::Exit(WorkerExit::Stuck)),
             }
         };
         let error = match result {
             Ok(AuditOutcome::Clean | AuditOutcome::Suspicious) => {
                 let suspected = AuditSchedule { suspects, ..AuditSchedule::default() };
                 self.audit_schedule = (!suspected.suspects.is_empty()).then(|| Box::new(suspected));
-                return Ok(Ok(due));
+                return Ok(due);
             }
             Ok(AuditOutcome::Repaired) => {
                 // A round of all segments at once, because those with pending entries are not
                 // settled.
                 self.audit_schedule = None;
                 self.segment_schedule = SegmentSchedule::default();
-                return Ok(Ok(Instant::now()));
+                return Ok(Instant::now());
             }
             Ok(AuditOutcome::Unavailable) => None,
-            Err(AttemptError::Stopped) => return Ok(Err(WorkerExit::Stopped)),
-            Err(AttemptError::Store(error @ (StoreError::Failed(_) | StoreError::Closed))) => {
-                return Err(error);
-            }
-            Err(error) => Some(error),
+            Err(error) => Some(error.or_end()?),
         };
         let chance = self.services.env.random();
         let schedule = self.schedule();
@@ -107,7 +96,7 @@ impl Worker {
             retry_in_s = wait.as_secs(),
             "drift audit failed"
         );
-        Ok(Ok(due))
+        Ok(due)
     }
 }
 
@@ -133,18 +122,18 @@ mod tests {
         ]);
         let lab = Lab::new(audited, answers).await;
         let mut worker = lab.worker();
-        let due = worker.round(1, None).await.unwrap().unwrap().0;
+        let due = worker.round(lab.handle.window(), 1, None).await.unwrap();
         assert!(!worker.audit_is_due(), "it has just settled");
         tokio::time::advance(2 * DAY).await;
         assert!(worker.audit_is_due());
-        assert_eq!(worker.audit(due).await.unwrap(), Ok(due), "the failed one");
+        assert_eq!(worker.audit(due).await.unwrap(), due, "the failed one");
         assert!(!worker.audit_is_due());
         tokio::time::advance(2 * FIRST_AUDIT_RETRY).await;
         assert!(worker.audit_is_due());
-        assert_eq!(worker.audit(due).await.unwrap(), Ok(due), "the first one that finds something");
+        assert_eq!(worker.audit(due).await.unwrap(), due, "the first one that finds something");
         assert!(worker.suspects_drift() && worker.audit_is_due());
         assert_eq!(worker.resting_segments(), SegmentSet::EMPTY);
-        assert_eq!(worker.audit(due).await.unwrap(), Ok(Instant::now()), "the one that repairs");
+        assert_eq!(worker.audit(due).await.unwrap(), Instant::now(), "the one that repairs");
         assert_eq!(lab.events(), 0);
         assert!(!worker.suspects_drift() && !worker.audit_is_due());
     }

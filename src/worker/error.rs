@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::{WorkerEnd, WorkerExit};
 use crate::graph::GraphError;
 use crate::mirror::failure::{ErrorClass, ErrorKind, FailureCause};
 use crate::mirror::fallback::StallKind;
@@ -37,6 +38,17 @@ impl From<StoreError> for AttemptError {
 }
 
 impl AttemptError {
+    /// `Err` if the worker ends with this error, `Ok` if it is a state of the window.
+    pub(super) fn or_end(self) -> Result<Self, WorkerEnd> {
+        match self {
+            Self::Stopped => Err(WorkerEnd::Exit(WorkerExit::Stopped)),
+            Self::Store(error @ (StoreError::Failed(_) | StoreError::Closed)) => {
+                Err(WorkerEnd::Store(error))
+            }
+            error => Ok(error),
+        }
+    }
+
     /// The cause that decides the window's health. `wait` returns the wait until a stored time.
     pub(super) fn cause(&self, wait: impl FnOnce(Option<Timestamp>) -> Duration) -> FailureCause {
         match self {

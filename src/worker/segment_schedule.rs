@@ -1,13 +1,11 @@
 //! When the segments of a window are due: those far from the present less often than the window.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::mirror::schedule;
 use crate::mirror::segment_set::SegmentSet;
-use crate::mirror::window::Edges;
+use crate::mirror::window::{Edges, WindowSettings};
 
 /// When each segment of a window is due; empty for a window of one segment.
 #[derive(Debug, Default)]
@@ -27,8 +25,7 @@ impl SegmentSchedule {
     /// `begun`; the wall clock reads `now`.
     pub(super) fn record(
         &mut self,
-        interval: Duration,
-        jitter: f64,
+        settings: &WindowSettings,
         segments: &[Edges],
         begun: Instant,
         settled: SegmentSet,
@@ -44,6 +41,7 @@ impl SegmentSchedule {
             due.clear();
         }
         due.resize(segments.len(), begun);
+        let WindowSettings { interval, jitter, .. } = *settings;
         for (segment, due) in (0..).zip(&mut due) {
             let index = usize::from(segment);
             let longer = schedule::segment_interval(interval, segments, index, now);
@@ -58,9 +56,15 @@ impl SegmentSchedule {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const INTERVAL: Duration = Duration::from_secs(60);
+
+    fn settings() -> WindowSettings {
+        WindowSettings { interval: INTERVAL, jitter: 0.0, ..crate::tests::window("alice").settings }
+    }
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -79,12 +83,12 @@ mod tests {
         let mut schedule = SegmentSchedule::default();
         let begun = Instant::now();
         let settled: SegmentSet = [0, 1].into_iter().collect();
-        schedule.record(INTERVAL, 0.0, &segments(3), begun, settled, at(0));
+        schedule.record(&settings(), &segments(3), begun, settled, at(0));
         assert_eq!([0, 1, 2].map(|segment| resting(&schedule, segment)), [false, true, false]);
         tokio::time::advance(INTERVAL).await;
         assert!(resting(&schedule, 1), "every second round is enough");
         // A round in which it rested does not change when it is due.
-        schedule.record(INTERVAL, 0.0, &segments(3), Instant::now(), SegmentSet::EMPTY, at(60));
+        schedule.record(&settings(), &segments(3), Instant::now(), SegmentSet::EMPTY, at(60));
         assert!(resting(&schedule, 1));
         tokio::time::advance(INTERVAL).await;
         assert!(!resting(&schedule, 1));
@@ -95,10 +99,10 @@ mod tests {
         let mut schedule = SegmentSchedule::default();
         let settled: SegmentSet = [0, 1].into_iter().collect();
         for count in [1, 3] {
-            schedule.record(INTERVAL, 0.0, &segments(2), Instant::now(), settled, at(0));
+            schedule.record(&settings(), &segments(2), Instant::now(), settled, at(0));
             assert!(resting(&schedule, 1));
             let now = Instant::now();
-            schedule.record(INTERVAL, 0.0, &segments(count), now, SegmentSet::EMPTY, at(0));
+            schedule.record(&settings(), &segments(count), now, SegmentSet::EMPTY, at(0));
             assert_eq!(schedule.resting(), SegmentSet::EMPTY, "{count}");
         }
     }
