@@ -70,7 +70,6 @@ pub(super) struct WorkerState {
 }
 
 impl WorkerState {
-    /// The window's segments, earliest first.
     /// Counts unreadable items of a page, which the mirror may lack. An enumeration of the segment
     /// starts its count again.
     pub(super) fn count_unreadable(&mut self, segment: SegmentIndex, first: bool, count: usize) {
@@ -83,6 +82,7 @@ impl WorkerState {
         }
     }
 
+    /// The window's segments, earliest first.
     pub(super) fn segments(&self) -> Vec<Edges> {
         self.edges.cut(self.segment_days())
     }
@@ -100,6 +100,11 @@ impl WorkerState {
         let usual = self.segments().len();
         let resync = self.resync.take();
         self.history.record(PastRound { round, outcome, resync }, usual);
+    }
+
+    /// Seconds since the last successful round.
+    fn stale_s(&self) -> Option<f64> {
+        self.last_success.map(|at| at.age().as_secs_f64())
     }
 
     /// Publishes whether a segment is in snapshot mode.
@@ -194,13 +199,6 @@ pub struct WindowSummary {
     pub events: u64,
     /// Seconds since the last successful round, if there was one.
     pub stale_s: Option<f64>,
-}
-
-impl WorkerState {
-    /// Seconds since the last successful round.
-    fn stale_s(&self) -> Option<f64> {
-        self.last_success.map(|at| at.age().as_secs_f64())
-    }
 }
 
 impl WindowSummary {
