@@ -22,7 +22,7 @@ pub struct WindowHealth {
     pub logged: Option<WindowState>,
 }
 
-/// How an attempt at a round ended.
+/// How an attempt that did not fail ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RoundResult {
     /// Every segment has a delta link and nothing pending.
@@ -36,8 +36,6 @@ pub enum RoundResult {
         /// Whether any request was made. If not, the confirmation is not due yet.
         asked: bool,
     },
-    /// The attempt failed.
-    Failed(RoundFailure),
 }
 
 /// The properties of a failed attempt that the health depends on.
@@ -51,6 +49,8 @@ pub struct RoundFailure {
     pub progress: bool,
     /// The account or the store has logged the failure for all its windows.
     pub shared: bool,
+    /// The rest of the wait that was running when the attempt began.
+    pub left: Option<Duration>,
 }
 
 /// What decides the wait for the next round, besides the result.
@@ -62,8 +62,6 @@ pub struct Pacing {
     pub jitter: f64,
     /// How long the round took. The interval counts from its beginning.
     pub took: Duration,
-    /// The rest of the wait that was running when the round began.
-    pub left: Option<Duration>,
     /// How long a held move of the edges still waits, if one is held.
     pub held_move: Option<Duration>,
 }
@@ -84,8 +82,8 @@ pub enum Notice {
 }
 
 impl WindowHealth {
-    /// Returns the health after a round, the wait until the next one (from the end of the round),
-    /// and what to log. `random` returns a number in `[0, 1)`.
+    /// Returns the health after a round that did not fail, the wait until the next one (from the end
+    /// of the round), and what to log. `random` returns a number in `[0, 1)`.
     pub fn on_result(
         mut self,
         result: RoundResult,
@@ -96,7 +94,6 @@ impl WindowHealth {
             schedule::delay(pacing.interval, pacing.jitter, chance).saturating_sub(pacing.took)
         };
         let (state, delay) = match result {
-            RoundResult::Failed(failure) => return self.on_failure(failure, pacing, random()),
             RoundResult::Held { wait, asked: false } => {
                 self.state = WindowState::Held;
                 return (self, wait, None);
@@ -122,13 +119,15 @@ impl WindowHealth {
         (self, delay, notice)
     }
 
-    fn on_failure(
+    /// Like [`Self::on_result`], after a failed attempt. `interval` is the window's; `chance` is in
+    /// `[0, 1)`.
+    pub fn on_failure(
         mut self,
         failure: RoundFailure,
-        pacing: &Pacing,
+        interval: Duration,
         chance: f64,
     ) -> (Self, Duration, Option<Notice>) {
-        let RoundFailure { cause, remembered, progress, shared } = failure;
+        let RoundFailure { cause, remembered, progress, shared, left } = failure;
         let state = cause.state();
         // A resync under way has its own state and does not end the trouble that it is part of.
         let other_trouble = self.state.is_trouble() && self.state != state;
@@ -138,9 +137,9 @@ impl WindowHealth {
             _ if other_trouble || progress => 1,
             failures => failures.saturating_add(1),
         };
-        let delay = cause.delay(pacing.interval, self.failures, chance);
+        let delay = cause.delay(interval, self.failures, chance);
         // For the same reason a running wait does not become longer.
-        let left = pacing.left.filter(|left| remembered && !left.is_zero());
+        let left = left.filter(|left| remembered && !left.is_zero());
         let delay = left.map_or(delay, |left| left.min(delay));
         self.state = state;
         // Logged once for each trouble, not at each attempt.

@@ -46,7 +46,6 @@ impl Worker {
             interval: window.settings.interval,
             jitter: window.settings.jitter,
             took,
-            left: None,
             held_move: state.held_move.as_deref().map(|until| until.remaining()),
         };
         let (health, delay, notice) =
@@ -100,24 +99,19 @@ impl Worker {
     ) -> Instant {
         let chance = self.services.env.random();
         let now = self.services.env.now();
-        let failure = RoundFailure {
-            cause: error.cause(|until| self.remaining_wait(window, until)),
-            remembered: stats.round.requests == 0 && error.is_remembered(),
-            progress: stats.round.pages > 0 && error.keeps_progress(),
-            shared: error.is_shared(),
-        };
+        let cause = error.cause(|until| self.remaining_wait(window, until));
         let mut state = self.handle.lock();
         state.running = false;
         state.rounds = number;
-        let pacing = Pacing {
-            interval: window.settings.interval,
-            jitter: window.settings.jitter,
-            took: begun.elapsed(),
+        let failure = RoundFailure {
+            cause,
+            remembered: stats.round.requests == 0 && error.is_remembered(),
+            progress: stats.round.pages > 0 && error.keeps_progress(),
+            shared: error.is_shared(),
             left: state.next_due.map(MonotonicTime::remaining),
-            held_move: None,
         };
         let (health, delay, notice) =
-            state.health.on_result(RoundResult::Failed(failure), &pacing, || chance);
+            state.health.on_failure(failure, window.settings.interval, chance);
         state.health = health;
         let last_error = error.describe(now, wall_time_after(now, delay));
         let kind = last_error.kind;

@@ -8,24 +8,22 @@ const HOUR: Duration = Duration::from_secs(3600);
 const HEALTHY: WindowHealth =
     WindowHealth { state: WindowState::Following, failures: 0, settled_once: true, logged: None };
 
-const PACING: Pacing = Pacing {
-    interval: MINUTE,
-    jitter: 0.2,
-    took: Duration::from_secs(10),
-    left: None,
-    held_move: None,
-};
+const PACING: Pacing =
+    Pacing { interval: MINUTE, jitter: 0.2, took: Duration::from_secs(10), held_move: None };
 
 fn after(health: WindowHealth, result: RoundResult) -> (WindowHealth, Duration, Option<Notice>) {
     health.on_result(result, &PACING, || 0.5)
 }
 
-fn failed(cause: FailureCause) -> RoundResult {
-    RoundResult::Failed(failure(cause))
+fn after_failure(
+    health: WindowHealth,
+    failure: RoundFailure,
+) -> (WindowHealth, Duration, Option<Notice>) {
+    health.on_failure(failure, MINUTE, 0.5)
 }
 
 fn failure(cause: FailureCause) -> RoundFailure {
-    RoundFailure { cause, remembered: false, progress: false, shared: false }
+    RoundFailure { cause, remembered: false, progress: false, shared: false, left: None }
 }
 
 fn in_trouble(state: WindowState, failures: u32) -> WindowHealth {
@@ -99,7 +97,7 @@ fn passing_faults_are_waited_for_longer_each_time() {
     let mut health = HEALTHY;
     let waits: Vec<u64> = (0..8)
         .map(|_| {
-            let (next, delay, notice) = after(health, failed(FailureCause::Transient));
+            let (next, delay, notice) = after_failure(health, failure(FailureCause::Transient));
             assert_eq!(notice.is_some(), health == HEALTHY, "logged once");
             health = next;
             delay.as_secs() / 60
@@ -112,7 +110,7 @@ fn passing_faults_are_waited_for_longer_each_time() {
 #[test]
 fn another_trouble_begins_the_count_again() {
     let before = in_trouble(WindowState::Quarantined, 5);
-    let (health, _, notice) = after(before, failed(FailureCause::Transient));
+    let (health, _, notice) = after_failure(before, failure(FailureCause::Transient));
     assert_eq!((health.state, health.failures), (WindowState::BackingOff, 1));
     assert_eq!(notice, Some(Notice::Trouble));
 }
@@ -120,70 +118,69 @@ fn another_trouble_begins_the_count_again() {
 #[test]
 fn a_resync_within_a_trouble_does_not_begin_the_count_again() {
     let before = WindowHealth { state: WindowState::Enumerating, failures: 5, ..HEALTHY };
-    assert_eq!(after(before, failed(FailureCause::Transient)).0.failures, 6);
+    assert_eq!(after_failure(before, failure(FailureCause::Transient)).0.failures, 6);
 }
 
 #[test]
 fn committed_pages_begin_the_count_again() {
     let progress = RoundFailure { progress: true, ..failure(FailureCause::Transient) };
     let before = in_trouble(WindowState::BackingOff, 5);
-    assert_eq!(after(before, RoundResult::Failed(progress)).0.failures, 1);
+    assert_eq!(after_failure(before, progress).0.failures, 1);
 }
 
 #[test]
 fn throttling_is_waited_for_as_long_as_graph_asks() {
-    let (health, delay, _) = after(HEALTHY, failed(FailureCause::Throttled(HOUR)));
+    let (health, delay, _) = after_failure(HEALTHY, failure(FailureCause::Throttled(HOUR)));
     assert_eq!((health.state, delay), (WindowState::BackingOff, HOUR));
     // Graph asked for nothing: the wait doubles from a second.
     let before = in_trouble(WindowState::BackingOff, 3);
-    let delay = after(before, failed(FailureCause::Throttled(Duration::ZERO))).1;
+    let delay = after_failure(before, failure(FailureCause::Throttled(Duration::ZERO))).1;
     assert_eq!(delay, Duration::from_secs(8));
 }
 
 #[test]
 fn a_sign_in_waits_for_an_administrator() {
-    let (health, delay, notice) = after(HEALTHY, failed(FailureCause::SignIn));
+    let (health, delay, notice) = after_failure(HEALTHY, failure(FailureCause::SignIn));
     assert_eq!((health.state, delay), (WindowState::SignInRequired, 5 * MINUTE));
     assert_eq!(notice, Some(Notice::Trouble));
 }
 
 #[test]
 fn a_quarantine_is_retried_slowly() {
-    let (health, delay, _) = after(HEALTHY, failed(FailureCause::Quarantined));
+    let (health, delay, _) = after_failure(HEALTHY, failure(FailureCause::Quarantined));
     assert_eq!((health.state, delay), (WindowState::Quarantined, 15 * MINUTE));
     let before = in_trouble(WindowState::Quarantined, 20);
-    assert_eq!(after(before, failed(FailureCause::Quarantined)).1, 6 * HOUR);
+    assert_eq!(after_failure(before, failure(FailureCause::Quarantined)).1, 6 * HOUR);
 }
 
 #[test]
 fn a_stalled_stream_waits_for_its_fallback() {
-    let (health, delay, _) = after(HEALTHY, failed(FailureCause::Stalled(10 * MINUTE)));
+    let (health, delay, _) = after_failure(HEALTHY, failure(FailureCause::Stalled(10 * MINUTE)));
     assert_eq!((health.state, delay), (WindowState::BackingOff, 10 * MINUTE));
 }
 
 #[test]
 fn a_full_disk_has_a_state_of_its_own() {
-    let (health, delay, _) = after(HEALTHY, failed(FailureCause::StoreFull));
+    let (health, delay, _) = after_failure(HEALTHY, failure(FailureCause::StoreFull));
     assert_eq!((health.state, delay), (WindowState::StoreFull, MINUTE));
 }
 
 #[test]
 fn a_remembered_failure_neither_counts_nor_prolongs_the_wait() {
-    let remembered = RoundFailure { remembered: true, ..failure(FailureCause::SignIn) };
+    let left = Some(MINUTE);
+    let remembered = RoundFailure { remembered: true, left, ..failure(FailureCause::SignIn) };
     let before = in_trouble(WindowState::SignInRequired, 4);
-    let pacing = Pacing { left: Some(MINUTE), ..PACING };
-    let (health, delay, _) = before.on_result(RoundResult::Failed(remembered), &pacing, || 0.5);
+    let (health, delay, _) = after_failure(before, remembered);
     assert_eq!((health.failures, delay), (4, MINUTE));
     // A wait that is over does not shorten the next one.
-    let pacing = Pacing { left: Some(Duration::ZERO), ..PACING };
-    let delay = before.on_result(RoundResult::Failed(remembered), &pacing, || 0.5).1;
+    let delay = after_failure(before, RoundFailure { left: Some(Duration::ZERO), ..remembered }).1;
     assert_eq!(delay, 40 * MINUTE);
 }
 
 #[test]
 fn a_failure_that_the_account_logged_is_not_logged_for_each_window() {
     let shared = RoundFailure { shared: true, ..failure(FailureCause::SignIn) };
-    let (health, _, notice) = after(HEALTHY, RoundResult::Failed(shared));
+    let (health, _, notice) = after_failure(HEALTHY, shared);
     assert_eq!((health.logged, notice), (None, None));
 }
 
