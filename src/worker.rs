@@ -239,8 +239,7 @@ impl Worker {
             Err(error) => {
                 if matches!(error, AttemptError::Store(_)) {
                     // The disk was full, so the request is not served: it stays.
-                    let mut state = self.handle.lock();
-                    state.request = state.request.max(request);
+                    self.handle.lock().keep_request(request);
                 }
                 self.publish_failure(&window, number, begun, &stats, &error)
             }

@@ -81,6 +81,12 @@ pub struct ListedInstances {
 }
 
 impl ListedInstances {
+    /// The instances that the listing contains, as far as they have a readable id.
+    pub fn ids(&self) -> BTreeSet<EventHash> {
+        let readable = self.items.iter().map(|item| item.id.hash());
+        readable.chain(self.unreadable.iter().copied()).collect()
+    }
+
     /// Whether the listing contains the instance.
     pub fn has(&self, id: &EventHash) -> bool {
         self.unreadable.contains(id) || self.items.iter().any(|item| item.id.hash() == *id)
@@ -133,15 +139,10 @@ impl Reconciliation<'_> {
     /// Instances that would be removed, or could not be shown, only because a listing of the series
     /// lacks them.
     pub fn absent(&self, listing: &ListedInstances, rows: &[SeriesMember]) -> Vec<SeriesMember> {
-        let listed: BTreeSet<EventHash> = listing.items.iter().map(|item| item.id.hash()).collect();
-        let unlisted = |id: &EventHash| {
-            !listed.contains(id)
-                && !listing.unreadable.contains(id)
-                && !self.tombstones.contains(id)
-        };
-        let carried = |id: &EventHash| self.carried_now(id);
+        let listed = listing.ids();
+        let unlisted = |id: &EventHash| !listed.contains(id) && !self.tombstones.contains(id);
         let judged = self.decides_membership && !listing.has_unidentified;
-        let leaving = rows.iter().filter(|row| judged && !carried(&row.id)).copied();
+        let leaving = rows.iter().filter(|row| judged && !self.carried_now(&row.id)).copied();
         let hidden = self
             .waiting
             .iter()

@@ -127,15 +127,11 @@ impl<'a> Attempt<'a> {
             Some(RoundRequest::Sync) | None => None,
         };
         if let Some(reason) = reason {
-            let segments = self.context.handle.lock().segments();
-            // All segments before the first request, so that none is missed if one fails.
-            for (index, _) in (0..).zip(&segments) {
-                self.begin_resync(index, reason).await.inspect_err(|_| {
-                    // The window's next round serves the request.
-                    let mut state = self.context.handle.lock();
-                    state.request = state.request.max(request);
-                })?;
-            }
+            // Before the first request, so that no segment is missed if it fails.
+            self.begin_resyncs(reason).await.inspect_err(|_| {
+                // The window's next round serves the request.
+                self.context.handle.lock().keep_request(request);
+            })?;
         }
         while let Err(error) = self.segments(resting).await {
             match error {
@@ -227,6 +223,15 @@ impl<'a> Attempt<'a> {
             Err(SeriesError::Attempt(error)) => Err(error),
             Ok(input) => Ok(input),
         }
+    }
+
+    /// Begins a full enumeration of every segment.
+    async fn begin_resyncs(&self, reason: ResyncReason) -> Result<(), AttemptError> {
+        let segments = self.context.handle.lock().segments().len();
+        for segment in (0..).take(segments) {
+            self.begin_resync(segment, reason).await?;
+        }
+        Ok(())
     }
 
     /// Begins a full enumeration: the position goes back to the first page, rows stay. A stop of

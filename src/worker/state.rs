@@ -95,6 +95,11 @@ impl WorkerState {
         self.segment_days = u16::try_from(days).unwrap_or(u16::MAX);
     }
 
+    /// Keeps a request for the next round. Of several requests the greatest is served.
+    pub(super) fn keep_request(&mut self, request: Option<RoundRequest>) {
+        self.request = self.request.max(request);
+    }
+
     /// Records a finished round.
     pub(super) fn record_round(&mut self, round: LastRound, outcome: RoundOutcome) {
         let usual = self.segments().len();
@@ -304,7 +309,7 @@ impl WindowHandle {
     /// round began before the request and does not count.
     pub fn request_round(&self, request: RoundRequest) -> u64 {
         let mut state = self.lock();
-        state.request = state.request.max(Some(request));
+        state.keep_request(Some(request));
         let round = state.rounds + 1 + u64::from(state.running);
         drop(state);
         self.wake.notify_one();

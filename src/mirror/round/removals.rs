@@ -25,15 +25,6 @@ pub enum Retain {
     All,
 }
 
-impl Retain {
-    fn has(&self, id: &EventHash) -> bool {
-        match self {
-            Self::Named(ids) => ids.contains(id),
-            Self::All => true,
-        }
-    }
-}
-
 /// Whether the window's other segments have run since this one's last request for members.
 #[derive(Debug)]
 enum OtherSegments {
@@ -97,7 +88,11 @@ impl RemovalCheck {
 
     /// Whether the removal of this event stays pending.
     pub(super) fn retains(&self, id: &EventHash) -> bool {
-        matches!(&self.others, OtherSegments::Done(retain) if retain.has(id))
+        match &self.others {
+            OtherSegments::Done(Retain::All) => true,
+            OtherSegments::Done(Retain::Named(ids)) => ids.contains(id),
+            OtherSegments::None | OtherSegments::Awaited => false,
+        }
     }
 
     /// Whether `more` removals are too many to believe. Counts for the whole window, as before any

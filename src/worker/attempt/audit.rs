@@ -20,12 +20,8 @@ use crate::mirror::status::ResyncReason;
 use crate::mirror::window::{Completion, Edges};
 use crate::store::AuditRow;
 
+use super::series::{MAX_EVENTS, VIEW_PAGE_SIZE};
 use super::{Attempt, AttemptError};
-
-/// Events on a page of a listing, the most that Graph allows (fact 38).
-const PAGE_SIZE: u32 = 1000;
-/// No segment has more events than this; a longer listing is wrong.
-const MAX_EVENTS: usize = 500_000;
 
 /// The result of an audit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,7 +183,7 @@ impl Attempt<'_> {
     ) -> Result<(ListedInstances, Option<Link>), AttemptError> {
         let (client, target, mut options) = self.request_parts();
         if select.is_some() {
-            options.page_size = PAGE_SIZE;
+            options.page_size = VIEW_PAGE_SIZE;
         }
         let page = self
             .fetch(|fresh| client.calendar_view(target, &options, edges, select, next, fresh))
@@ -217,10 +213,7 @@ impl Attempt<'_> {
         }
         if drifted.len() + singles.len() >= BULK_REPAIR_MIN {
             tracing::warn!(differences, "drift audit found many differences, enumerating again");
-            let segments = self.context.handle.lock().segments().len();
-            for segment in (0..).take(segments) {
-                self.begin_resync(segment, ResyncReason::Drift).await?;
-            }
+            self.begin_resyncs(ResyncReason::Drift).await?;
         } else {
             let (series, single_events) = (drifted.len(), singles.len());
             differences -= self.repair_singles(singles, &mut drifted).await?;

@@ -16,10 +16,10 @@ use crate::mirror::{audit, stall};
 
 /// No series has more instances than this within a segment; a longer listing is wrong.
 const MAX_INSTANCES: usize = 50_000;
-/// No segment has more events than this.
-const MAX_EVENTS: usize = 500_000;
+/// No segment has more events than this; a longer listing is wrong.
+pub(super) const MAX_EVENTS: usize = 500_000;
 /// Events on a page of a view without contents; the most that Graph allows (fact 38).
-const VIEW_PAGE_SIZE: u32 = 1000;
+pub(super) const VIEW_PAGE_SIZE: u32 = 1000;
 /// The most that a listing keeps in memory; a series of 1,000 full exceptions takes about 5 MiB.
 const MAX_BYTES: usize = 128 * 1024 * 1024;
 /// How often a series is listed to find two listings that agree.
@@ -44,20 +44,12 @@ impl ListingSource<'_> {
             Self::All => false,
         }
     }
-
-    fn max_items(self) -> usize {
-        match self {
-            Self::Instances(_) => MAX_INSTANCES,
-            Self::View(_) | Self::All => MAX_EVENTS,
-        }
-    }
 }
 
 /// A complete listing.
 struct SeriesListing {
+    /// The wanted events.
     listed: ListedInstances,
-    /// The wanted ids that are listed, readable or not.
-    found: BTreeSet<EventHash>,
     present: ListedIds,
     pages: u32,
 }
@@ -193,8 +185,8 @@ impl Attempt<'_> {
     ) -> Result<(ListedInstances, Vec<SeriesMember>), SeriesError> {
         let mut before: Option<BTreeSet<EventHash>> = None;
         for _ in 0..MAX_LISTINGS {
-            let SeriesListing { listed, found: met, pages, .. } =
-                self.listing(source, edges).await?;
+            let SeriesListing { listed, pages, .. } = self.listing(source, edges).await?;
+            let met = listed.ids();
             let rows = self.rows(segment, master).await?;
             let lacks = match source {
                 ListingSource::View(request) if request.ids_only => !request.ids.is_subset(&met),
@@ -215,10 +207,13 @@ impl Attempt<'_> {
         source: ListingSource<'_>,
         edges: Edges,
     ) -> Result<SeriesListing, SeriesError> {
+        let max_events = match source {
+            ListingSource::Instances(_) => MAX_INSTANCES,
+            ListingSource::View(_) | ListingSource::All => MAX_EVENTS,
+        };
         let (mut pages, mut empties, mut bytes) = (0, 0, 0);
         let mut listed = ListedInstances::default();
         let mut present = ListedIds::default();
-        let mut met: BTreeSet<EventHash> = BTreeSet::new();
         let longest = self.context.handle.lock().segment_days();
         for part in edges.cut(longest) {
             let mut next: Option<Link> = None;
@@ -232,7 +227,6 @@ impl Attempt<'_> {
                     match &unreadable.id {
                         Some(id) => {
                             present.events.insert(id.hash());
-                            met.insert(id.hash());
                             listed.unreadable.insert(id.hash());
                         }
                         None => listed.has_unidentified = true,
@@ -242,7 +236,6 @@ impl Attempt<'_> {
                     present.events.insert(item.id.hash());
                     present.masters.extend(item.master.as_ref().map(EventId::hash));
                     if source.wants(&item) {
-                        met.insert(item.id.hash());
                         let item = self.kept(source, item);
                         bytes += item.content.len();
                         listed.items.push(item);
@@ -257,7 +250,7 @@ impl Attempt<'_> {
                 empties = if empty { empties + 1 } else { 0 };
                 if (!empty && present.events.len() == before)
                     || empties > stall::MAX_EMPTY_PAGES
-                    || present.events.len() > source.max_items()
+                    || present.events.len() > max_events
                     || bytes > MAX_BYTES
                 {
                     tracing::warn!(
@@ -268,7 +261,7 @@ impl Attempt<'_> {
                 }
             }
         }
-        Ok(SeriesListing { listed, found: met, present, pages })
+        Ok(SeriesListing { listed, present, pages })
     }
 
     /// A listed item as it is kept until its series is applied. Its content is copied, because a
