@@ -1,5 +1,6 @@
 //! The commits that a round asks the store to write, each as a whole or not at all.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -98,6 +99,9 @@ impl Commit {
         Self { window, segment, at, ..Self::default() }
     }
 }
+
+/// What the store has under the ids that a page names.
+pub type StoredKinds = BTreeMap<EventHash, StoredKind>;
 
 /// What the store has under an id that a page names.
 #[derive(Clone, Debug, PartialEq)]

@@ -25,6 +25,9 @@ use crate::json::JsonMembers;
 /// of the edge.
 const EDGE_VIEW_DAYS: i64 = 3;
 
+/// A listing of a series, and the mirror's rows of it.
+pub type ListedSeries = (ListedInstances, Vec<SeriesMember>);
+
 /// A row of the mirror that belongs to a series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SeriesMember {
@@ -200,7 +203,7 @@ impl Reconciliation<'_> {
                     .unwrap_or(false)
             };
             if keep {
-                out.upserts.push(self.stored_form(item));
+                out.upserts.push(stored_form(item, self.complete));
             } else if self.decides_membership && mirrored.contains(&id) {
                 out.removals.push(id);
             }
@@ -238,13 +241,13 @@ impl Reconciliation<'_> {
     fn only_in_earlier_round(&self, id: &EventHash) -> bool {
         self.decides_membership && self.earlier.contains(id)
     }
+}
 
-    /// An instance as the mirror keeps it: an occurrence is bare if its master completes it.
-    fn stored_form(&self, item: Item) -> Item {
-        match (self.complete, item.kind) {
-            (Completion::Master, EventKind::Occurrence) => strip_to_stub(item),
-            _ => item,
-        }
+/// An instance as the mirror keeps it: an occurrence is bare if its master completes it.
+pub fn stored_form(item: Item, complete: Completion) -> Item {
+    match (complete, item.kind) {
+        (Completion::Master, EventKind::Occurrence) => strip_to_stub(item),
+        _ => item,
     }
 }
 

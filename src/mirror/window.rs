@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 
@@ -120,20 +119,14 @@ impl Edge {
         match self {
             Self::At(at) => at,
             Self::Relative { years, months, days } => {
-                let today: Date = now.to_zoned_datetime(TimeZone::UTC).date();
                 let span = Span::new()
                     .try_years(years)
                     .and_then(|s| s.try_months(months))
                     .and_then(|s| s.try_days(days))
                     .unwrap_or_default();
-                let forward = years >= 0 && months >= 0 && days >= 0;
-                let limit = if forward { Date::MAX } else { Date::MIN };
-                let date = today.checked_add(span).unwrap_or(limit);
-                date.to_zoned_datetime(TimeZone::UTC).map(|z| z.timestamp()).unwrap_or(if forward {
-                    Timestamp::MAX
-                } else {
-                    Timestamp::MIN
-                })
+                let limit = if span.is_negative() { Timestamp::MIN } else { Timestamp::MAX };
+                let date = now.to_zoned_datetime(TimeZone::UTC).date().saturating_add(span);
+                date.to_zoned_datetime(TimeZone::UTC).map_or(limit, |start| start.timestamp())
             }
         }
     }

@@ -4,7 +4,7 @@ use super::{Effect, Round, Step};
 use crate::mirror::commit::Removal;
 use crate::mirror::page::{EventKind, Item};
 use crate::mirror::pending::{MasterLookup, SeriesFindings, needs_only_master};
-use crate::mirror::series::{ListedInstances, SeriesMember};
+use crate::mirror::series::{ListedSeries, SeriesMember};
 use crate::mirror::window::Completion;
 
 impl Round {
@@ -63,10 +63,7 @@ impl Round {
         }
     }
 
-    pub(super) fn on_instances(
-        &mut self,
-        found: Option<(ListedInstances, Vec<SeriesMember>)>,
-    ) -> Step {
+    pub(super) fn on_instances(&mut self, found: Option<ListedSeries>) -> Step {
         let Some(series) = self.progress.pending.current() else { return self.next_effect() };
         match found {
             Some((listing, rows)) => self.look_on_exception_days(listing, rows),
@@ -112,10 +109,7 @@ impl Round {
     }
 
     /// Applies a series in one commit; everything it needs is known.
-    pub(super) fn complete(
-        &mut self,
-        listing: Option<(ListedInstances, Vec<SeriesMember>)>,
-    ) -> Step {
+    pub(super) fn complete(&mut self, listing: Option<ListedSeries>) -> Step {
         let Some((hash, mut series)) = self.progress.pending.take_current() else {
             return self.next_effect();
         };

@@ -130,17 +130,16 @@ impl Round {
     /// Holds a mass removal: publishes these items, and removes nothing until one more enumeration
     /// agrees.
     pub(super) fn hold_removals(&mut self, upserts: Vec<Item>) -> Step {
-        let mut commit = self.restart_later(ResyncReason::Confirm, RoundEnd::Held);
-        commit.upserts = upserts;
-        self.write(commit)
+        self.restart_later(ResyncReason::Confirm, RoundEnd::Held, upserts)
     }
 
     /// Ends the round; the enumeration starts again, but not before `confirm_after` has passed.
-    fn restart_later(&mut self, reason: ResyncReason, end: RoundEnd) -> Commit {
-        let commit = self.restart_commit(reason);
+    fn restart_later(&mut self, reason: ResyncReason, end: RoundEnd, upserts: Vec<Item>) -> Step {
+        let mut commit = self.restart_commit(reason);
+        commit.upserts = upserts;
         self.progress.held_until = self.at.checked_add(self.context.confirm_after).ok();
         self.after_commit = AfterCommit::End(end);
-        commit
+        self.write(commit)
     }
 
     /// Handles a page that cannot be fetched in this attempt.
@@ -178,8 +177,7 @@ impl Round {
         match self.fallback.next(kind, self.context.page_size, self.at) {
             Some(next) => {
                 self.fallback = next;
-                let commit = self.restart_later(reason, RoundEnd::Stuck(kind));
-                self.write(commit)
+                self.restart_later(reason, RoundEnd::Stuck(kind), Vec::new())
             }
             // Even the plain listing does not end: it starts again, much later.
             None if kind == StallKind::NoProgress => {

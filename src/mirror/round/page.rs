@@ -1,10 +1,8 @@
 //! Handles a page: publishes its items at once, or keeps them pending until their series is
 //! complete.
 
-use std::collections::BTreeMap;
-
 use super::{Round, Step};
-use crate::mirror::commit::{Commit, StoredKind};
+use crate::mirror::commit::{Commit, StoredKind, StoredKinds};
 use crate::mirror::page::{EventHash, EventId, EventKind, Item, Link, Page, PageEnd};
 use crate::mirror::pending::etags_match;
 use crate::mirror::position::Phase;
@@ -13,14 +11,12 @@ use crate::mirror::status::ResyncReason;
 use crate::mirror::window::Completion;
 
 impl Round {
-    pub(super) fn on_page(&mut self, page: Page, known: &BTreeMap<EventHash, StoredKind>) -> Step {
+    pub(super) fn on_page(&mut self, page: Page, known: &StoredKinds) -> Step {
         let mut commit = self.commit();
         let idle = page.present.is_empty() && page.removed.is_empty() && page.unreadable.is_empty();
-        let reason = self.reason();
         // The first enumeration has nothing to sweep.
-        if let (Phase::Enumerating { page: number, .. }, Some(reason)) =
-            (&self.progress.phase, reason)
-            && reason != ResyncReason::New
+        if let Phase::Enumerating { page: number, reason, .. } = &self.progress.phase
+            && *reason != ResyncReason::New
         {
             commit.seen = Some((*number, seen_ids(&page)));
         }
@@ -36,16 +32,16 @@ impl Round {
         let (masters, instances): (Vec<Item>, Vec<Item>) =
             page.present.into_iter().partition(|item| item.kind == EventKind::Master);
         for item in masters {
-            self.page_master(item, known, reason, &mut commit);
+            self.page_master(item, known, &mut commit);
         }
         for item in instances {
-            self.page_instance(item, known, reason, &mut commit);
+            self.page_instance(item, known, &mut commit);
         }
         self.progress.pending.write(&mut commit);
         match page.end {
             PageEnd::Next(next) => {
-                self.progress.phase = match (&self.progress.phase, reason) {
-                    (Phase::Enumerating { page, .. }, Some(reason)) => {
+                self.progress.phase = match self.progress.phase {
+                    Phase::Enumerating { reason, page, .. } => {
                         Phase::Enumerating { next: Some(next), reason, page: page + 1 }
                     }
                     _ => Phase::Following { next },
@@ -53,51 +49,38 @@ impl Round {
                 self.write(commit)
             }
             PageEnd::Last => {
-                let reason = reason.unwrap_or(ResyncReason::Snapshot);
+                let reason = self.reason().unwrap_or(ResyncReason::Snapshot);
                 self.progress.phase = Phase::Sweeping { delta: None, reason };
                 self.write(commit)
             }
-            PageEnd::Delta(delta) => self.last_page(delta, reason, idle, commit),
+            PageEnd::Delta(delta) => self.last_page(delta, idle, commit),
         }
     }
 
-    /// Handles a master of a page; `reason` is set in an enumeration.
-    fn page_master(
-        &mut self,
-        item: Item,
-        known: &BTreeMap<EventHash, StoredKind>,
-        reason: Option<ResyncReason>,
-        commit: &mut Commit,
-    ) {
+    /// Handles a master of a page.
+    fn page_master(&mut self, item: Item, known: &StoredKinds, commit: &mut Commit) {
         let exact = self.context.complete == Completion::Exact;
-        let swept = reason.is_some_and(|reason| reason != ResyncReason::New);
+        let swept = self.reason().is_some_and(|reason| reason != ResyncReason::New);
         if exact && !swept && matches!(known.get(&item.id.hash()), Some(StoredKind::Single)) {
             // A single event became a series: an exact window keeps no master in its place.
             self.progress.pending.add_removal(item.id.hash());
         }
-        if reason.is_some() { self.enumerated_master(item, commit) } else { self.wait(item) }
+        match self.reason() {
+            Some(_) => self.enumerated_master(item, commit),
+            None => self.wait(item),
+        }
     }
 
-    /// Handles a single event, occurrence or exception of a page; `reason` is set in an
-    /// enumeration.
-    fn page_instance(
-        &mut self,
-        item: Item,
-        known: &BTreeMap<EventHash, StoredKind>,
-        reason: Option<ResyncReason>,
-        commit: &mut Commit,
-    ) {
+    /// Handles a single event, occurrence or exception of a page.
+    fn page_instance(&mut self, item: Item, known: &StoredKinds, commit: &mut Commit) {
         // An occurrence has the same content whichever request returned it.
-        let exact = self.context.complete == Completion::Exact;
-        let item = if item.kind == EventKind::Occurrence && !exact {
-            series::strip_to_stub(item)
-        } else {
-            item
-        };
+        let item = series::stored_form(item, self.context.complete);
         let id = item.id.hash();
         self.progress.pending.cancel_removal(id);
         match (&item.master, item.kind) {
-            (Some(master), EventKind::Occurrence | EventKind::Exception) if reason.is_some() => {
+            (Some(master), EventKind::Occurrence | EventKind::Exception)
+                if self.reason().is_some() =>
+            {
                 let master = master.clone();
                 let stored = known.get(&master.hash());
                 self.enumerated_instance(item, &master, stored, commit);
@@ -114,16 +97,9 @@ impl Round {
         }
     }
 
-    /// Ends the page that has the delta link; `reason` is set in an enumeration, `idle` if the page
-    /// is empty.
-    fn last_page(
-        &mut self,
-        delta: Link,
-        reason: Option<ResyncReason>,
-        idle: bool,
-        mut commit: Commit,
-    ) -> Step {
-        if let Some(reason) = reason {
+    /// Ends the page that has the delta link; `idle` if the page is empty.
+    fn last_page(&mut self, delta: Link, idle: bool, mut commit: Commit) -> Step {
+        if let Some(reason) = self.reason() {
             self.progress.phase = Phase::Sweeping { delta: Some(delta), reason };
             if reason == ResyncReason::New && self.progress.pending.is_empty() {
                 return self.judge_and_settle(commit);

@@ -1,14 +1,15 @@
 //! The protocol between a round and its caller: a [`Step`] asks for something, a [`RoundInput`]
 //! brings its result.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::removals::Retain;
-use crate::mirror::commit::{Commit, Removal, StoredKind};
+use crate::mirror::commit::{Commit, Removal, StoredKinds};
 use crate::mirror::fallback::StallKind;
-use crate::mirror::page::{EventHash, EventId, Item, Link, Page};
-use crate::mirror::series::{ListedInstances, PresenceRequest, SeriesMember, ViewRequest};
+use crate::mirror::page::{EventId, Item, Link, Page};
+use crate::mirror::series::{
+    ListedInstances, ListedSeries, PresenceRequest, SeriesMember, ViewRequest,
+};
 
 /// The result of an effect.
 #[derive(Debug)]
@@ -21,7 +22,7 @@ pub enum RoundInput {
         /// The page.
         page: Page,
         /// The stored kinds, by id.
-        known: BTreeMap<EventHash, StoredKind>,
+        known: StoredKinds,
         /// How long the response took, without our own waits.
         took: Duration,
     },
@@ -31,7 +32,7 @@ pub enum RoundInput {
     Master(Option<Item>),
     /// A series' instances (all pages) and the mirror's rows of it; `None` if the series is not
     /// found.
-    Instances(Option<(ListedInstances, Vec<SeriesMember>)>),
+    Instances(Option<ListedSeries>),
     /// The mirror's rows of a series whose master is not found, or is no longer a master.
     SeriesRows(Vec<SeriesMember>),
     /// A series' instances in a plain `calendarView`, and the mirror's rows of it.

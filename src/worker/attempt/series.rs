@@ -10,7 +10,9 @@ use crate::graph;
 use crate::mirror::page::{EventHash, EventId, EventKind, Item, Link};
 use crate::mirror::position::SegmentIndex;
 use crate::mirror::round::RoundInput;
-use crate::mirror::series::{self, ListedInstances, PresenceRequest, SeriesMember, ViewRequest};
+use crate::mirror::series::{
+    self, ListedInstances, ListedSeries, PresenceRequest, SeriesMember, ViewRequest,
+};
 use crate::mirror::window::{Completion, Edges};
 use crate::mirror::{audit, stall};
 
@@ -182,7 +184,7 @@ impl Attempt<'_> {
         master: &EventId,
         source: ListingSource<'_>,
         edges: Edges,
-    ) -> Result<(ListedInstances, Vec<SeriesMember>), SeriesError> {
+    ) -> Result<ListedSeries, SeriesError> {
         let mut before: Option<BTreeSet<EventHash>> = None;
         for _ in 0..MAX_LISTINGS {
             let SeriesListing { listed, pages, .. } = self.listing(source, edges).await?;
