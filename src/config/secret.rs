@@ -11,9 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use super::diagnostic::Issue;
 use super::reader::RawValue;
 use super::sources::Sources;
-
-/// The maximum size of a secret, key or certificate.
-const MAX_SECRET_BYTES: u64 = 1 << 20;
+use crate::mirror::account::MAX_SECRET_BYTES;
 
 /// Directories where container engines mount secrets, each only into the container that may read
 /// it. The files' modes mean nothing there (Docker's are 0444). Kubernetes projects service-account

@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// The maximum size of a file with a secret, a token or a certificate; a larger one is the wrong file.
+pub const MAX_SECRET_BYTES: u64 = 256 * 1024;
+
 /// An application registered in a tenant, or an access token that another program renews.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {

@@ -241,12 +241,14 @@ fn an_account_signs_in_in_exactly_one_way() {
 #[test]
 fn secrets_are_private_files_and_never_shown() {
     let lab = Lab::with(
-        "[account.a]\naccess_token_file = \"open\"\n[account.b]\naccess_token_file = \"empty\"\n[account.c]\naccess_token_file = \"none\"\n[account.d]\naccess_token_file = \"dir\"\n[account.e]\naccess_token_file = \"group\"\n[account.f]\naccess_token_file = \"blank\"\n",
+        "[account.a]\naccess_token_file = \"open\"\n[account.b]\naccess_token_file = \"empty\"\n[account.c]\naccess_token_file = \"none\"\n[account.d]\naccess_token_file = \"dir\"\n[account.e]\naccess_token_file = \"group\"\n[account.f]\naccess_token_file = \"blank\"\n[account.g]\naccess_token_file = \"long\"\n",
     );
     lab.secret("open", "s3cret", 0o644);
     lab.secret("group", "s3cret", 0o640);
     lab.secret("empty", " \n", 0o600);
     lab.secret("blank", "\u{b}\u{a0}\n", 0o600);
+    // The daemon would not read it either.
+    lab.secret("long", &"s".repeat(256 * 1024 + 1), 0o600);
     std::fs::create_dir(lab.dir.path().join("dir")).unwrap();
     assert_eq!(
         lab.faults(),
@@ -257,12 +259,13 @@ fn secrets_are_private_files_and_never_shown() {
             "calmirror.toml:8: account.d.access_token_file: dir is not a file; name the file itself",
             "calmirror.toml:10: account.e.access_token_file: group can be read by others (mode 0640); chmod 0600 group",
             "calmirror.toml:12: account.f.access_token_file: blank is empty; write the secret into it",
+            "calmirror.toml:14: account.g.access_token_file: long is too large for a secret; name the file that holds only the secret",
         ]
     );
     // Systemd sets the modes of its credentials itself.
     let folder = lab.dir.path().to_str().unwrap().to_owned();
     let faults = lab.set("CREDENTIALS_DIRECTORY", &folder).faults();
-    assert_eq!(faults.len(), 4, "{faults:?}");
+    assert_eq!(faults.len(), 5, "{faults:?}");
 
     let pasted = "[account.a]\ntenant = \"t\"\nclient_id = \"c\"\n";
     for (key, fault) in [

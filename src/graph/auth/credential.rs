@@ -11,10 +11,7 @@ use uuid::Uuid;
 
 use super::assertion::{self, AssertionError};
 use super::secret::{AccessToken, Secret};
-use crate::mirror::account::Credential;
-
-/// Larger than any secret, token or certificate chain; a larger file is the wrong one.
-const MAX_FILE_BYTES: u64 = 256 * 1024;
+use crate::mirror::account::{Credential, MAX_SECRET_BYTES};
 
 /// What a credential yields.
 #[derive(Debug)]
@@ -99,7 +96,7 @@ impl Credential {
 
 fn read_file(key: &'static str, path: &Path) -> Result<Vec<u8>, CredentialError> {
     let read = |source| CredentialError::Read { key, path: path.to_owned(), source };
-    if fs::metadata(path).map_err(read)?.len() > MAX_FILE_BYTES {
+    if fs::metadata(path).map_err(read)?.len() > MAX_SECRET_BYTES {
         return Err(CredentialError::TooLarge { key, path: path.to_owned() });
     }
     fs::read(path).map_err(read)
