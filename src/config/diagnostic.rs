@@ -42,36 +42,17 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// All errors, ordered by file and line; never empty when returned as an error.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// All errors, ordered by file and line; never empty when returned as an error. Shown one per line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.iter().map(Diagnostic::to_string).collect::<Vec<_>>().join("\n"))]
 pub struct Diagnostics(pub Vec<Diagnostic>);
 
-impl fmt::Display for Diagnostics {
-    /// One error per line.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, fault) in self.0.iter().enumerate() {
-            if index > 0 {
-                f.write_str("\n")?;
-            }
-            write!(f, "{fault}")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for Diagnostics {}
-
 /// A problem and its remedy, not yet attached to a location.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{problem}; {remedy}")]
 pub struct Issue {
     pub(super) problem: String,
     pub(super) remedy: String,
-}
-
-impl std::fmt::Display for Issue {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}; {}", self.problem, self.remedy)
-    }
 }
 
 impl Issue {
