@@ -205,12 +205,9 @@ const PLANNED: [&str; 4] =
 impl Section {
     /// The section of that name, or an error that suggests what to write.
     pub(super) fn find(name: &str) -> Result<Self, Issue> {
+        let names = SECTIONS.iter().copied().map(Self::name);
         SECTIONS.iter().copied().find(|section| section.name() == name).ok_or_else(|| {
-            let home = SECTIONS.iter().copied().find(|section| section.key(name).is_some());
-            let remedy = match home {
-                Some(section) => format!("it belongs under {}", section.header()),
-                None => suggest(name, SECTIONS.iter().copied().map(Self::name), "the sections are"),
-            };
+            let remedy = home_of(name).unwrap_or_else(|| suggest(name, names, "the sections are"));
             Issue::new("unknown section", remedy)
         })
     }
@@ -243,13 +240,16 @@ impl Section {
                 format!("put it into a file of mode 0600 and name that with {name}_file"),
             ));
         }
-        let home = SECTIONS.iter().copied().find(|section| section.key(name).is_some());
-        let remedy = match home {
-            Some(section) => format!("it belongs under {}", section.header()),
-            None => suggest(name, self.keys().map(|key| key.name), "the keys here are"),
-        };
+        let names = self.keys().map(|key| key.name);
+        let remedy = home_of(name).unwrap_or_else(|| suggest(name, names, "the keys here are"));
         Err(Issue::new("unknown key", remedy))
     }
+}
+
+/// Tells under which section a key belongs, if it is a key of any.
+fn home_of(key: &str) -> Option<String> {
+    let section = SECTIONS.iter().find(|section| section.key(key).is_some())?;
+    Some(format!("it belongs under {}", section.header()))
 }
 
 pub(super) fn log_format(written: RawValue<'_>) -> Result<LogFormat, Issue> {
