@@ -3,7 +3,7 @@
 //! Windows are matched by name. Secrets are not compared: they are read again at each use.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Config;
@@ -97,14 +97,15 @@ impl ConfigDiff {
 fn compare(old: &Window, new: &Window, moved: bool) -> (ReloadEffect, Vec<&'static str>) {
     // Without `..`: a new field has to be compared.
     let Window { name: _, account, mailbox, calendar, settings } = old;
-    let stream = differing(&[
+    let stream = [
         ("account", *account != new.account),
         ("tenant", moved && *account == new.account),
         ("mailbox", *mailbox != new.mailbox),
         ("calendar", *calendar != new.calendar),
-    ]);
+    ];
+    let differing = stream.into_iter().filter(|(_, differs)| *differs);
     let mut changed: Vec<(&str, ReloadEffect)> =
-        stream.into_iter().map(|key| (key, ReloadEffect::Replaced)).collect();
+        differing.map(|(key, _)| (key, ReloadEffect::Replaced)).collect();
     changed.extend(changed_keys(settings, &new.settings));
     changed.sort_by_key(|(_, effect)| Reverse(*effect));
     let effect = changed.first().map_or(ReloadEffect::Retimed, |(_, effect)| *effect);
@@ -112,14 +113,7 @@ fn compare(old: &Window, new: &Window, moved: bool) -> (ReloadEffect, Vec<&'stat
 }
 
 fn accounts(old: &Config, new: &Config) -> Vec<Arc<str>> {
-    let names =
-        old.accounts.keys().chain(new.accounts.keys().filter(|n| !old.accounts.contains_key(*n)));
-    let mut differing: Vec<Arc<str>> =
-        names.filter(|name| old.accounts.get(*name) != new.accounts.get(*name)).cloned().collect();
-    differing.sort();
-    differing
-}
-
-fn differing(keys: &[(&'static str, bool)]) -> Vec<&'static str> {
-    keys.iter().filter(|(_, differs)| *differs).map(|(key, _)| *key).collect()
+    let names: BTreeSet<&Arc<str>> = old.accounts.keys().chain(new.accounts.keys()).collect();
+    let differs = |name: &&Arc<str>| old.accounts.get(*name) != new.accounts.get(*name);
+    names.into_iter().filter(differs).cloned().collect()
 }
