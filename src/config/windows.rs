@@ -4,7 +4,7 @@
 //! one string for both, so that a hundred thousand rooms cost little memory.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -248,32 +248,25 @@ impl<'a> WindowCollector<'a> {
         reader: &mut TableReader<'_>,
         entry: &WindowEntry,
         template: &str,
-        file: &PathBuf,
+        file: &Path,
     ) {
         if !template.contains("{mailbox}") {
             let wrong = Issue::new("all windows would have the same name", "put {mailbox} into it");
             reader.fault("name", wrong);
             return;
         }
-        let bytes = match std::fs::read(file) {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                let problem = format!("{} cannot be read: {error}", file.display());
-                let remedy = "make it a file that the daemon's user may read";
-                reader.fault("mailboxes_file", Issue::new(problem, remedy));
+        let text = match read_text(file) {
+            Ok(text) => text,
+            Err(wrong) => {
+                reader.fault("mailboxes_file", wrong);
                 return;
             }
-        };
-        let Ok(text) = String::from_utf8(bytes) else {
-            let problem = format!("{} is not UTF-8 text", file.display());
-            reader.fault("mailboxes_file", Issue::new(problem, "save it as UTF-8"));
-            return;
         };
         if let Some(Issue { problem, remedy }) = layers::world_writable(file) {
             let problem = format!("{}: {problem}", file.display());
             reader.warn("mailboxes_file", Issue { problem, remedy });
         }
-        let path: Arc<Path> = Arc::from(file.as_path());
+        let path: Arc<Path> = Arc::from(file);
         let before = (self.all.len(), reader.report.faults.len());
         let mut doubts = 0;
         let key = reader.name("mailbox");
@@ -382,6 +375,16 @@ impl<'a> WindowCollector<'a> {
             })
             .sum()
     }
+}
+
+fn read_text(file: &Path) -> Result<String, Issue> {
+    let shown = file.display();
+    let bytes = std::fs::read(file).map_err(|error| {
+        let problem = format!("{shown} cannot be read: {error}");
+        Issue::new(problem, "make it a file that the daemon's user may read")
+    })?;
+    let no_text = |_| Issue::new(format!("{shown} is not UTF-8 text"), "save it as UTF-8");
+    String::from_utf8(bytes).map_err(no_text)
 }
 
 /// The length in whole days.
