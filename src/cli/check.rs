@@ -114,7 +114,7 @@ fn row(window: &Window, now: Timestamp) -> [String; 7] {
 /// Each value and where it comes from.
 fn explain(config: &Config) -> String {
     let mut text = String::new();
-    let explained = config.explain();
+    let explained = &config.explained;
     let width = explained.iter().map(|one| one.key.chars().count()).max().unwrap_or(0);
     for one in explained {
         writeln!(text, "{:<width$} = {}  ({})", one.key, one.value, one.origin).ok();
@@ -140,7 +140,7 @@ fn as_json(config: &Config, explain: bool, now: Timestamp) -> Value {
         .collect();
     let mut answer = json!({ "valid": true, "warnings": config.warnings, "windows": windows });
     if explain {
-        let explained = config.explain().iter().map(
+        let explained = config.explained.iter().map(
             |one| json!({ "key": one.key, "value": one.value, "origin": one.origin.to_string() }),
         );
         answer["explained"] = explained.collect();

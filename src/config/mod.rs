@@ -54,7 +54,6 @@ use layers::Layers;
 use origin::DiagnosticSink;
 use sections::Section;
 use settings::LayeredSettings;
-use table::LayeredTable;
 use windows::WindowCollector;
 
 /// The validated and resolved configuration.
@@ -70,7 +69,8 @@ pub struct Config {
     pub warnings: Vec<Diagnostic>,
     /// The main file.
     pub file: PathBuf,
-    /// The values that [`Config::explain`] returns.
+    /// Every effective value and its origin: all sections, accounts and `[defaults]`, and for each
+    /// `[[window]]` the keys that it sets itself.
     pub explained: Vec<EffectiveValue>,
 }
 
@@ -94,12 +94,6 @@ impl Config {
                 Err(Diagnostics(faults))
             }
         }
-    }
-
-    /// Every effective value and its origin: all sections, accounts and `[defaults]`, and for each
-    /// `[[window]]` the keys that it sets itself.
-    pub fn explain(&self) -> &[EffectiveValue] {
-        &self.explained
     }
 
     /// The settings that identify the window's stream of ids.
@@ -136,7 +130,7 @@ impl Config {
         }
         let load = windows.load();
         let windows = windows.all;
-        warn_unused(&layers, &accounts, &windows, report);
+        warn_unused(&layers, &windows, report);
         let sections = sections?;
         let graph = &sections.graph;
         if load > graph.max_concurrent as f64 {
@@ -148,7 +142,9 @@ impl Config {
                 ),
                 "raise graph.max_concurrent or the intervals",
             );
-            report.warn(&graph_origin(report), "graph.max_concurrent", wrong);
+            let set = report.explained.iter().find(|one| one.key == "graph.max_concurrent");
+            let origin = set.map_or(ValueOrigin::Default, |one| one.origin.clone());
+            report.warn(&origin, "graph.max_concurrent", wrong);
         }
         Some(Self {
             sections,
@@ -161,19 +157,8 @@ impl Config {
     }
 }
 
-/// Where `graph.max_concurrent` was set.
-fn graph_origin(report: &DiagnosticSink) -> ValueOrigin {
-    let set = report.explained.iter().find(|one| one.key == "graph.max_concurrent");
-    set.map_or(ValueOrigin::Default, |one| one.origin.clone())
-}
-
 /// Warns about a configuration without windows and about accounts that no window uses.
-fn warn_unused(
-    layers: &Layers,
-    accounts: &BTreeMap<Arc<str>, Account>,
-    windows: &[Arc<Window>],
-    report: &mut DiagnosticSink,
-) {
+fn warn_unused(layers: &Layers, windows: &[Arc<Window>], report: &mut DiagnosticSink) {
     if layers.windows.is_empty() {
         let wrong = Issue::new("there is no window", "write a [[window]], or nothing is mirrored");
         report.warn(&ValueOrigin::Default, "window", wrong);
@@ -181,13 +166,10 @@ fn warn_unused(
     }
     // After an error the list of windows is incomplete, so an account may only look unused.
     if report.faults.is_empty() {
-        for name in accounts.keys() {
-            let origin =
-                layers.accounts.get(&**name).map(|table: &LayeredTable| table.origin.clone());
-            if windows.iter().all(|window| window.account != *name) {
+        for (name, table) in &layers.accounts {
+            if windows.iter().all(|window| *window.account != **name) {
                 let wrong = Issue::new("no window uses it", "remove it, or name it in a window");
-                let origin = origin.unwrap_or(ValueOrigin::Default);
-                report.warn(&origin, &format!("account.{name}"), wrong);
+                report.warn(&table.origin, &table.path, wrong);
             }
         }
     }

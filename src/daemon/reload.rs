@@ -64,7 +64,7 @@ pub(super) async fn loaded(pending: &mut Option<PendingReload>) -> LoadResult {
 fn refuse(difference: &ConfigDiff, old: &Config, new: &Config) -> Result<(), ReloadError> {
     let fault = |key: &&str| {
         let location = |config: &Config| {
-            let value = config.explain().iter().find(|one| one.key == *key);
+            let value = config.explained.iter().find(|one| one.key == *key);
             match value.map(|one| &one.origin) {
                 Some(ValueOrigin::File { path, line }) => Some((path.to_path_buf(), *line)),
                 _ => None,

@@ -200,7 +200,7 @@ async fn debug_output_of_values_and_errors_shows_no_secret() {
     let mut seen = Vec::new();
     for key in ["client_secret_file", "certificate_file", "access_token_file"] {
         let config = load(&format!("{key} = \"secret\"")).unwrap();
-        seen.extend([debug(&config), debug(&config.explain()), debug(&config.accounts)]);
+        seen.extend([debug(&config), debug(&config.explained), debug(&config.accounts)]);
         let faults = load(&format!("{key} = \"wide\"")).unwrap_err();
         seen.extend([debug(&faults), faults.to_string()]);
     }

@@ -288,7 +288,7 @@ fn secrets_are_private_files_and_never_shown() {
         ]
     );
     let lab = lab.set("SECRET", "hunter2");
-    let shown = format!("{:?} {:?}", lab.config(), lab.config().explain());
+    let shown = format!("{:?} {:?}", lab.config(), lab.config().explained);
     assert!(shown.contains("SECRET") && !shown.contains("hunter2"), "{shown}");
 }
 

@@ -167,7 +167,7 @@ fn every_effective_value_is_explained() {
     lab.write("conf.d/a.toml", "[graph]\nmax_concurrent = 9\n");
     let config = lab.config();
     let find = |key: &str| {
-        let one = config.explain().iter().find(|one| one.key == key).unwrap();
+        let one = config.explained.iter().find(|one| one.key == key).unwrap();
         format!("{} ({})", one.value, lab.plain(&one.origin))
     };
     assert_eq!(find("graph.max_concurrent"), "9 (conf.d/a.toml:2)");
@@ -177,8 +177,8 @@ fn every_effective_value_is_explained() {
     assert_eq!(find("defaults.jitter"), "0.2 (default)");
     assert_eq!(find("window[a@b].interval"), "1m (calmirror.toml:9)");
     // Keys that a window does not set itself are explained once, with the defaults.
-    assert!(config.explain().iter().all(|one| one.key != "window[a@b].jitter"));
-    assert!(config.explain().iter().filter(|one| one.origin == ValueOrigin::Default).count() > 15);
+    assert!(config.explained.iter().all(|one| one.key != "window[a@b].jitter"));
+    assert!(config.explained.iter().filter(|one| one.origin == ValueOrigin::Default).count() > 15);
 }
 
 #[test]
