@@ -5,7 +5,8 @@
 //! and `reload` is how the others request a new configuration of the daemon;
 //! `graph`, `store`, `config` and `platform` each wrap one external system; `env` provides the
 //! wall clock and entropy as values; `mirror` is the protocol as pure computation; `percent`
-//! encodes and decodes parts of addresses, `error_chain` puts an error and its sources in one line.
+//! encodes and decodes parts of addresses, `loopback` tells which hosts are this machine,
+//! `error_chain` puts an error and its sources in one line.
 
 pub mod api;
 pub mod cli;
@@ -15,6 +16,7 @@ pub mod env;
 mod error_chain;
 pub mod graph;
 pub mod json;
+mod loopback;
 pub mod metrics;
 pub mod mirror;
 mod percent;

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::exit::{CONFIGURATION, CliError, UNAVAILABLE, USAGE};
 use crate::config::{ClientConfig, Diagnostic, Sources};
+use crate::loopback::is_loopback;
 
 /// An address of the API.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,8 +111,7 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
 /// Whether data sent to `authority` stays on this machine.
 fn is_near(authority: &str) -> bool {
     let (host, _) = authority.rsplit_once(':').unwrap_or((authority, ""));
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|ip| ip.is_loopback())
+    is_loopback(host)
 }
 
 /// Whether the text is `HOST:PORT` and not the path of a socket. A socket in the working directory

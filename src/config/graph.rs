@@ -1,6 +1,5 @@
 //! The section `[graph]`: Microsoft's clouds, and validation of custom addresses (facts 134, 135).
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use http::Uri;
@@ -10,6 +9,7 @@ use super::origin::DiagnosticSink;
 use super::reader::TableReader;
 use super::sources::Sources;
 use super::table::{ConfigKey, KeyChange, LayeredTable, changes};
+use crate::loopback::is_loopback;
 
 /// `[graph]`, with the cloud resolved to addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -158,7 +158,7 @@ fn address(text: &str) -> Result<(String, String), Issue> {
     }
     match scheme.to_ascii_lowercase().as_str() {
         "https" => {}
-        "http" if loopback(authority.host()) => {}
+        "http" if is_loopback(authority.host()) => {}
         "http" => {
             return Err(Issue::new(
                 "plain http to another machine",
@@ -170,12 +170,6 @@ fn address(text: &str) -> Result<(String, String), Issue> {
     let origin = format!("{scheme}://{authority}").to_ascii_lowercase();
     let path = uri.path().trim_end_matches('/');
     Ok((format!("{origin}{path}"), origin))
-}
-
-fn loopback(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost")
-        || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]

@@ -7,9 +7,11 @@
 //! meaning there. Only `https` is accepted, and plain `http` to loopback.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv6Addr;
 
 use http::Uri;
+
+use crate::loopback::is_loopback;
 
 /// Scheme, host and port of an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,17 +138,6 @@ impl fmt::Display for Origin {
         let scheme = if self.https { "https" } else { "http" };
         write!(f, "{scheme}://{}:{}", self.host, self.port)
     }
-}
-
-/// Whether a host, spelled as in a URI, is this machine.
-pub(super) fn is_loopback(host: &str) -> bool {
-    host.eq_ignore_ascii_case("localhost")
-        || host.parse::<Ipv4Addr>().is_ok_and(|a| a.is_loopback())
-        || host
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .parse::<Ipv6Addr>()
-            .is_ok_and(|a| a.is_loopback())
 }
 
 #[cfg(test)]

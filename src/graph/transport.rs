@@ -20,8 +20,8 @@ use http::Uri;
 use hyper_util::client::proxy::matcher::Matcher;
 use tokio::time::{Instant, timeout_at};
 
-use super::origin;
 use super::page_memory::{PageMemory, Reservation};
+use crate::loopback::is_loopback;
 
 mod unreachable;
 
@@ -393,7 +393,7 @@ impl Transport for HttpTransport {
         request: http::Request<Bytes>,
     ) -> BoxFuture<'_, Result<http::Response<BodyStream>, TransportError>> {
         Box::pin(async move {
-            let loopback = request.uri().host().is_some_and(origin::is_loopback);
+            let loopback = request.uri().host().is_some_and(is_loopback);
             let clients = if loopback { Some(&self.loopback) } else { self.remote.as_ref() };
             let clients = clients.ok_or_else(|| TransportError::new(TransportErrorKind::Tls))?;
             let client = clients.pick(request.extensions().get::<FreshConnection>().is_some());
