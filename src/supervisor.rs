@@ -64,7 +64,8 @@ pub struct Supervisor {
     fleet: Fleet,
     /// Stops everything; each worker has a child of it.
     stop: CancellationToken,
-    workers: JoinSet<Result<WorkerExit, StoreError>>,
+    /// The workers and the maintenance tasks.
+    tasks: JoinSet<Result<WorkerExit, StoreError>>,
     running: HashMap<Id, RunningWorker>,
     /// By account.
     tokens: BTreeMap<Arc<str>, Arc<Tokens>>,
@@ -96,7 +97,7 @@ pub struct FleetChange {
     /// Windows that left the configuration.
     pub removed: Vec<Arc<str>>,
     /// Windows to start or restart: new ones, and those whose edges, shape or identity changed.
-    pub begun: Vec<WindowSpec>,
+    pub to_start: Vec<WindowSpec>,
     /// Windows of which only the times or the requests of the rounds change.
     pub retimed: Vec<Arc<Window>>,
 }
@@ -112,7 +113,7 @@ impl Supervisor {
             services,
             fleet,
             stop,
-            workers: JoinSet::new(),
+            tasks: JoinSet::new(),
             running: HashMap::new(),
             tokens: BTreeMap::new(),
             replaced: BTreeMap::new(),
@@ -192,7 +193,8 @@ impl Supervisor {
     }
 
     /// Changes the running fleet, completely or not at all. Windows that are not named are not
-    /// affected. `commit` is called once nothing can fail any more and before new workers start.
+    /// affected. `point_of_no_return` is called once nothing can fail any more and before new workers
+    /// start.
     ///
     /// # Errors
     /// [`StoreError::Full`] if the disk is full: the fleet continues unchanged. Any other error
@@ -200,25 +202,25 @@ impl Supervisor {
     pub async fn change_fleet(
         &mut self,
         change: FleetChange,
-        commit: impl FnOnce(),
+        point_of_no_return: impl FnOnce(),
     ) -> Result<(), StoreError> {
-        let FleetChange { removed, begun, retimed } = change;
-        let names = removed.iter().chain(begun.iter().map(|spec| &spec.window.name));
+        let FleetChange { removed, to_start, retimed } = change;
+        let names = removed.iter().chain(to_start.iter().map(|spec| &spec.window.name));
         let mut stopped = self.stop_workers(&names.cloned().collect()).await?;
         let leaving: Vec<WindowId> =
             removed.iter().filter_map(|name| self.fleet.id(name)).collect();
-        if !begun.is_empty() || !leaving.is_empty() {
+        if !to_start.is_empty() || !leaving.is_empty() {
             let now = self.services.env.now();
             let corrected = self.services.client.clock(now).corrected(now);
             let registered = self
                 .services
                 .store
-                .replace_windows(registrations(&begun, corrected), leaving, now)
+                .replace_windows(registrations(&to_start, corrected), leaving, now)
                 .await;
             match registered {
                 Ok(attached) => {
-                    commit();
-                    self.start_workers(begun, attached, &mut stopped);
+                    point_of_no_return();
+                    self.start_workers(to_start, attached, &mut stopped);
                 }
                 Err(error) => {
                     for running in stopped.into_values() {
@@ -228,7 +230,7 @@ impl Supervisor {
                 }
             }
         } else {
-            commit();
+            point_of_no_return();
         }
         let mut drops = Vec::with_capacity(removed.len());
         for name in removed {
@@ -351,7 +353,7 @@ impl Supervisor {
         F: Future<Output = Result<(), StoreError>> + Send + 'static,
     {
         let (env, stop) = (self.services.env.clone(), self.stop.clone());
-        self.workers.spawn(async move {
+        self.tasks.spawn(async move {
             let result = maintenance::restart_on_panic(name, &env, &stop, task).await;
             result.map(|()| WorkerExit::Stopped)
         });
@@ -380,7 +382,7 @@ impl Supervisor {
 
     /// Waits for the end of a task; forever if there is none. Cancel safe.
     pub async fn next_exit(&mut self) -> TaskExit {
-        match self.workers.join_next_with_id().await {
+        match self.tasks.join_next_with_id().await {
             Some(Ok((id, result))) => TaskExit { id, result: Ok(result) },
             Some(Err(error)) => TaskExit { id: error.id(), result: Err(error) },
             None => std::future::pending().await,
@@ -422,16 +424,15 @@ impl Supervisor {
         self.spawn(WorkerStart { member, restarts, first: FirstRun::Now, pause });
     }
 
-    /// Stops all workers and waits for them until `deadline` has passed. Returns whether all
-    /// stopped.
-    pub async fn drain(mut self, deadline: Duration) -> bool {
+    /// Stops all workers and waits for them no longer than `limit`. Returns whether all stopped.
+    pub async fn drain(mut self, limit: Duration) -> bool {
         self.notify.stopping();
         self.stop.cancel();
         for member in self.fleet.read().values() {
             member.handle.wake_worker();
         }
-        let drained = timeout(deadline, async {
-            while !self.workers.is_empty() {
+        let drained = timeout(limit, async {
+            while !self.tasks.is_empty() {
                 let TaskExit { id, result } = self.next_exit().await;
                 self.running.remove(&id);
                 if result.is_err_and(|error| error.is_panic()) {
@@ -443,16 +444,16 @@ impl Supervisor {
         .is_ok();
         if !drained {
             // A worker that holds its thread cannot be waited for.
-            timeout(ABORT_GRACE, self.workers.shutdown()).await.ok();
+            timeout(ABORT_GRACE, self.tasks.shutdown()).await.ok();
             let name = |running: &RunningWorker| running.member.handle.window().name.clone();
-            log_cut_off("stop", deadline, self.running.values().map(name).collect());
+            log_cut_off("stop", limit, self.running.values().map(name).collect());
         }
         drained
     }
 }
 
 /// Logs which workers were cut off. `during` is what they had to stop for.
-fn log_cut_off(during: &'static str, deadline: Duration, windows: BTreeSet<Arc<str>>) {
+fn log_cut_off(during: &'static str, limit: Duration, windows: BTreeSet<Arc<str>>) {
     let names: Vec<&str> = windows.iter().take(MAX_NAMED).map(|name| &**name).collect();
     let mut named = names.join(", ");
     if windows.len() > MAX_NAMED {
@@ -461,7 +462,7 @@ fn log_cut_off(during: &'static str, deadline: Duration, windows: BTreeSet<Arc<s
     tracing::warn!(
         during,
         windows = named,
-        deadline_s = deadline.as_secs(),
+        deadline_s = limit.as_secs(),
         "workers did not stop in time and were cut off"
     );
 }

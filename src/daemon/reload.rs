@@ -137,7 +137,7 @@ impl Daemon {
         })?;
         let accounts = settings::tokens(&config, &self.accounts, &self.transport, &self.env);
         let change = fleet_change(&config, &accounts, &difference);
-        let commit = || {
+        let point_of_no_return = || {
             for (name, tokens) in &accounts {
                 if let Some(account) = config.accounts.get(name) {
                     tokens.reconfigure(sign_in(account, &config));
@@ -146,7 +146,7 @@ impl Daemon {
                 tokens.forget();
             }
         };
-        if let Err(error) = self.supervisor.change_fleet(change, commit).await {
+        if let Err(error) = self.supervisor.change_fleet(change, point_of_no_return).await {
             self.listeners.discard(bound).await;
             return Err(ReloadError::failed(&error));
         }
@@ -166,12 +166,12 @@ fn fleet_change(
     accounts: &BTreeMap<Arc<str>, Arc<Tokens>>,
     difference: &ConfigDiff,
 ) -> FleetChange {
-    let (retimed, begun): (Vec<_>, Vec<_>) =
+    let (retimed, to_start): (Vec<_>, Vec<_>) =
         difference.changed.iter().partition(|changed| changed.effect == ReloadEffect::Retimed);
-    let begun = difference.added.iter().chain(begun.into_iter().map(|changed| &changed.new));
+    let to_start = difference.added.iter().chain(to_start.into_iter().map(|changed| &changed.new));
     FleetChange {
         removed: difference.removed.iter().map(|window| window.name.clone()).collect(),
-        begun: window_specs(config, begun, accounts),
+        to_start: window_specs(config, to_start, accounts),
         retimed: retimed.into_iter().map(|changed| changed.new.clone()).collect(),
     }
 }
@@ -248,12 +248,12 @@ client_secret_file = "secret"
         let transport = Arc::new(crate::graph::HttpTransport::new().unwrap());
         let tokens = Tokens::new(sign_in(&new.accounts["contoso"], &new), transport, env);
         let accounts = [("contoso".into(), tokens)].into();
-        let FleetChange { removed, begun, retimed } =
+        let FleetChange { removed, to_start, retimed } =
             fleet_change(&new, &accounts, &config::diff(&old, &new));
         let removed: Vec<_> = removed.iter().map(|name| &**name).collect();
         assert_eq!(removed, ["gone"]);
-        let begun: Vec<_> = begun.iter().map(|spec| &*spec.window.name).collect();
-        assert_eq!(begun, ["new"]);
+        let to_start: Vec<_> = to_start.iter().map(|spec| &*spec.window.name).collect();
+        assert_eq!(to_start, ["new"]);
         let retimed: Vec<_> = retimed.iter().map(|window| &*window.name).collect();
         assert_eq!(retimed, ["timed"]);
     }

@@ -101,7 +101,7 @@ impl Supervisor {
             let (services, stop) = (self.services.clone(), stop.clone());
             Box::pin(prepare(services, stop, pause, window.name.clone(), replaces))
         });
-        let task = self.workers.spawn(async move {
+        let task = self.tasks.spawn(async move {
             if let Some(preparation) = preparation
                 && !preparation.await?
             {

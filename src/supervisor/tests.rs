@@ -155,7 +155,7 @@ async fn a_stuck_worker_is_restarted_and_counted() {
     let id = *supervisor.running.keys().next().unwrap();
     let running = supervisor.running.remove(&id).unwrap();
     running.task.abort();
-    let stuck = supervisor.workers.spawn(async { Ok(WorkerExit::Stuck) });
+    let stuck = supervisor.tasks.spawn(async { Ok(WorkerExit::Stuck) });
     supervisor.running.insert(stuck.id(), running);
     watch(supervisor, 1).await;
     assert_eq!(supervisor.running.len(), 2, "the window has no new worker");
@@ -172,7 +172,7 @@ async fn a_reload_ends_a_request_at_once_and_cuts_off_what_does_not_end() {
     watch(supervisor, 1).await;
     let remove = |name: &str| FleetChange {
         removed: vec![name.into()],
-        begun: Vec::new(),
+        to_start: Vec::new(),
         retimed: Vec::new(),
     };
     // Both workers wait for their sign-in.
@@ -183,7 +183,7 @@ async fn a_reload_ends_a_request_at_once_and_cuts_off_what_does_not_end() {
     // Bob's worker does not react to its token.
     let (_, bob) = supervisor.running.drain().next().unwrap();
     bob.task.abort();
-    let task = supervisor.workers.spawn(std::future::pending());
+    let task = supervisor.tasks.spawn(std::future::pending());
     supervisor.running.insert(task.id(), RunningWorker { task, ..bob });
     let (log, _guard) = captured_log();
     supervisor.change_fleet(remove("bob"), || ()).await.unwrap();
@@ -199,15 +199,15 @@ async fn a_stop_names_some_of_the_windows_whose_workers_it_cuts_off() {
     let Ground { directory, mut supervisor, .. } = Ground::new().await;
     let tokens = supervisor.tokens["contoso"].clone();
     let rooms = (10..22).map(|number| format!("room {number}"));
-    let begun = rooms.map(|name| spec(window(&name), &tokens)).collect();
-    let change = FleetChange { removed: Vec::new(), begun, retimed: Vec::new() };
+    let to_start = rooms.map(|name| spec(window(&name), &tokens)).collect();
+    let change = FleetChange { removed: Vec::new(), to_start, retimed: Vec::new() };
     supervisor.change_fleet(change, || ()).await.unwrap();
     // No worker of a room reacts to its token.
     let is_room = |running: &RunningWorker| running.member.handle.window().name.starts_with("room");
     let rooms: Vec<_> = supervisor.running.extract_if(|_, running| is_room(running)).collect();
     for (_, room) in rooms {
         room.task.abort();
-        let task = supervisor.workers.spawn(std::future::pending());
+        let task = supervisor.tasks.spawn(std::future::pending());
         supervisor.running.insert(task.id(), RunningWorker { task, ..room });
     }
     let store = supervisor.services.store.clone();
@@ -228,7 +228,7 @@ async fn a_janitor_that_panics_is_not_missed() {
     let mut ground = Ground::with(|options| StoreOptions { max_defer, ..options }).await;
     // Not longer, because this test does not read the manager's socket.
     watch(&mut ground.supervisor, 10).await;
-    assert_eq!(ground.supervisor.workers.len(), 3, "two workers and the store's maintenance task");
+    assert_eq!(ground.supervisor.tasks.len(), 3, "two workers and the store's maintenance task");
     ground.end().await;
 }
 
@@ -256,8 +256,8 @@ async fn what_a_window_had_not_dropped_yet_is_left_to_its_successor() {
     // Carol's worker is stopped before it has run at all.
     for mailbox in ["carol", "dave"] {
         let window = Window { mailbox: mailbox.into(), ..window("alice") };
-        let begun = vec![spec(window, &tokens)];
-        let change = FleetChange { removed: Vec::new(), begun, retimed: Vec::new() };
+        let to_start = vec![spec(window, &tokens)];
+        let change = FleetChange { removed: Vec::new(), to_start, retimed: Vec::new() };
         supervisor.change_fleet(change, || ()).await.unwrap();
     }
     watch(supervisor, 1).await;
@@ -326,8 +326,8 @@ async fn edges_that_are_configured_under_a_wrong_clock_are_of_graphs_time() {
     let mut wanted = window("alice");
     wanted.settings.start = start;
     let expected = schedule::edges(&wanted, right).start;
-    let begun = vec![spec(wanted, &tokens)];
-    let change = FleetChange { removed: Vec::new(), begun, retimed: Vec::new() };
+    let to_start = vec![spec(wanted, &tokens)];
+    let change = FleetChange { removed: Vec::new(), to_start, retimed: Vec::new() };
     supervisor.change_fleet(change, || ()).await.unwrap();
     assert_eq!(supervisor.fleet().window("alice").unwrap().start, expected);
     ground.end().await;
