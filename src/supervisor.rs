@@ -33,7 +33,7 @@ use crate::store::StoreError;
 use crate::worker::{FirstRun, HEARTBEAT, RoundRequest, Services, WorkerExit};
 use fleet::FleetEntry;
 pub use fleet::{Fleet, FleetError, StartedRound};
-use start::{WorkerStart, registrations};
+use start::registrations;
 
 /// First pause before a worker that panicked or got stuck starts again; doubles up to a minute.
 const FIRST_RESTART_DELAY: Duration = Duration::from_secs(1);
@@ -209,29 +209,25 @@ impl Supervisor {
         let mut stopped = self.stop_workers(&names.cloned().collect()).await?;
         let leaving: Vec<WindowId> =
             removed.iter().filter_map(|name| self.fleet.id(name)).collect();
-        if !to_start.is_empty() || !leaving.is_empty() {
+        let registered = if to_start.is_empty() && leaving.is_empty() {
+            Ok(Vec::new())
+        } else {
             let now = self.services.env.now();
             let corrected = self.services.client.clock(now).corrected(now);
-            let registered = self
-                .services
-                .store
-                .replace_windows(registrations(&to_start, corrected), leaving, now)
-                .await;
-            match registered {
-                Ok(attached) => {
-                    point_of_no_return();
-                    self.start_workers(to_start, attached, &mut stopped);
+            let registrations = registrations(&to_start, corrected);
+            self.services.store.replace_windows(registrations, leaving, now).await
+        };
+        let registered = match registered {
+            Ok(registered) => registered,
+            Err(error) => {
+                for running in stopped.into_values() {
+                    self.resume(running);
                 }
-                Err(error) => {
-                    for running in stopped.into_values() {
-                        self.resume(running);
-                    }
-                    return Err(error);
-                }
+                return Err(error);
             }
-        } else {
-            point_of_no_return();
-        }
+        };
+        point_of_no_return();
+        self.start_workers(to_start, registered, &mut stopped);
         let mut drops = Vec::with_capacity(removed.len());
         for name in removed {
             let member = self.fleet.write().remove(&name);
@@ -277,7 +273,7 @@ impl Supervisor {
             WindowState::Settled | WindowState::Following => FirstRun::Spread,
             _ => FirstRun::Now,
         };
-        self.spawn(WorkerStart { member, restarts, first, pause: Duration::ZERO });
+        self.spawn(member, restarts, first, Duration::ZERO);
     }
 
     /// Stops the workers of windows and waits until they are gone. What they had begun to write is
@@ -421,7 +417,7 @@ impl Supervisor {
             pause_ms = pause.as_millis(),
             "worker is restarted"
         );
-        self.spawn(WorkerStart { member, restarts, first: FirstRun::Now, pause });
+        self.spawn(member, restarts, FirstRun::Now, pause);
     }
 
     /// Stops all workers and waits for them no longer than `limit`. Returns whether all stopped.

@@ -16,14 +16,6 @@ use crate::mirror::schedule;
 use crate::store::{RegisteredWindow, StoreError, WindowRegistration};
 use crate::worker::{FirstRun, Services, WindowHandle, Worker, WorkerExit};
 
-/// A worker to start.
-pub(super) struct WorkerStart {
-    pub(super) member: FleetEntry,
-    pub(super) restarts: u32,
-    pub(super) first: FirstRun,
-    pub(super) pause: Duration,
-}
-
 impl Supervisor {
     /// Adds registered windows to the fleet and starts their workers; `registered[i]` belongs to
     /// `specs[i]`. `stopped` holds the previous workers of some of them.
@@ -78,17 +70,22 @@ impl Supervisor {
                     self.replaced.insert(registered.id, replaces);
                 }
                 let first = if registered.settled { FirstRun::Spread } else { FirstRun::Now };
-                starts.push(WorkerStart { member, restarts: 0, first, pause: Duration::ZERO });
+                starts.push((member, first));
             }
         }
-        for start in starts {
-            self.spawn(start);
+        for (member, first) in starts {
+            self.spawn(member, 0, first, Duration::ZERO);
         }
     }
 
-    /// Starts a worker.
-    pub(super) fn spawn(&mut self, start: WorkerStart) {
-        let WorkerStart { member, restarts, first, pause } = start;
+    /// Starts a worker after a pause.
+    pub(super) fn spawn(
+        &mut self,
+        member: FleetEntry,
+        restarts: u32,
+        first: FirstRun,
+        pause: Duration,
+    ) {
         let window = member.handle.window();
         let Some(tokens) = self.tokens.get(&window.account) else { return };
         let replaces = self.replaced.get(&member.id).cloned().unwrap_or_default();
