@@ -198,14 +198,14 @@ impl Listeners {
 
     /// Undoes [`Listeners::prepare`].
     pub(super) async fn discard(&mut self, bound: PreparedListeners) {
-        let PreparedListeners { unix, tcp: new, regrouped, released: yielded } = bound;
-        drop((unix, new));
+        let PreparedListeners { unix, tcp, regrouped, released } = bound;
+        drop((unix, tcp));
         if let (Some(group), Some(active)) = (&regrouped, &self.unix)
             && let Err(error) = active.place.set_group(group.as_deref())
         {
             tracing::warn!(%error, "socket's group could not be restored");
         }
-        if let Some(address) = yielded {
+        if let Some(address) = released {
             let listener = api::bind_tcp(address);
             let listener = listener.inspect_err(|error| {
                 let reason = error_chain(error);
@@ -224,12 +224,11 @@ impl Listeners {
         if self.access.settings != settings {
             self.access.settings = settings;
             if let Some(active) = &mut self.unix {
-                let (access, stopping) = renewed(&self.access);
-                active.replace_router(api::router(access), stopping);
+                active.renew(&self.access, api::router);
             }
             if let Some(active) = &mut self.tcp {
-                let (access, stopping) = renewed(&self.access);
-                active.replace_router(api::tcp_router(access, active.place), stopping);
+                let address = active.place;
+                active.renew(&self.access, |access| api::tcp_router(access, address));
             }
         }
         self.open(bound);
@@ -240,27 +239,25 @@ impl Listeners {
     fn open(&mut self, bound: PreparedListeners) {
         if let Some(endpoint) = bound.unix {
             let active = endpoint.map(|endpoint| {
-                let (access, stopping) = renewed(&self.access);
-                let (active, context) =
-                    ActiveListener::new(endpoint.owner(), api::router(access), stopping);
-                self.servers.spawn(async move {
-                    // The closing of a Unix socket is never awaited, so it is not tracked.
-                    let ServeContext { router, stop, .. } = context;
-                    api::serve_unix(endpoint, router, stop.cancelled_owned()).await;
-                });
+                // The closing of a Unix socket is never awaited, so it is not tracked.
+                let (active, router, _) =
+                    ActiveListener::new(endpoint.owner(), &self.access, api::router);
+                let stop = active.stop.clone().cancelled_owned();
+                self.servers.spawn(api::serve_unix(endpoint, router, stop));
                 active
             });
             std::mem::replace(&mut self.unix, active).map(close);
         }
         if let Some(tcp) = bound.tcp {
             let active = tcp.map(|endpoint| {
-                let (access, stopping) = renewed(&self.access);
                 let address = endpoint.address;
-                let router = api::tcp_router(access, address);
-                let (active, ServeContext { router, stop, closing }) =
-                    ActiveListener::new(address, router, stopping);
+                let (active, router, closing) =
+                    ActiveListener::new(address, &self.access, |access| {
+                        api::tcp_router(access, address)
+                    });
                 let listener = TrackedListener { endpoint, _closing: closing };
-                self.servers.spawn(api::serve_tcp(listener, router, stop.cancelled_owned()));
+                let stop = active.stop.clone().cancelled_owned();
+                self.servers.spawn(api::serve_tcp(listener, router, stop));
                 active
             });
             std::mem::replace(&mut self.tcp, active).map(close);
@@ -279,24 +276,24 @@ impl Listeners {
     }
 }
 
-/// What a server task of a listener needs.
-struct ServeContext {
-    router: watch::Receiver<Router>,
-    stop: CancellationToken,
-    closing: oneshot::Sender<()>,
-}
-
 impl<T> ActiveListener<T> {
-    fn new(place: T, router: Router, stopping: CancellationToken) -> (Self, ServeContext) {
-        let (router, routers) = watch::channel(router);
-        let stop = CancellationToken::new();
+    /// Also returns the routers to serve, and what has to be dropped once the listener is closed.
+    fn new(
+        place: T,
+        access: &AppState,
+        router: impl FnOnce(AppState) -> Router,
+    ) -> (Self, watch::Receiver<Router>, oneshot::Sender<()>) {
+        let (access, stopping) = renewed(access);
+        let (router, routers) = watch::channel(router(access));
         let (closing, closed) = oneshot::channel();
-        let context = ServeContext { router: routers, stop: stop.clone(), closing };
-        (Self { place, router, stopping, stop, closed }, context)
+        let stop = CancellationToken::new();
+        (Self { place, router, stopping, stop, closed }, routers, closing)
     }
 
-    fn replace_router(&mut self, router: Router, stopping: CancellationToken) {
-        drop(self.router.send_replace(router));
+    /// Serves the next requests with a new router, and ends the streams of the old one.
+    fn renew(&mut self, access: &AppState, router: impl FnOnce(AppState) -> Router) {
+        let (access, stopping) = renewed(access);
+        drop(self.router.send_replace(router(access)));
         std::mem::replace(&mut self.stopping, stopping).cancel();
     }
 }
