@@ -25,7 +25,7 @@ use crate::loopback::is_loopback;
 
 mod unreachable;
 
-pub use unreachable::{ConnectFailure, UnreachableHost};
+use unreachable::UnreachableHost;
 
 /// The maximum time to set up a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -241,11 +241,6 @@ impl TransportError {
     /// The kind of error.
     pub fn kind(&self) -> TransportErrorKind {
         self.fault
-    }
-
-    /// Which host was not reached and why, if no connection could be made.
-    pub fn unreached(&self) -> Option<&UnreachableHost> {
-        self.unreached.as_deref()
     }
 
     /// The error of a request to `uri`, which uses one of `proxies` if any matches.

@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use super::unreachable::ConnectFailure;
 use super::*;
 use crate::env::Env;
 use crate::graph::script::{ask, edges, sign_in};
@@ -278,7 +279,7 @@ fn every_cause_of_a_failed_connection_has_a_message_of_its_own() {
         // Connectors wrap errors in errors of their own.
         let error = io::Error::other(error);
         let unreached = UnreachableHost::read(&error, false, &uri, None);
-        assert_eq!(unreached.cause(), obstacle);
+        assert_eq!(unreached.cause, obstacle);
         said.push(unreached.to_string());
         assert!(unreached.to_string().starts_with(start), "{unreached}");
     }

@@ -20,7 +20,7 @@ type TunnelError = <Tunnel<HttpConnector> as tower::Service<Uri>>::Error;
 
 /// Why a connection could not be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConnectFailure {
+pub(super) enum ConnectFailure {
     /// Nothing listens on the port, or a firewall rejects the connection.
     Refused,
     /// There is no route to the address.
@@ -53,8 +53,8 @@ pub enum ConnectFailure {
 
 /// A host that was not reached, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnreachableHost {
-    cause: ConnectFailure,
+pub(super) struct UnreachableHost {
+    pub(super) cause: ConnectFailure,
     /// The requested host and port.
     host: Box<str>,
     /// The proxy's host and port, if a proxy is used.
@@ -94,11 +94,6 @@ impl UnreachableHost {
             cause = inner(error);
         }
         found
-    }
-
-    /// Why the host was not reached.
-    pub fn cause(&self) -> ConnectFailure {
-        self.cause
     }
 
     /// Sets the cause to a name without an address, which only reqwest can tell.
