@@ -4,6 +4,7 @@
 //! Classification uses the status first and the error code second (fact 128). Codes and messages
 //! match in any letter case; bodies may be empty or not JSON. Of an answer only the code, the
 //! request id and a sanitized message are shown: no links, tokens, quoted values or addresses.
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -156,11 +157,9 @@ impl GraphError {
 
     /// One sentence for people, with the nearest cause; no secrets, links or contents.
     pub fn message(&self) -> String {
-        match self {
-            Self::Transport(cause) => format!("{self}: {cause}"),
-            Self::Malformed(cause) => format!("{self}: {cause}"),
-            Self::Link(cause) => format!("{self}: {cause}"),
-            _ => self.to_string(),
+        match self.source() {
+            Some(cause) => format!("{self}: {cause}"),
+            None => self.to_string(),
         }
     }
 
