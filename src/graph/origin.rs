@@ -117,13 +117,8 @@ impl Origin {
             return Err(OriginError::Malformed);
         }
         let port = match port {
-            None => {
-                if https {
-                    443
-                } else {
-                    80
-                }
-            }
+            None if https => 443,
+            None => 80,
             Some(digits) if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) => {
                 digits.parse().map_err(|_| OriginError::Malformed)?
             }
