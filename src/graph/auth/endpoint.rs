@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::secret::AccessToken;
 use crate::graph::retry_after;
@@ -49,28 +50,8 @@ pub(super) struct Denial {
 struct GrantJson {
     access_token: String,
     token_type: Option<String>,
-    expires_in: Option<LenientSeconds>,
-    refresh_in: Option<LenientSeconds>,
-}
-
-/// A number, or a number in a string as some endpoints send it.
-struct LenientSeconds(Duration);
-
-impl<'de> Deserialize<'de> for LenientSeconds {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = serde_json::Value::deserialize(deserializer)?;
-        let seconds = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
-        // No token lives longer than a week; a false value would only be noticed by a refusal.
-        let seconds = seconds.unwrap_or_default().clamp(0.0, 7.0 * 86_400.0);
-        Ok(Self(Duration::try_from_secs_f64(seconds).unwrap_or_default()))
-    }
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct DenialJson {
-    error: serde_json::Value,
-    error_description: serde_json::Value,
+    expires_in: Option<Value>,
+    refresh_in: Option<Value>,
 }
 
 /// Interprets an answer of the token endpoint.
@@ -88,12 +69,13 @@ pub(super) fn read(
     {
         return Ok(Grant {
             token,
-            life: stated(granted.expires_in).unwrap_or(DEFAULT_LIFETIME),
-            refresh_in: stated(granted.refresh_in),
+            life: seconds(granted.expires_in).unwrap_or(DEFAULT_LIFETIME),
+            refresh_in: seconds(granted.refresh_in),
         });
     }
-    let denied: DenialJson = serde_json::from_slice(body).unwrap_or_default();
-    let code = denied.error.as_str().filter(|code| {
+    let denied: Value = serde_json::from_slice(body).unwrap_or_default();
+    let text = |name: &str| denied.get(name).and_then(Value::as_str);
+    let code = text("error").filter(|code| {
         code.len() <= 64 && code.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
     });
     let passing = status.is_success()
@@ -108,15 +90,20 @@ pub(super) fn read(
         ahead_s,
         status: status.as_u16(),
         code: code.map(str::to_owned),
-        number: denied.error_description.as_str().and_then(aadsts_number),
+        number: text("error_description").and_then(aadsts_number),
         needs_person: !passing,
         retry_after: retry_after::of(headers, now),
     })
 }
 
-/// A stated duration; zero, negative and non-numeric values count as not stated.
-fn stated(seconds: Option<LenientSeconds>) -> Option<Duration> {
-    seconds.map(|s| s.0).filter(|s| !s.is_zero()).map(|s| s.max(MIN_LIFETIME))
+/// A number of seconds, in a string as some endpoints send it or not. Zero, negative and
+/// non-numeric values count as absent.
+fn seconds(stated: Option<Value>) -> Option<Duration> {
+    let stated = stated?;
+    let seconds = stated.as_f64().or_else(|| stated.as_str()?.trim().parse().ok())?;
+    // No token lives longer than a week; a false value would only be noticed by a refusal.
+    let length = Duration::try_from_secs_f64(seconds.clamp(0.0, 7.0 * 86_400.0)).ok()?;
+    (!length.is_zero()).then(|| length.max(MIN_LIFETIME))
 }
 
 /// The AADSTS number of a description.

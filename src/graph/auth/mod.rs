@@ -17,7 +17,7 @@ mod endpoint;
 mod secret;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -156,7 +156,7 @@ impl Tokens {
         self.cached().forget();
     }
 
-    fn cached(&self) -> std::sync::MutexGuard<'_, CachedToken> {
+    fn cached(&self) -> MutexGuard<'_, CachedToken> {
         // No change is left incomplete, so a poisoned lock is still usable.
         self.cached.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -190,36 +190,31 @@ impl Tokens {
             credential.read(&endpoint, client_id, self.env.now(), self.env.uuid()).map_err(
                 |error| TokenError { needs_person: true, ..sign_in.fault(&error_chain(&error)) },
             )?;
-        let (name, proof) = match &proof {
+        let mut form =
+            vec![("grant_type", "client_credentials"), ("client_id", client_id), ("scope", scope)];
+        match &proof {
             Proof::Token(token) => {
                 return Ok(Grant { token: token.clone(), life: Duration::MAX, refresh_in: None });
             }
-            Proof::Secret(secret) => ("client_secret", secret),
-            Proof::Assertion(assertion) => ("client_assertion", assertion),
-        };
-        let mut form = vec![
-            ("grant_type", "client_credentials"),
-            ("client_id", client_id),
-            ("scope", scope),
-            (name, proof.expose()),
-        ];
-        if name == "client_assertion" {
-            let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
-            form.push(("client_assertion_type", kind));
+            Proof::Secret(secret) => form.push(("client_secret", secret.expose())),
+            Proof::Assertion(assertion) => form.extend([
+                ("client_assertion", assertion.expose()),
+                ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
+            ]),
         }
-        let unusable = |_| TokenError {
+        let unusable = || TokenError {
             needs_person: true,
             ..sign_in.fault("login_url and tenant do not form a usable address")
         };
         let uri = Origin::of(&endpoint)
             .and_then(|origin| origin.admit(&endpoint))
-            .map_err(|error| unusable(error.to_string()))?;
+            .map_err(|_| unusable())?;
         let request = http::Request::post(uri)
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .header(ACCEPT, "application/json")
             .header("client-request-id", self.env.uuid().to_string())
             .body(Bytes::from(encode_form(&form)))
-            .map_err(|error| unusable(error.to_string()))?;
+            .map_err(|_| unusable())?;
         let lost = |error: TransportError| {
             sign_in.fault(&format!("the token endpoint was not reached: {error}"))
         };
