@@ -39,9 +39,9 @@ struct OverallBudget {
 /// The mailboxes in use, by account and name.
 #[derive(Debug)]
 struct MailboxBudgets {
-    /// Permits over all mailboxes, and of each one.
-    all: usize,
-    each: usize,
+    /// Permits over all mailboxes, and of each one of them.
+    overall: usize,
+    per_mailbox: usize,
     known: BTreeMap<(Box<str>, Box<str>), Weak<MailboxBudget>>,
     /// When this many are known, unused ones are removed.
     clear_at: usize,
@@ -140,11 +140,12 @@ impl Budgets {
     /// At most `overall` concurrent requests, and at most `per_mailbox` to one mailbox. Zero counts
     /// as one.
     pub fn new(overall: usize, per_mailbox: usize) -> Self {
-        let (all, each) = (permits(overall), permits(per_mailbox));
-        let mailboxes = MailboxBudgets { all, each, known: BTreeMap::new(), clear_at: 0 };
+        let (overall, per_mailbox) = (permits(overall), permits(per_mailbox));
+        let mailboxes =
+            MailboxBudgets { overall, per_mailbox, known: BTreeMap::new(), clear_at: 0 };
         Self {
             overall: Arc::new(OverallBudget {
-                requests: PermitPool::new(all),
+                requests: PermitPool::new(overall),
                 epoch: Instant::now(),
             }),
             mailboxes: Arc::new(Mutex::new(mailboxes)),
@@ -153,15 +154,15 @@ impl Budgets {
 
     /// Changes both limits for waiting and later requests. Requests in flight are not aborted.
     pub fn resize(&self, overall: usize, per_mailbox: usize) {
-        let (all, each) = (permits(overall), permits(per_mailbox));
+        let (overall, per_mailbox) = (permits(overall), permits(per_mailbox));
         let mut mailboxes = self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner);
-        self.overall.requests.resize(mailboxes.all, all);
-        if each != mailboxes.each {
+        self.overall.requests.resize(mailboxes.overall, overall);
+        if per_mailbox != mailboxes.per_mailbox {
             for budget in mailboxes.known.values().filter_map(Weak::upgrade) {
-                budget.requests.resize(mailboxes.each, each);
+                budget.requests.resize(mailboxes.per_mailbox, per_mailbox);
             }
         }
-        (mailboxes.all, mailboxes.each) = (all, each);
+        (mailboxes.overall, mailboxes.per_mailbox) = (overall, per_mailbox);
     }
 
     /// The budget of a mailbox: the same one as long as it is in use, in any letter case of the
@@ -177,7 +178,7 @@ impl Budgets {
             mailboxes.clear_at = mailboxes.known.len() * 2 + 64;
         }
         let budget = Arc::new(MailboxBudget {
-            requests: PermitPool::new(mailboxes.each),
+            requests: PermitPool::new(mailboxes.per_mailbox),
             overall: self.overall.clone(),
             ledger: Mutex::default(),
         });
@@ -195,8 +196,8 @@ impl MailboxBudget {
     pub async fn acquire(&self) -> Permit<'_> {
         let mailbox = self.requests.acquire().await;
         loop {
-            let open_at = self.ledger(|ledger, overall| ledger.open_at(overall.epoch));
-            if let Err(at) = open_at {
+            let open = self.ledger(|ledger, overall| ledger.check_open(overall.epoch));
+            if let Err(at) = open {
                 tokio::time::sleep_until(at).await;
                 continue;
             }
@@ -209,7 +210,7 @@ impl MailboxBudget {
     }
 
     /// Records a successful answer, which resets the back-off.
-    pub fn answered(&self) {
+    pub fn succeeded(&self) {
         self.ledger(|ledger, _| ledger.throttled = 0);
     }
 
@@ -236,7 +237,7 @@ impl MailboxBudget {
 
     /// When requests may be sent again; `None` if they may be sent now.
     pub fn paused_until(&self) -> Option<Instant> {
-        self.ledger(|ledger, overall| ledger.open_at(overall.epoch)).err()
+        self.ledger(|ledger, overall| ledger.check_open(overall.epoch)).err()
     }
 
     fn ledger<T>(&self, work: impl FnOnce(&mut RequestLedger, &OverallBudget) -> T) -> T {
@@ -248,7 +249,7 @@ impl MailboxBudget {
 impl RequestLedger {
     /// Counts a request if it may be sent now.
     fn try_count(&mut self, epoch: Instant) -> bool {
-        let open = self.open_at(epoch).is_ok();
+        let open = self.check_open(epoch).is_ok();
         if open {
             self.counts[self.minute as usize % MINUTES] += 1;
         }
@@ -256,7 +257,7 @@ impl RequestLedger {
     }
 
     /// `Ok` if a request may be sent now; otherwise the time of the next check.
-    fn open_at(&mut self, epoch: Instant) -> Result<(), Instant> {
+    fn check_open(&mut self, epoch: Instant) -> Result<(), Instant> {
         let now = Instant::now();
         match self.paused_until {
             Some(until) if until > now => return Err(until),
@@ -353,7 +354,7 @@ mod tests {
             waits.push(began.elapsed().as_secs());
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 3600, 3600]);
-        mailbox.answered();
+        mailbox.succeeded();
         mailbox.throttled(Duration::ZERO, 0.999);
         let pause = mailbox.paused_until().map(|at| at - Instant::now());
         assert!(

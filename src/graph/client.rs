@@ -357,7 +357,7 @@ impl GraphClient {
         if head.status.is_success() {
             let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
             target.response_micros.fetch_add(took, Ordering::Relaxed);
-            target.budget.answered();
+            target.budget.succeeded();
             return Ok((body, memory));
         }
         // A date in `Retry-After` is relative to the server's clock.
