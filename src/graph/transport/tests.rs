@@ -9,7 +9,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::unreachable::ConnectFailure;
 use super::*;
 use crate::env::Env;
 use crate::graph::script::{ask, edges, sign_in};
@@ -232,54 +231,30 @@ fn every_cause_of_a_failed_connection_has_a_message_of_its_own() {
     let tls = |error| io::Error::new(io::ErrorKind::InvalidData, error);
     let certificate = |error| tls(rustls::Error::InvalidCertificate(error));
     let mut said = Vec::new();
-    for (error, obstacle, start) in [
-        (ConnectionRefused.into(), ConnectFailure::Refused, "graph.microsoft.com refused"),
-        (
-            HostUnreachable.into(),
-            ConnectFailure::NoRoute,
-            "there is no route to graph.microsoft.com",
-        ),
-        (
-            ConnectionReset.into(),
-            ConnectFailure::BrokeOff,
-            "the connection to graph.microsoft.com ended",
-        ),
+    for (error, start) in [
+        (ConnectionRefused.into(), "graph.microsoft.com refused"),
+        (HostUnreachable.into(), "there is no route to graph.microsoft.com"),
+        (ConnectionReset.into(), "the connection to graph.microsoft.com ended"),
         (
             certificate(UnknownIssuer),
-            ConnectFailure::UnknownAuthority,
             "the certificate of graph.microsoft.com is from an unknown authority",
         ),
         (
             certificate(NotValidForName),
-            ConnectFailure::WrongName,
             "the certificate of graph.microsoft.com is for another name",
         ),
         (
             certificate(Expired),
-            ConnectFailure::Expired,
             "the certificate of graph.microsoft.com has expired; check this machine's clock",
         ),
-        (
-            certificate(NotValidYet),
-            ConnectFailure::NotYetValid,
-            "the certificate of graph.microsoft.com is not valid yet",
-        ),
-        (
-            certificate(BadSignature),
-            ConnectFailure::BadCertificate,
-            "the certificate of graph.microsoft.com was not accepted",
-        ),
-        (
-            tls(rustls::Error::HandshakeNotComplete),
-            ConnectFailure::Handshake,
-            "TLS with graph.microsoft.com failed",
-        ),
-        (Other.into(), ConnectFailure::Other, "no connection to graph.microsoft.com could be made"),
+        (certificate(NotValidYet), "the certificate of graph.microsoft.com is not valid yet"),
+        (certificate(BadSignature), "the certificate of graph.microsoft.com was not accepted"),
+        (tls(rustls::Error::HandshakeNotComplete), "TLS with graph.microsoft.com failed"),
+        (Other.into(), "no connection to graph.microsoft.com could be made"),
     ] {
         // Connectors wrap errors in errors of their own.
         let error = io::Error::other(error);
         let unreached = UnreachableHost::read(&error, false, &uri, None);
-        assert_eq!(unreached.cause, obstacle);
         said.push(unreached.to_string());
         assert!(unreached.to_string().starts_with(start), "{unreached}");
     }

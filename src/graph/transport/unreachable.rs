@@ -20,7 +20,7 @@ type TunnelError = <Tunnel<HttpConnector> as tower::Service<Uri>>::Error;
 
 /// Why a connection could not be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ConnectFailure {
+enum ConnectFailure {
     /// Nothing listens on the port, or a firewall rejects the connection.
     Refused,
     /// There is no route to the address.
@@ -31,16 +31,8 @@ pub(super) enum ConnectFailure {
     TimedOut,
     /// The connection ended while it was being set up.
     BrokeOff,
-    /// The certificate's authority is not trusted.
-    UnknownAuthority,
-    /// The certificate is for another name.
-    WrongName,
-    /// The certificate has expired, by this machine's clock.
-    Expired,
-    /// The certificate is not valid yet, by this machine's clock.
-    NotYetValid,
-    /// The certificate is rejected for another reason.
-    BadCertificate,
+    /// The certificate is not accepted: what is wrong with it, and what to do.
+    BadCertificate(&'static str),
     /// The TLS handshake failed.
     Handshake,
     /// The proxy requires a user and a password, or different ones (407).
@@ -54,7 +46,7 @@ pub(super) enum ConnectFailure {
 /// A host that was not reached, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct UnreachableHost {
-    pub(super) cause: ConnectFailure,
+    cause: ConnectFailure,
     /// The requested host and port.
     host: Box<str>,
     /// The proxy's host and port, if a proxy is used.
@@ -115,18 +107,9 @@ fn inner<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'stati
 fn obstacle(error: &(dyn Error + 'static)) -> Option<ConnectFailure> {
     if let Some(tls) = error.downcast_ref::<rustls::Error>() {
         return Some(match tls {
-            rustls::Error::InvalidCertificate(certificate) => match certificate {
-                CertificateError::UnknownIssuer => ConnectFailure::UnknownAuthority,
-                CertificateError::NotValidForName
-                | CertificateError::NotValidForNameContext { .. } => ConnectFailure::WrongName,
-                CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                    ConnectFailure::Expired
-                }
-                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                    ConnectFailure::NotYetValid
-                }
-                _ => ConnectFailure::BadCertificate,
-            },
+            rustls::Error::InvalidCertificate(fault) => {
+                ConnectFailure::BadCertificate(certificate_problem(fault))
+            }
             _ => ConnectFailure::Handshake,
         });
     }
@@ -143,6 +126,26 @@ fn obstacle(error: &(dyn Error + 'static)) -> Option<ConnectFailure> {
         | io::ErrorKind::UnexpectedEof => ConnectFailure::BrokeOff,
         _ => return None,
     })
+}
+
+/// What is wrong with a certificate, and what to do; continues "the certificate of HOST".
+fn certificate_problem(fault: &CertificateError) -> &'static str {
+    match fault {
+        CertificateError::UnknownIssuer => {
+            "is from an unknown authority; if TLS is inspected on the way, add that authority to the \
+             system's certificates or name its file in SSL_CERT_FILE"
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "is for another name; check the address, DNS and the proxy"
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "has expired; check this machine's clock, then the server or the proxy that inspects TLS"
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "is not valid yet; check this machine's clock"
+        }
+        _ => "was not accepted; check which server answers there",
+    }
 }
 
 /// Host and port; the port is omitted if it is that of HTTPS.
@@ -204,15 +207,13 @@ impl fmt::Display for UnreachableHost {
                 "the name {host} could not be resolved; check DNS, and whether HTTPS_PROXY has to \
                  name a proxy"
             ),
-            (
-                ConnectFailure::UnknownAuthority
-                | ConnectFailure::WrongName
-                | ConnectFailure::Expired
-                | ConnectFailure::NotYetValid
-                | ConnectFailure::BadCertificate
-                | ConnectFailure::Handshake,
-                _,
-            ) => self.write_tls_failure(f),
+            (ConnectFailure::BadCertificate(problem), _) => {
+                write!(f, "the certificate of {host} {problem}")
+            }
+            (ConnectFailure::Handshake, _) => write!(
+                f,
+                "TLS with {host} failed; check the address, and which server answers there"
+            ),
             (ConnectFailure::Other, _) => write!(f, "no connection to {host} could be made"),
         }
     }
@@ -237,40 +238,6 @@ impl UnreachableHost {
                 write!(f, "the proxy {proxy} accepted no connection within {seconds} s; {check}")
             }
             _ => write!(f, "no connection to the proxy {proxy} could be made; {check}"),
-        }
-    }
-
-    /// Writes why TLS with the host failed.
-    fn write_tls_failure(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let host = &*self.host;
-        match self.cause {
-            ConnectFailure::UnknownAuthority => write!(
-                f,
-                "the certificate of {host} is from an unknown authority; if TLS is inspected on \
-                 the way, add that authority to the system's certificates or name its file in \
-                 SSL_CERT_FILE"
-            ),
-            ConnectFailure::WrongName => write!(
-                f,
-                "the certificate of {host} is for another name; check the address, DNS and the \
-                 proxy"
-            ),
-            ConnectFailure::Expired => write!(
-                f,
-                "the certificate of {host} has expired; check this machine's clock, then the \
-                 server or the proxy that inspects TLS"
-            ),
-            ConnectFailure::NotYetValid => {
-                write!(f, "the certificate of {host} is not valid yet; check this machine's clock")
-            }
-            ConnectFailure::BadCertificate => write!(
-                f,
-                "the certificate of {host} was not accepted; check which server answers there"
-            ),
-            _ => write!(
-                f,
-                "TLS with {host} failed; check the address, and which server answers there"
-            ),
         }
     }
 }
