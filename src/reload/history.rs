@@ -58,22 +58,19 @@ pub struct LastReload {
 impl ReloadHistory {
     /// Records how a reload ended.
     pub(super) fn record(&mut self, result: &Result<ReloadSummary, ReloadError>, at: Timestamp) {
-        let (outcome, count) = match result {
-            Ok(_) => (ReloadOutcome::Applied, &mut self.counts.applied),
-            Err(ReloadError::Faults(_) | ReloadError::Drops { .. }) => {
-                (ReloadOutcome::Refused, &mut self.counts.refused)
-            }
-            Err(_) => (ReloadOutcome::Failed, &mut self.counts.failed),
+        let ReloadCounts { applied, refused, failed } = &mut self.counts;
+        let (outcome, count, faults): (_, _, &[Diagnostic]) = match result {
+            Ok(_) => (ReloadOutcome::Applied, applied, &[]),
+            Err(ReloadError::Faults(faults)) => (ReloadOutcome::Refused, refused, faults),
+            Err(ReloadError::Drops { .. }) => (ReloadOutcome::Refused, refused, &[]),
+            Err(_) => (ReloadOutcome::Failed, failed, &[]),
         };
         *count += 1;
         let message = match result {
             Ok(summary) => summary.summary(),
             Err(error) => error.to_string(),
         };
-        let faults = match result {
-            Err(ReloadError::Faults(faults)) => faults.iter().take(MAX_KEPT).cloned().collect(),
-            _ => Vec::new(),
-        };
+        let faults = faults.iter().take(MAX_KEPT).cloned().collect();
         self.last = Some(LastReload { at, outcome, message, faults });
     }
 }
