@@ -142,16 +142,16 @@ impl GraphClient {
         let (asked, uri) = match start {
             PageStart::Window(edges) => {
                 let view = target.url(&self.shared.base, "calendarView/delta")?;
-                (RequestKind::Start, self.admit_own(&with_range(&view, edges))?)
+                (RequestKind::Start, self.admit(&with_range(&view, edges))?)
             }
-            PageStart::Link(link) => (RequestKind::Link, self.follow(link)?),
+            PageStart::Link(link) => (RequestKind::Link, self.admit(link.as_str())?),
         };
         let (body, memory) = self.get(target, ask, asked, &uri, fresh_connection).await?;
         let kept = ask.body;
         let page = self.parse(body, move |body| wire::page(body, kept)).await?;
         // A link that cannot be followed must not become a position.
         if let PageEnd::Next(link) | PageEnd::Delta(link) = &page.end {
-            self.follow(link)?;
+            self.admit(link.as_str())?;
         }
         Ok((page, memory))
     }
@@ -169,7 +169,7 @@ impl GraphClient {
     ) -> Result<Option<Item>, GraphError> {
         let mut url = target.url(&self.shared.base, "events/")?;
         push_segment(&mut url, id.as_str())?;
-        let uri = self.admit_own(&url)?;
+        let uri = self.admit(&url)?;
         match self.get(target, ask, RequestKind::Event, &uri, fresh_connection).await {
             Ok((body, _memory)) => {
                 let kept = ask.body;
@@ -194,12 +194,12 @@ impl GraphClient {
         fresh_connection: bool,
     ) -> Result<Option<ListPage>, GraphError> {
         let uri = match next {
-            Some(link) => self.follow(link)?,
+            Some(link) => self.admit(link.as_str())?,
             None => {
                 let mut url = target.url(&self.shared.base, "events/")?;
                 push_segment(&mut url, master.as_str())?;
                 url.push_str("/instances");
-                self.admit_own(&with_range(&url, edges))?
+                self.admit(&with_range(&url, edges))?
             }
         };
         match self.get(target, ask, RequestKind::Event, &uri, fresh_connection).await {
@@ -223,13 +223,13 @@ impl GraphClient {
         fresh_connection: bool,
     ) -> Result<ListPage, GraphError> {
         let (asked, uri) = match next {
-            Some(link) => (RequestKind::Link, self.follow(link)?),
+            Some(link) => (RequestKind::Link, self.admit(link.as_str())?),
             None => {
                 let mut url = with_range(&target.url(&self.shared.base, "calendarView")?, edges);
                 if let Some(select) = select {
                     push_select(&mut url, select);
                 }
-                (RequestKind::Start, self.admit_own(&url)?)
+                (RequestKind::Start, self.admit(&url)?)
             }
         };
         let (body, memory) = self.get(target, ask, asked, &uri, fresh_connection).await?;
@@ -245,7 +245,7 @@ impl GraphClient {
         let kept = ask.body;
         let listing = self.parse(body, move |body| wire::listing(body, kept)).await?;
         if let Some(link) = &listing.next {
-            self.follow(link)?;
+            self.admit(link.as_str())?;
         }
         Ok(ListPage { memory, ..listing })
     }
@@ -264,14 +264,10 @@ impl GraphClient {
         parsed.map_err(GraphError::Malformed)
     }
 
-    /// Checks an address that this client built.
-    fn admit_own(&self, url: &str) -> Result<Uri, GraphError> {
+    /// Checks that a link, or an address that this client built, leads to the configured origin. It
+    /// is requested byte for byte.
+    fn admit(&self, url: &str) -> Result<Uri, GraphError> {
         self.shared.origin.admit(url).map_err(GraphError::Link)
-    }
-
-    /// Checks that a link leads to the configured origin; it is requested byte for byte.
-    fn follow(&self, link: &Link) -> Result<Uri, GraphError> {
-        self.shared.origin.admit(link.as_str()).map_err(GraphError::Link)
     }
 
     /// Sends a request, and repeats it once if the token was refused.
