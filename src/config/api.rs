@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::diagnostic::Issue;
+use super::diff::ConfigDiff;
 use super::origin::DiagnosticSink;
 use super::reader::{RawValue, TableReader};
 use super::secret;
 use super::sources::Sources;
-use super::table::{ConfigKey, KeyChange, LayeredTable, changes};
+use super::table::{ConfigKey, LayeredTable, changes};
 
 /// `[api]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,17 +102,15 @@ impl ApiConfig {
         })
     }
 
-    pub(super) fn changes(&self, new: &Self) -> Vec<KeyChange> {
-        changes!("api", self, new, {
-            socket: live,
-            socket_group: live,
-            listen: live,
-            hosts: live,
-            token_file: live,
-            read_token_file: live,
-            mask_private: live,
-        })
-    }
+    changes!("api", {
+        socket: settings,
+        socket_group: settings,
+        listen: settings,
+        hosts: settings,
+        token_file: settings,
+        read_token_file: settings,
+        mask_private: settings,
+    });
 }
 
 /// A host name or IPv4 address as in the `Host` header, without the port.

@@ -45,14 +45,11 @@ pub struct ChangedWindow {
 /// Compares two configurations. Windows are ordered by name.
 pub fn diff(old: &Config, new: &Config) -> ConfigDiff {
     let mut difference = ConfigDiff { accounts: accounts(old, new), ..ConfigDiff::default() };
-    for change in old.sections.changes(&new.sections).into_iter().filter(|one| one.differs) {
-        // Only an address that is set is a difference of its own: otherwise the cloud decides it.
-        let set = |config: &Config| config.explained.iter().any(|one| one.key == change.key);
-        match change.key {
-            key if change.live => difference.settings.push(key),
-            "graph.base_url" if !set(old) && !set(new) => {}
-            key => difference.refused.push(key),
-        }
+    old.sections.changes(&new.sections, &mut difference);
+    // Only an address that is set is a difference of its own: otherwise the cloud decides it.
+    let is_set = |config: &Config| config.explained.iter().any(|one| one.key == "graph.base_url");
+    if !is_set(old) && !is_set(new) {
+        difference.refused.retain(|key| *key != "graph.base_url");
     }
     let by_name = |config: &Config| -> BTreeMap<Arc<str>, Arc<Window>> {
         config.windows.iter().map(|window| (window.name.clone(), window.clone())).collect()

@@ -5,10 +5,11 @@ use std::time::Duration;
 use http::Uri;
 
 use super::diagnostic::Issue;
+use super::diff::ConfigDiff;
 use super::origin::DiagnosticSink;
 use super::reader::TableReader;
 use super::sources::Sources;
-use super::table::{ConfigKey, KeyChange, LayeredTable, changes};
+use super::table::{ConfigKey, LayeredTable, changes};
 use crate::loopback::is_loopback;
 
 /// `[graph]`, with the cloud resolved to addresses.
@@ -122,19 +123,17 @@ impl GraphConfig {
         })
     }
 
-    pub(super) fn changes(&self, new: &Self) -> Vec<KeyChange> {
-        // With another address, every stored link would point to a foreign origin, so another
-        // address needs another store. The scope follows from it.
-        changes!("graph", self, new, {
-            cloud: refused,
-            base_url: refused,
-            login_url: live,
-            max_concurrent: live,
-            max_concurrent_per_mailbox: live,
-            request_timeout: live,
-            _: scope
-        })
-    }
+    // With another address, every stored link would point to a foreign origin, so another
+    // address needs another store. The scope follows from it.
+    changes!("graph", {
+        cloud: refused,
+        base_url: refused,
+        login_url: settings,
+        max_concurrent: settings,
+        max_concurrent_per_mailbox: settings,
+        request_timeout: settings,
+        _: scope
+    });
 }
 
 /// Returns an address without its trailing slash, and its origin. Requires `https`, or `http` to

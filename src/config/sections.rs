@@ -11,12 +11,13 @@ use tracing_subscriber::EnvFilter;
 
 use super::api::ApiConfig;
 use super::diagnostic::{Issue, suggest};
+use super::diff::ConfigDiff;
 use super::graph::GraphConfig;
 use super::origin::DiagnosticSink;
 use super::reader::{RawValue, TableReader};
 use super::settings;
 use super::sources::Sources;
-use super::table::{ConfigKey, KeyChange, LayeredTable, changes};
+use super::table::{ConfigKey, LayeredTable, changes};
 
 /// Generates what handles every section from the table of sections. A section with settings of the
 /// daemon has a type with `KEYS`, `read` and `changes`.
@@ -74,9 +75,9 @@ macro_rules! sections {
                 Some(Self { $($field: $field?,)* })
             }
 
-            /// The keys, each with whether it differs.
-            pub(super) fn changes(&self, new: &Self) -> Vec<KeyChange> {
-                [$(self.$field.changes(&new.$field)),*].concat()
+            /// Adds the keys that differ.
+            pub(super) fn changes(&self, new: &Self, difference: &mut ConfigDiff) {
+                $(self.$field.changes(&new.$field, difference);)*
             }
         }
     };
@@ -112,9 +113,7 @@ impl StoreConfig {
         Some(Self { path: reader.take("path", |written| written.path())? })
     }
 
-    fn changes(&self, new: &Self) -> Vec<KeyChange> {
-        changes!("store", self, new, { path: refused, })
-    }
+    changes!("store", { path: refused, });
 }
 
 /// `[feed]`
@@ -137,9 +136,7 @@ impl FeedConfig {
         Some(Self { retention: retention? })
     }
 
-    fn changes(&self, new: &Self) -> Vec<KeyChange> {
-        changes!("feed", self, new, { retention: live, })
-    }
+    changes!("feed", { retention: settings, });
 }
 
 /// `[log]`
@@ -175,9 +172,7 @@ impl LogConfig {
         Some(Self { level: level?, format: format? })
     }
 
-    fn changes(&self, new: &Self) -> Vec<KeyChange> {
-        changes!("log", self, new, { level: live, format: refused, })
-    }
+    changes!("log", { level: settings, format: refused, });
 }
 
 const ACCOUNT: &[ConfigKey] = &[

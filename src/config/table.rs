@@ -25,33 +25,18 @@ impl ConfigKey {
     }
 }
 
-/// Whether two configurations differ in a key, and whether a reload can apply the change.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct KeyChange {
-    pub(super) key: &'static str,
-    pub(super) differs: bool,
-    pub(super) live: bool,
-}
-
-impl KeyChange {
-    /// A key that takes effect at once.
-    pub(super) fn live(key: &'static str, differs: bool) -> Self {
-        Self { key, differs, live: true }
-    }
-
-    /// A key that cannot change while the daemon runs.
-    pub(super) fn refused(key: &'static str, differs: bool) -> Self {
-        Self { key, differs, live: false }
-    }
-}
-
-/// Compares two values of a section, field by field: each names its key and whether a reload can
-/// apply a change (`live`) or not (`refused`). A field that is not listed does not compile.
+/// Generates the comparison of two values of a section, field by field. Each field names its key and
+/// the list of the `ConfigDiff` for a change: `settings` if a reload can apply
+/// it, otherwise `refused`. A field that is not listed does not compile.
 macro_rules! changes {
-    ($section:literal, $old:expr, $new:expr, { $($key:ident: $effect:ident,)* $(_: $derived:ident)? }) => {{
-        let Self { $($key,)* $($derived: _)? } = $old;
-        vec![$(KeyChange::$effect(concat!($section, ".", stringify!($key)), *$key != $new.$key)),*]
-    }};
+    ($section:literal, { $($key:ident: $list:ident,)* $(_: $derived:ident)? }) => {
+        pub(super) fn changes(&self, new: &Self, difference: &mut ConfigDiff) {
+            let Self { $($key,)* $($derived: _)? } = self;
+            $(if *$key != new.$key {
+                difference.$list.push(concat!($section, ".", stringify!($key)));
+            })*
+        }
+    };
 }
 
 pub(super) use changes;
