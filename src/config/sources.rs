@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::diagnostic::Issue;
@@ -46,34 +47,22 @@ impl fmt::Debug for Sources {
 /// The files of `conf.d` beside the main file, ordered by name; hidden files are skipped.
 pub(super) fn conf_d(main: &Path, report: &mut DiagnosticSink) -> Vec<PathBuf> {
     let folder = main.with_file_name(CONF_D);
-    let unreadable = |error: &std::io::Error, report: &mut DiagnosticSink| {
-        let wrong = Issue::new(
-            format!("cannot be read: {error}"),
-            "make it a directory that the daemon's user may read",
-        );
-        report.file_fault(&folder, wrong);
-    };
-    let entries = match std::fs::read_dir(&folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
+    let paths: io::Result<Vec<PathBuf>> = std::fs::read_dir(&folder)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+    let mut files = match paths {
+        Ok(paths) => paths,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
         Err(error) => {
-            unreadable(&error, report);
+            let problem = format!("cannot be read: {error}");
+            let remedy = "make it a directory that the daemon's user may read";
+            report.file_fault(&folder, Issue::new(problem, remedy));
             return Vec::new();
         }
     };
-    let mut files = Vec::new();
-    for entry in entries {
-        match entry {
-            Ok(entry) => {
-                let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-                let path = entry.path();
-                if !hidden && path.extension().is_some_and(|extension| extension == "toml") {
-                    files.push(path);
-                }
-            }
-            Err(error) => unreadable(&error, report),
-        }
-    }
+    files.retain(|file| {
+        let hidden = file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        !hidden && file.extension().is_some_and(|extension| extension == "toml")
+    });
     files.sort();
     files
 }

@@ -26,8 +26,8 @@ impl ConfigKey {
 }
 
 /// Generates the comparison of two values of a section, field by field. Each field names its key and
-/// the list of the `ConfigDiff` for a change: `settings` if a reload can apply
-/// it, otherwise `refused`. A field that is not listed does not compile.
+/// the list of the `ConfigDiff` for a change: `settings` if a reload can apply it, otherwise
+/// `refused`. A field that is not listed does not compile.
 macro_rules! changes {
     ($section:literal, { $($key:ident: $list:ident,)* $(_: $derived:ident)? }) => {
         pub(super) fn changes(&self, new: &Self, difference: &mut ConfigDiff) {
