@@ -205,25 +205,31 @@ impl fmt::Debug for BodyStream {
 }
 
 /// The kind of a transport error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TransportErrorKind {
     /// TLS cannot be set up on this machine.
+    #[error("tls cannot be set up; are root certificates (ca-certificates) installed?")]
     Tls,
     /// No connection could be made.
+    #[error("no connection could be made")]
     Connect,
     /// The answer did not arrive in time.
+    #[error("the answer did not arrive in time")]
     Timeout,
     /// The connection ended before the answer did.
+    #[error("the connection ended before the answer did")]
     Reset,
     /// The body could not be read or decoded.
+    #[error("the answer's body could not be read")]
     Body,
     /// The body is larger than the cap.
+    #[error("the answer is larger than the cap")]
     TooLarge,
 }
 
 /// A request without a complete answer. `Display` and `Debug` show at most the host of an address.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", unreached.as_ref().map_or_else(|| fault.sentence().to_owned(), |at| at.to_string()))]
+#[error("{}", unreached.as_ref().map_or_else(|| fault.to_string(), |at| at.to_string()))]
 pub struct TransportError {
     fault: TransportErrorKind,
     /// For [`TransportErrorKind::Connect`]: which host, and why.
@@ -266,20 +272,6 @@ impl TransportError {
             TransportErrorKind::Reset
         };
         Self { fault, unreached: None, source: Some(Box::new(error)) }
-    }
-}
-
-impl TransportErrorKind {
-    /// The error as the end of a sentence.
-    pub fn sentence(self) -> &'static str {
-        match self {
-            Self::Tls => "tls cannot be set up; are root certificates (ca-certificates) installed?",
-            Self::Connect => "no connection could be made",
-            Self::Timeout => "the answer did not arrive in time",
-            Self::Reset => "the connection ended before the answer did",
-            Self::Body => "the answer's body could not be read",
-            Self::TooLarge => "the answer is larger than the cap",
-        }
     }
 }
 
