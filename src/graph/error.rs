@@ -68,7 +68,7 @@ pub struct ErrorResponse {
 }
 
 /// Why an account has no token. Cheap to clone: every window of the account gets a copy.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
 #[error("account {account}: {message}")]
 pub struct TokenError {
     /// The account's name in the configuration.

@@ -235,11 +235,7 @@ impl SignInSettings {
         TokenError {
             account: self.account.name.clone(),
             message: message.into(),
-            needs_person: false,
-            status: None,
-            code: None,
-            retry_after: None,
-            remembered: false,
+            ..TokenError::default()
         }
     }
 
