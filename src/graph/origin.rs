@@ -6,7 +6,6 @@
 //! link that passes is parsed again by the parser that opens the connection, and must have the same
 //! meaning there. Only `https` is accepted, and plain `http` to loopback.
 
-use std::fmt;
 use std::net::Ipv6Addr;
 
 use http::Uri;
@@ -125,13 +124,6 @@ impl Origin {
             Some(_) => return Err(OriginError::Malformed),
         };
         Ok(Self { https, host, port })
-    }
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.https { "https" } else { "http" };
-        write!(f, "{scheme}://{}:{}", self.host, self.port)
     }
 }
 
