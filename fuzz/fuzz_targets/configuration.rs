@@ -13,7 +13,7 @@ fuzz_target!(|data: &[u8]| {
     std::fs::write(&file, data).expect("a temporary file");
     let sources = Sources { file, environment: BTreeMap::new() };
     match Config::load(&sources, Timestamp::UNIX_EPOCH) {
-        Ok(config) => drop(format!("{config:?} {:?}", config.explain())),
+        Ok(config) => drop(format!("{config:?} {:?}", config.explained)),
         Err(faults) => drop(faults.to_string()),
     }
 });
