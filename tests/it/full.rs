@@ -11,9 +11,9 @@ use crate::process::{DaemonFixture, eventually};
 use crate::socket::Follower;
 use crate::stores::{Small, fill_up, skip};
 
-/// Builds the shim. Returns false without a C compiler.
-fn shim(library: &Path) -> bool {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/faults/write_fault.c");
+/// Builds a shim to preload into daemons. Returns false without a C compiler.
+pub(crate) fn shim(source: &str, library: &Path) -> bool {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/faults").join(source);
     let mut compiler = Command::new("cc");
     compiler.args(["-O1", "-shared", "-fPIC", "-o"]).arg(library).arg(source).arg("-ldl");
     compiler.status().is_ok_and(|status| status.success())
@@ -23,7 +23,7 @@ fn shim(library: &Path) -> bool {
 async fn the_daemon_ends_with_the_remedy_and_a_start_on_the_full_disk_serves_what_was_shown() {
     let ground = DaemonFixture::new(82, &["alice"]).await;
     let library = ground.path("write_fault.so");
-    if !shim(&library) {
+    if !shim("write_fault.c", &library) {
         return skip("there is no C compiler");
     }
     let Some(small) = Small::mount(&ground.path("store"), "size=192m,mode=0700") else {
