@@ -5,7 +5,7 @@
 //! and `reload` is how the others request a new configuration of the daemon;
 //! `graph`, `store`, `config` and `platform` each wrap one external system; `env` provides the
 //! wall clock and entropy as values; `mirror` is the protocol as pure computation; `percent`
-//! encodes and decodes parts of addresses, `loopback` tells which hosts are this machine,
+//! encodes and decodes parts of addresses, `loopback` recognises the hosts that are this machine,
 //! `error_chain` puts an error and its sources in one line.
 
 pub mod api;

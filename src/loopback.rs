@@ -1,4 +1,4 @@
-//! Tells which hosts are this machine, where plain HTTP shows nothing to others.
+//! Recognises the hosts that are this machine. Plain HTTP to them shows nothing to others.
 
 use std::net::IpAddr;
 

@@ -241,7 +241,7 @@ impl Section {
     }
 }
 
-/// Tells under which section a key belongs, if it is a key of any.
+/// Names the section of a key in a remedy; `None` if no section has it.
 fn home_of(key: &str) -> Option<String> {
     let section = SECTIONS.iter().find(|section| section.key(key).is_some())?;
     Some(format!("it belongs under {}", section.header()))

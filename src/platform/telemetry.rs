@@ -276,7 +276,8 @@ mod tests {
                 writer.clone()
             });
         let _logging = tracing::subscriber::set_default(subscriber);
-        let told = |wanted: &str| lines.text().lines().filter(|line| line.contains(wanted)).count();
+        let count_of =
+            |wanted: &str| lines.text().lines().filter(|line| line.contains(wanted)).count();
         let storm = || {
             for window in 0..20_000 {
                 tracing::warn!(target: "calmirror::worker", window, "window in trouble");
@@ -287,24 +288,24 @@ mod tests {
         for _ in 0..100 {
             tracing::debug!(target: "calmirror::worker", "asked for");
         }
-        assert_eq!(told("window in trouble"), 30);
-        assert_eq!(told("another kind"), 1);
-        assert_eq!(told("asked for"), 100);
+        assert_eq!(count_of("window in trouble"), 30);
+        assert_eq!(count_of("another kind"), 1);
+        assert_eq!(count_of("asked for"), 100);
         assert!(woken.try_recv().is_ok() && woken.try_recv().is_err(), "woken once");
         quota.report_suppressed();
-        assert_eq!(told("lines suppressed"), 0, "its minute is not over");
+        assert_eq!(count_of("lines suppressed"), 0, "its minute is not over");
         tokio::time::advance(std::time::Duration::from_secs(61)).await;
         storm();
-        assert_eq!(told("window in trouble"), 30, "before the last storm was reported");
+        assert_eq!(count_of("window in trouble"), 30, "before the last storm was reported");
         quota.report_suppressed();
-        assert_eq!(told("\"like\":\"window in trouble\",\"lines\":39970"), 1);
+        assert_eq!(count_of("\"like\":\"window in trouble\",\"lines\":39970"), 1);
         storm();
-        assert_eq!(told("\"message\":\"window in trouble\""), 60);
+        assert_eq!(count_of("\"message\":\"window in trouble\""), 60);
         tokio::time::advance(std::time::Duration::from_secs(61)).await;
         quota.report_suppressed();
         tokio::time::advance(std::time::Duration::from_secs(61)).await;
         quota.report_suppressed();
-        assert_eq!(told("lines suppressed"), 2);
+        assert_eq!(count_of("lines suppressed"), 2);
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! Events, pending entries and changes are packed by hand because there are many of them. Records
 //! that exist once per window or segment are JSON. Both have types of their own here, so that types
 //! of `mirror` and of the API can be renamed without changing what is on disk. What is on disk must
-//! stay readable forever. A type marked `remote` is never instantiated: it tells serde how to write
-//! and read the type of `mirror` that it names, and compiles only while both have the same members.
+//! stay readable forever. A type marked `remote` is never instantiated: it defines how serde writes
+//! and reads the type of `mirror` that it names, and compiles only while both have the same members.
 //!
 //! A value with a wrong checksum is damaged. A value with a correct checksum that cannot be read
 //! was written by another version of this program: it is not damage, and nothing may be rebuilt

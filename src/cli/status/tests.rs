@@ -147,9 +147,9 @@ fn of_several_faults_the_first_is_named() {
     };
     let one = "/etc/c.toml:7: api.listen: wrong; mend it";
     assert_eq!(reason(&last(vec![fault(7)])), one);
-    let told =
+    let expected =
         format!("2 faults in the configuration, the first: {one} (calmirror check shows them all)");
-    assert_eq!(reason(&last(vec![fault(7), fault(9)])), told);
+    assert_eq!(reason(&last(vec![fault(7), fault(9)])), expected);
 }
 
 #[test]

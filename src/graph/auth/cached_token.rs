@@ -202,7 +202,7 @@ impl CachedToken {
         let (account, reason) = (&self.sign_in.account.name, &fault.message);
         // Logged once, not at each attempt.
         match self.logged_missing.replace(fault.needs_person) {
-            told if told == Some(fault.needs_person) => {
+            before if before == Some(fault.needs_person) => {
                 tracing::debug!(%account, %reason, "still no token");
             }
             _ if fault.needs_person => tracing::error!(%account, %reason, "sign-in failed"),

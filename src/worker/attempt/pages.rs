@@ -146,8 +146,8 @@ impl Attempt<'_> {
         of_a_page && self.budget.is_spent() && self.probe(edges).await.is_ok()
     }
 
-    /// Makes a small request that tells a failing page or series from a calendar that does not
-    /// answer at all. After a 404 for a series it must succeed before the 404 is believed (fact
+    /// Makes a small request that distinguishes a failing page or series from a calendar that does
+    /// not answer at all. After a 404 for a series it must succeed before the 404 is believed (fact
     /// 103).
     pub(super) async fn probe(&mut self, edges: Edges) -> Result<(), AttemptError> {
         let (client, target, options) = self.request_parts();
