@@ -76,26 +76,32 @@ pub enum FailureCause {
     Transient,
 }
 
+/// What an error of a class leads to.
+struct Handling {
+    retryable: bool,
+    series_specific: bool,
+    cause: FailureCause,
+}
+
 impl ErrorClass {
     /// Whether the same request may succeed when it is repeated.
     pub fn is_retryable(self) -> bool {
-        self.handling(None).0
+        self.handling(None).retryable
     }
 
     /// Whether such an error of a request about one series concerns only that series.
     pub fn is_series_specific(self) -> bool {
-        self.handling(None).1
+        self.handling(None).series_specific
     }
 
     /// The cause of the failure if such an error ends the round. `retry_after` is the wait that
     /// Graph asks for.
     pub fn cause(self, retry_after: Option<Duration>) -> FailureCause {
-        self.handling(retry_after).2
+        self.handling(retry_after).cause
     }
 
-    /// One row for each class: is it retryable, is it specific to a series, and its cause.
-    fn handling(self, retry_after: Option<Duration>) -> (bool, bool, FailureCause) {
-        match self {
+    fn handling(self, retry_after: Option<Duration>) -> Handling {
+        let (retryable, series_specific, cause) = match self {
             Self::Throttled => {
                 (false, false, FailureCause::Throttled(retry_after.unwrap_or_default()))
             }
@@ -111,7 +117,8 @@ impl ErrorClass {
             | Self::NotFound
             | Self::SegmentTooLong
             | Self::TooLarge => (false, true, FailureCause::Quarantined),
-        }
+        };
+        Handling { retryable, series_specific, cause }
     }
 }
 
