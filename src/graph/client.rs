@@ -146,7 +146,8 @@ impl GraphClient {
             }
             PageStart::Link(link) => (RequestKind::Link, self.admit(link.as_str())?),
         };
-        let (body, memory) = self.get(target, ask, asked, &uri, fresh_connection).await?;
+        let (body, memory) =
+            self.get(GraphRequest { target, ask, asked, uri, fresh_connection }).await?;
         let kept = ask.body;
         let page = self.parse(body, move |body| wire::page(body, kept)).await?;
         // A link that cannot be followed must not become a position.
@@ -170,7 +171,10 @@ impl GraphClient {
         let mut url = target.url(&self.shared.base, "events/")?;
         push_segment(&mut url, id.as_str())?;
         let uri = self.admit(&url)?;
-        match self.get(target, ask, RequestKind::Event, &uri, fresh_connection).await {
+        match self
+            .get(GraphRequest { target, ask, asked: RequestKind::Event, uri, fresh_connection })
+            .await
+        {
             Ok((body, _memory)) => {
                 let kept = ask.body;
                 self.parse(body, move |body| wire::event(body, kept)).await.map(Some)
@@ -202,7 +206,10 @@ impl GraphClient {
                 self.admit(&with_range(&url, edges))?
             }
         };
-        match self.get(target, ask, RequestKind::Event, &uri, fresh_connection).await {
+        match self
+            .get(GraphRequest { target, ask, asked: RequestKind::Event, uri, fresh_connection })
+            .await
+        {
             Ok((body, memory)) => self.listing(body, memory, ask).await.map(Some),
             Err(error) if error.class() == ErrorClass::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -232,7 +239,8 @@ impl GraphClient {
                 (RequestKind::Start, self.admit(&url)?)
             }
         };
-        let (body, memory) = self.get(target, ask, asked, &uri, fresh_connection).await?;
+        let (body, memory) =
+            self.get(GraphRequest { target, ask, asked, uri, fresh_connection }).await?;
         self.listing(body, memory, ask).await
     }
 
@@ -271,19 +279,12 @@ impl GraphClient {
     }
 
     /// Sends a request, and repeats it once if the token was refused.
-    async fn get(
-        &self,
-        target: &Target,
-        ask: &RequestOptions,
-        asked: RequestKind,
-        uri: &Uri,
-        fresh: bool,
-    ) -> Result<(Bytes, Reservation), GraphError> {
-        let token = target.tokens.token().await?;
-        match self.get_once(target, ask, asked, uri, fresh, &token).await {
+    async fn get(&self, request: GraphRequest<'_>) -> Result<(Bytes, Reservation), GraphError> {
+        let tokens = &request.target.tokens;
+        let token = tokens.token().await?;
+        match self.get_once(&request, &token).await {
             Err(error) if error.token_refused() => {
-                let token = target.tokens.refresh(&token).await?;
-                self.get_once(target, ask, asked, uri, fresh, &token).await
+                self.get_once(&request, &tokens.refresh(&token).await?).await
             }
             outcome => outcome,
         }
@@ -292,13 +293,10 @@ impl GraphClient {
     /// Sends one HTTP request.
     async fn get_once(
         &self,
-        target: &Target,
-        ask: &RequestOptions,
-        asked: RequestKind,
-        uri: &Uri,
-        fresh: bool,
+        request: &GraphRequest<'_>,
         token: &AccessToken,
     ) -> Result<(Bytes, Reservation), GraphError> {
+        let GraphRequest { target, ask, asked, uri, fresh_connection } = request;
         let shared = &*self.shared;
         let ours = shared.env.uuid().to_string();
         let mut request = http::Request::get(uri)
@@ -309,7 +307,7 @@ impl GraphClient {
             .header("client-request-id", &ours)
             .body(Bytes::new())
             .map_err(|_| GraphError::InvalidRequest("bad request"))?;
-        if fresh {
+        if *fresh_connection {
             request.extensions_mut().insert(FreshConnection);
         }
         let asked_at = Instant::now();
@@ -358,7 +356,7 @@ impl GraphClient {
         }
         // A date in `Retry-After` is relative to the server's clock.
         let now = retry_after::date(&head.headers).unwrap_or_else(|| shared.env.now());
-        let refusal = ErrorResponse::read(asked, head.status, &head.headers, &body, now, &secrets);
+        let refusal = ErrorResponse::read(*asked, head.status, &head.headers, &body, now, &secrets);
         let error = GraphError::Refused(Box::new(refusal));
         if let FailureCause::Throttled(wait) = error.cause() {
             let pause = target.budget.throttled(wait, shared.env.random());
@@ -366,6 +364,15 @@ impl GraphClient {
         }
         Err(error)
     }
+}
+
+/// What is requested of Graph.
+struct GraphRequest<'a> {
+    target: &'a Target,
+    ask: &'a RequestOptions,
+    asked: RequestKind,
+    uri: Uri,
+    fresh_connection: bool,
 }
 
 impl ClientInner {
