@@ -7,6 +7,7 @@
 mod attempt;
 mod audit_schedule;
 mod error;
+mod handle;
 mod history;
 mod monotonic;
 mod report;
@@ -34,9 +35,10 @@ use crate::store::{Store, StoreError};
 use attempt::{Attempt, AttemptContext};
 use audit_schedule::AuditSchedule;
 use error::AttemptError;
+pub use handle::{WindowHandle, WindowSummary};
 use monotonic::MonotonicTime;
 use segment_schedule::SegmentSchedule;
-pub use state::{RoundRequest, WindowHandle, WindowSummary};
+pub use state::RoundRequest;
 
 /// How often a worker checks whether its round makes progress.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(60);

@@ -29,7 +29,8 @@ use crate::mirror::status::{LastRound, ResyncReason, WindowState};
 use crate::mirror::window::{Edges, Window};
 
 use super::error::AttemptError;
-use super::state::{RoundRequest, WindowHandle};
+use super::handle::WindowHandle;
+use super::state::RoundRequest;
 use super::{Services, record_resync};
 use pages::{LastPage, PageSource};
 use retry::RetryBudget;

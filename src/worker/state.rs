@@ -1,39 +1,24 @@
-//! The state that a worker publishes about its window, and the requests that others make of it.
+//! The state of a window and its worker.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::mirror::health::WindowHealth;
-use crate::mirror::outcome::{RoundOutcome, SegmentMode};
+use crate::mirror::outcome::RoundOutcome;
 use crate::mirror::position::SegmentIndex;
 use crate::mirror::schedule;
 use crate::mirror::segment_set::SegmentSet;
 use crate::mirror::status::{
-    AuditRecord, AuditStatus, LastError, LastResync, LastRound, PastRound, PastRounds,
-    ResyncReason, SegmentStatus, WindowState, WindowStatus,
+    AuditRecord, AuditStatus, LastError, LastResync, LastRound, PastRound, ResyncReason,
+    WindowState,
 };
-use crate::mirror::window::{CalendarRef, Edges, Window};
+use crate::mirror::window::{Edges, Window};
 use crate::store::RegisteredWindow;
 
 use super::history::RoundHistory;
 use super::monotonic::MonotonicTime;
-
-/// Connects a worker with its readers and requesters. Small, because there may be a million.
-#[derive(Debug)]
-pub struct WindowHandle {
-    window: Mutex<Arc<Window>>,
-    state: Mutex<WorkerState>,
-    /// Wakes the worker: a request was made, or the settings changed.
-    pub(super) wake: Notify,
-    /// An attempt is over.
-    finished: Notify,
-}
 
 /// The state of a window and its worker, in the form that costs least while the window sleeps.
 #[derive(Debug)]
@@ -62,14 +47,65 @@ pub(super) struct WorkerState {
     pub(super) audits: PackedAudit,
     pub(super) last_error: Option<Box<LastError>>,
     /// Unreadable items by segment; see [`WindowStatus::unreadable`].
-    unreadable: BTreeMap<SegmentIndex, u32>,
+    pub(super) unreadable: BTreeMap<SegmentIndex, u32>,
     /// The segments in snapshot mode.
-    snapshots: SegmentSet,
+    pub(super) snapshots: SegmentSet,
     /// The longest segment that Graph answers for, in days: at most 1825.
     segment_days: u16,
 }
 
 impl WorkerState {
+    /// The state of a window as the store has it, at the wall-clock time `now`.
+    pub(super) fn new(registered: &RegisteredWindow, now: Timestamp) -> Self {
+        Self {
+            health: WindowHealth {
+                state: if registered.settled {
+                    WindowState::Settled
+                } else if registered.held {
+                    WindowState::Held
+                } else {
+                    WindowState::Enumerating
+                },
+                failures: 0,
+                settled_once: registered.settled_once,
+                logged: None,
+            },
+            edges: registered.edges,
+            edges_at: registered.edges_at,
+            events: registered.events,
+            rounds: registered.rounds,
+            running: false,
+            last_heartbeat: Instant::now(),
+            request: None,
+            history: RoundHistory::default(),
+            resync: None,
+            last_success: registered.last_success.map(|at| MonotonicTime::from_stored(at, now)),
+            next_due: None,
+            held: None,
+            held_move: None,
+            resyncs: registered.resyncs,
+            last_resync: registered.last_resync.clone().map(Box::new),
+            audits: PackedAudit::of(registered.audit),
+            last_error: None,
+            unreadable: BTreeMap::new(),
+            snapshots: registered.snapshots,
+            segment_days: u16::try_from(registered.segment_days).unwrap_or(u16::MAX),
+        }
+    }
+
+    /// Takes over the window as the store has it now. Health and history are kept.
+    pub(super) fn reattach(&mut self, registered: &RegisteredWindow) {
+        (self.edges, self.edges_at) = (registered.edges, registered.edges_at);
+        self.events = registered.events;
+        self.resyncs = registered.resyncs;
+        self.last_resync = registered.last_resync.clone().map(Box::new);
+        self.audits = PackedAudit::of(registered.audit);
+        if !self.health.state.is_trouble() {
+            self.health.state =
+                if registered.settled { WindowState::Settled } else { WindowState::Enumerating };
+        }
+    }
+
     /// Counts unreadable items of a page, which the mirror may lack. An enumeration of the segment
     /// starts its count again.
     pub(super) fn count_unreadable(&mut self, segment: SegmentIndex, first: bool, count: usize) {
@@ -108,7 +144,7 @@ impl WorkerState {
     }
 
     /// Seconds since the last successful round.
-    fn stale_s(&self) -> Option<f64> {
+    pub(super) fn stale_s(&self) -> Option<f64> {
         self.last_success.map(|at| at.age().as_secs_f64())
     }
 
@@ -168,7 +204,7 @@ impl PackedAudit {
         self.record().zip(window.settings.audit).is_some_and(|(record, period)| due(record, period))
     }
 
-    fn status(self, window: &Window) -> AuditStatus {
+    pub(super) fn status(self, window: &Window) -> AuditStatus {
         let at = self.record().and_then(|record| record.at);
         AuditStatus { at, differences: self.differences.into(), next_due: self.due(window) }
     }
@@ -189,335 +225,12 @@ pub enum RoundRequest {
     AcceptRemovals,
 }
 
-/// The part of a window's state that lists of windows need.
-#[derive(Clone, Debug)]
-pub struct WindowSummary {
-    /// Its settings.
-    pub window: Arc<Window>,
-    /// Its state.
-    pub state: WindowState,
-    /// Not in a state of trouble, and not stale for more than 3 × interval.
-    pub healthy: bool,
-    /// Whether it has settled once since it was created.
-    pub settled_once: bool,
-    /// Number of events that readers see.
-    pub events: u64,
-    /// Seconds since the last successful round, if there was one.
-    pub stale_s: Option<f64>,
-}
-
-impl WindowSummary {
-    /// Whether the name, mailbox, account or calendar contains `wanted`, which is in lower case.
-    pub fn matches(&self, wanted: &str) -> bool {
-        let Window { name, mailbox, account, .. } = &*self.window;
-        let holds = |text: &str| text.to_lowercase().contains(wanted);
-        let by_id = || match &self.window.calendar {
-            CalendarRef::Default => false,
-            CalendarRef::Id(id) => holds(id),
-        };
-        wanted.is_empty() || holds(name) || holds(mailbox) || holds(account) || by_id()
-    }
-}
-
-impl WindowHandle {
-    /// A handle for a window as the store has it, at the wall-clock time `now`.
-    pub fn new(window: Arc<Window>, registered: &RegisteredWindow, now: Timestamp) -> Self {
-        Self {
-            window: Mutex::new(window),
-            state: Mutex::new(WorkerState {
-                health: WindowHealth {
-                    state: if registered.settled {
-                        WindowState::Settled
-                    } else if registered.held {
-                        WindowState::Held
-                    } else {
-                        WindowState::Enumerating
-                    },
-                    failures: 0,
-                    settled_once: registered.settled_once,
-                    logged: None,
-                },
-                edges: registered.edges,
-                edges_at: registered.edges_at,
-                events: registered.events,
-                rounds: registered.rounds,
-                running: false,
-                last_heartbeat: Instant::now(),
-                request: None,
-                history: RoundHistory::default(),
-                resync: None,
-                last_success: registered.last_success.map(|at| MonotonicTime::from_stored(at, now)),
-                next_due: None,
-                held: None,
-                held_move: None,
-                resyncs: registered.resyncs,
-                last_resync: registered.last_resync.clone().map(Box::new),
-                audits: PackedAudit::of(registered.audit),
-                last_error: None,
-                unreadable: BTreeMap::new(),
-                snapshots: registered.snapshots,
-                segment_days: u16::try_from(registered.segment_days).unwrap_or(u16::MAX),
-            }),
-            wake: Notify::new(),
-            finished: Notify::new(),
-        }
-    }
-
-    /// Replaces the settings. They take effect at the next round; a sleeping worker computes its
-    /// wait again at once.
-    pub fn set_window(&self, window: Arc<Window>) {
-        *self.window.lock().unwrap_or_else(PoisonError::into_inner) = window;
-        self.wake_worker();
-    }
-
-    /// The window's worker was stopped and will be started again: wakes the callers that wait for
-    /// its round.
-    pub fn interrupt(&self) {
-        let mut state = self.lock();
-        state.rounds += u64::from(state.running);
-        state.running = false;
-        drop(state);
-        self.notify_finished();
-    }
-
-    /// Restarts the window as the store has it now. Health and history are kept.
-    pub fn reattach(&self, window: Arc<Window>, registered: &RegisteredWindow) {
-        *self.window.lock().unwrap_or_else(PoisonError::into_inner) = window;
-        let mut state = self.lock();
-        (state.edges, state.edges_at) = (registered.edges, registered.edges_at);
-        state.events = registered.events;
-        state.resyncs = registered.resyncs;
-        state.last_resync = registered.last_resync.clone().map(Box::new);
-        state.audits = PackedAudit::of(registered.audit);
-        if !state.health.state.is_trouble() {
-            state.health.state =
-                if registered.settled { WindowState::Settled } else { WindowState::Enumerating };
-        }
-    }
-
-    /// The window's settings.
-    pub fn window(&self) -> Arc<Window> {
-        self.window.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(super) fn lock(&self) -> MutexGuard<'_, WorkerState> {
-        // Every critical section assigns whole fields, so the state is valid even after a panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Requests a round and returns the number of the round that will serve the request. A running
-    /// round began before the request and does not count.
-    pub fn request_round(&self, request: RoundRequest) -> u64 {
-        let mut state = self.lock();
-        state.keep_request(Some(request));
-        let round = state.rounds + 1 + u64::from(state.running);
-        drop(state);
-        self.wake.notify_one();
-        round
-    }
-
-    /// Wakes a sleeping worker.
-    pub fn wake_worker(&self) {
-        self.wake.notify_one();
-    }
-
-    /// Waits until the attempt with this number, or a later one, is over.
-    pub async fn finished(&self, round: u64) {
-        loop {
-            let finished = self.finished.notified();
-            tokio::pin!(finished);
-            // Registered before the check, so that no notification is missed.
-            finished.as_mut().enable();
-            if self.lock().rounds >= round {
-                return;
-            }
-            finished.await;
-        }
-    }
-
-    /// Records that the worker panicked or hung. Another worker will take over the window.
-    pub fn on_crash(&self, now: Timestamp) {
-        let mut state = self.lock();
-        state.running = false;
-        state.rounds += 1;
-        let number = state.rounds;
-        let round = LastRound { number, at: now, ..LastRound::default() };
-        state.record_round(round, RoundOutcome::Crashed);
-        state.health = state.health.on_crash();
-        drop(state);
-        self.notify_finished();
-    }
-
-    pub(super) fn notify_finished(&self) {
-        self.finished.notify_waiters();
-    }
-
-    /// Whether a round is running and its worker has not checked for stalls for `limit`: its
-    /// thread is blocked by something that never yields.
-    pub fn is_hung(&self, limit: Duration) -> bool {
-        let state = self.lock();
-        state.running && state.last_heartbeat.elapsed() > limit
-    }
-
-    /// The window's state.
-    pub fn state(&self) -> WindowState {
-        self.lock().health.state
-    }
-
-    /// The window's past rounds.
-    pub fn rounds(&self) -> PastRounds {
-        self.lock().history.snapshot()
-    }
-
-    /// What finding, sorting and counting windows needs; cheap.
-    pub fn summary(&self) -> WindowSummary {
-        let window = self.window();
-        let worker_state = self.lock();
-        let WorkerState { health: WindowHealth { state, settled_once, .. }, events, .. } =
-            *worker_state;
-        let stale_s = worker_state.stale_s();
-        drop(worker_state);
-        let fresh = stale_s.is_none_or(|s| s <= 3.0 * window.settings.interval.as_secs_f64());
-        let healthy = !state.is_trouble() && fresh;
-        WindowSummary { window, state, healthy, settled_once, events, stale_s }
-    }
-
-    /// The whole published status.
-    pub fn status(&self, now: Timestamp) -> WindowStatus {
-        let window = self.window();
-        let mut state = self.lock();
-        let segments = state.segments();
-        let next_due = state.next_due.as_mut().map(|due| due.future_wall_time(now));
-        let mut last_error = state.last_error.as_deref().cloned();
-        if let Some(error) = last_error.as_mut().filter(|error| error.retry_at.is_some()) {
-            // The wall clock may have been set since.
-            error.retry_at = next_due.or(error.retry_at);
-        }
-        let state = &mut *state;
-        let held = state.held.as_mut().or(state.held_move.as_mut());
-        let held = held
-            .filter(|_| state.health.state == WindowState::Held)
-            .map(|until| until.future_wall_time(now));
-        WindowStatus {
-            name: window.name.to_string(),
-            account: window.account.to_string(),
-            mailbox: window.mailbox.to_string(),
-            calendar: window.calendar.to_string(),
-            start: state.edges.start,
-            end: state.edges.end,
-            state: state.health.state,
-            events: state.events,
-            segments: segments
-                .iter()
-                .zip(0..)
-                .map(|(segment, index)| SegmentStatus {
-                    start: segment.start,
-                    end: segment.end,
-                    mode: if state.snapshots.contains(index) {
-                        SegmentMode::Snapshot
-                    } else {
-                        SegmentMode::Delta
-                    },
-                    interval_s: schedule::segment_interval(
-                        window.settings.interval,
-                        &segments,
-                        index.into(),
-                        now,
-                    )
-                    .as_secs_f64(),
-                })
-                .collect(),
-            last_round: state.history.last(),
-            last_success: state.last_success.map(|at| at.past_wall_time(now)),
-            stale_s: state.stale_s().map(|s| (s * 10.0).round() / 10.0),
-            next_due,
-            held_until: held,
-            failures: state.health.failures,
-            resyncs: state.resyncs,
-            last_resync: state.last_resync.as_deref().cloned(),
-            audit: state.audits.status(&window),
-            last_error,
-            settled_once: state.health.settled_once,
-            unreadable: state.unreadable.values().fold(0, |sum, n| sum.saturating_add(*n)),
-            interval_s: window.settings.interval.as_secs_f64(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt as _;
+    use std::time::Duration;
 
     use super::*;
-    use crate::mirror::window::Edges;
-    use crate::tests::{NOON, registered, window};
-
-    fn handle(registered: &RegisteredWindow) -> WindowHandle {
-        WindowHandle::new(Arc::new(window("alice")), registered, NOON)
-    }
-
-    fn month() -> RegisteredWindow {
-        registered(Edges { start: NOON, end: "2026-12-02T12:00:00Z".parse().unwrap() })
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_request_is_served_by_the_next_round_that_begins() {
-        let handle = handle(&month());
-        assert_eq!(handle.request_round(RoundRequest::Resync), 8);
-        assert_eq!(handle.request_round(RoundRequest::Sync), 8);
-        assert_eq!(handle.lock().request, Some(RoundRequest::Resync), "the greatest is kept");
-        handle.lock().running = true;
-        assert_eq!(handle.request_round(RoundRequest::Sync), 9, "a running round began before");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn whatever_ends_a_round_wakes_those_who_wait_for_it() {
-        type Finish = fn(&WindowHandle);
-        let ends: [(&str, Finish); 3] = [
-            ("a crash", |handle| handle.on_crash(NOON)),
-            ("a stop of the worker", WindowHandle::interrupt),
-            ("its result", |handle| {
-                handle.lock().rounds += 1;
-                handle.notify_finished();
-            }),
-        ];
-        for (end, finish) in ends {
-            let handle = handle(&month());
-            handle.lock().running = true;
-            let mut waiting = std::pin::pin!(handle.finished(8));
-            assert!(waiting.as_mut().now_or_never().is_none(), "{end}");
-            finish(&handle);
-            assert!(waiting.as_mut().now_or_never().is_some(), "{end}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn only_a_running_round_hangs() {
-        let (handle, limit) = (handle(&month()), Duration::from_secs(60));
-        tokio::time::advance(2 * limit).await;
-        assert!(!handle.is_hung(limit));
-        handle.lock().running = true;
-        assert!(handle.is_hung(limit));
-        handle.lock().last_heartbeat = Instant::now();
-        assert!(!handle.is_hung(limit));
-    }
-
-    /// The states before and after the window's worker is replaced.
-    #[tokio::test(start_paused = true)]
-    async fn a_window_in_trouble_stays_so_when_it_is_attached_again() {
-        for (before, settled, after) in [
-            (WindowState::Enumerating, true, WindowState::Settled),
-            (WindowState::Following, false, WindowState::Enumerating),
-            (WindowState::Quarantined, true, WindowState::Quarantined),
-        ] {
-            let handle = handle(&month());
-            handle.lock().health.state = before;
-            let again = RegisteredWindow { settled, events: 5, ..month() };
-            handle.reattach(Arc::new(window("alice")), &again);
-            assert_eq!((handle.state(), handle.lock().events), (after, 5), "{before}");
-            assert_eq!(handle.lock().rounds, 7, "rounds go on counting");
-        }
-    }
+    use crate::tests::{NOON, window};
 
     #[test]
     fn an_audit_is_due_a_period_after_the_window_first_settled() {
