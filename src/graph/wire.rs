@@ -56,7 +56,7 @@ pub fn page(bytes: &Bytes, body: BodyFormat) -> Result<Page, WireError> {
         (Some(_), Some(_)) => return Err(WireError("the page has both links")),
     };
     let PageItems { present, removed, unreadable } = entries;
-    Ok(Page { present, removed, unreadable, end, bytes: bytes.len() })
+    Ok(Page { present, removed, unreadable, end })
 }
 
 /// Parses a page of a plain list.

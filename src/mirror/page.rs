@@ -168,6 +168,4 @@ pub struct Page {
     pub unreadable: Vec<UnreadableItem>,
     /// The link to continue from.
     pub end: PageEnd,
-    /// Decoded size in bytes.
-    pub bytes: usize,
 }

@@ -103,7 +103,7 @@ mod tests {
         // Tombstones count like any other ids.
         let removed = ids.iter().map(|id| EventId::new(*id)).collect();
         let end = PageEnd::Next(Link::new("n"));
-        Page { present: Vec::new(), removed, unreadable: Vec::new(), end, bytes: 0 }
+        Page { present: Vec::new(), removed, unreadable: Vec::new(), end }
     }
 
     /// The number of the page at which the round counts as stuck; each page takes `took`.

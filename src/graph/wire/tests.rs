@@ -39,7 +39,6 @@ fn value(item: &Item) -> Value {
 #[test]
 fn a_page_is_read_whole() {
     let page = read(DELTA_PAGE).unwrap();
-    assert_eq!(page.bytes, DELTA_PAGE.len());
     assert_eq!(page.unreadable, []);
     assert_eq!(page.removed, [EventId::new("gone")]);
     assert!(

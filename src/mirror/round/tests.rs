@@ -62,7 +62,7 @@ fn link(name: &str) -> Link {
 
 fn page(present: Vec<Item>, removed: &[&str], end: PageEnd) -> Page {
     let removed = removed.iter().map(|id| EventId::new(*id)).collect();
-    Page { present, removed, unreadable: Vec::new(), end, bytes: 0 }
+    Page { present, removed, unreadable: Vec::new(), end }
 }
 
 fn settled() -> Option<Position> {

@@ -111,7 +111,6 @@ impl Attempt<'_> {
             removed: Vec::new(),
             unreadable: listing.unreadable,
             end: listing.next.map_or(PageEnd::Last, PageEnd::Next),
-            bytes: 0,
         };
         Ok((page, listing.memory))
     }

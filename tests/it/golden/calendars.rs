@@ -154,7 +154,7 @@ pub(super) fn stall_after_pages(pages: &[&str]) -> StallDetector {
     for id in pages {
         let removed = if id.is_empty() { Vec::new() } else { vec![EventId::new(*id)] };
         let end = PageEnd::Next(Link::new("unused"));
-        let page = Page { present: Vec::new(), removed, unreadable: Vec::new(), end, bytes: 0 };
+        let page = Page { present: Vec::new(), removed, unreadable: Vec::new(), end };
         assert!(!guard.observe(&page, std::time::Duration::from_millis(1500), &mut met));
     }
     guard
