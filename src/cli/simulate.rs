@@ -46,7 +46,8 @@ pub(super) async fn simulate(
                 () = stdout_closed() => {}
             }
         };
-        simulation.run(until).await.map_err(|error| CliError::new(FAILED, error.to_string()))
+        simulation.run(until).await;
+        Ok(())
     })
     .await
 }

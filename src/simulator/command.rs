@@ -129,10 +129,7 @@ impl Simulation {
     }
 
     /// Serves requests and makes random changes until `shutdown` resolves.
-    ///
-    /// # Errors
-    /// Those of [`Simulator::serve`].
-    pub async fn run(self, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let Self { listener, simulator, mutate_every, .. } = self;
         let living = simulator.clone();
         let life = async {
@@ -148,8 +145,8 @@ impl Simulation {
             }
         };
         tokio::select! {
-            ended = simulator.serve(listener, shutdown) => ended,
-            () = life => Ok(()),
+            () = simulator.serve(listener, shutdown) => {}
+            () = life => {}
         }
     }
 }

@@ -22,21 +22,14 @@ const LONGEST_REQUEST: usize = 4 << 20;
 
 impl Simulator {
     /// Serves HTTP/1.1 on `listener` until `shutdown` resolves; connections still open then are
-    /// cut off.
-    ///
-    /// # Errors
-    /// None: a failed accept is logged and repeated.
-    pub async fn serve(
-        self,
-        listener: TcpListener,
-        shutdown: impl Future<Output = ()>,
-    ) -> io::Result<()> {
+    /// cut off. A failed accept is logged and repeated.
+    pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
         let mut shutdown = pin!(shutdown);
         // Dropped on return, which closes every connection.
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
-                () = &mut shutdown => return Ok(()),
+                () = &mut shutdown => return,
                 accepted = listener.accept() => match accepted {
                     Ok((socket, _)) => {
                         let nodelay = socket.set_nodelay(true);

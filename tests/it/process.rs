@@ -47,7 +47,7 @@ pub(crate) struct DaemonFixture {
     pub(crate) api: Api,
     pub(crate) config: PathBuf,
     base: String,
-    graph: JoinHandle<std::io::Result<()>>,
+    graph: JoinHandle<()>,
 }
 
 impl Drop for DaemonFixture {

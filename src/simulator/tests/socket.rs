@@ -31,7 +31,7 @@ async fn exchange(simulator: &Simulator, path: &str, enough: usize) -> std::io::
         Ok(String::from_utf8_lossy(&read).into_owned())
     };
     tokio::select! {
-        ended = serving => { ended?; Ok(String::new()) }
+        () = serving => Ok(String::new()),
         talked = talking => talked,
     }
 }
@@ -82,5 +82,5 @@ async fn a_simulation_says_where_it_is_and_ends_when_told() {
     let base = format!("base_url = \"http://{}/v1.0\"", simulation.address());
     assert!(simulation.banner().contains(&base));
     assert_eq!(simulation.banner().matches("[[window]]").count(), 13);
-    simulation.run(async {}).await.unwrap();
+    simulation.run(async {}).await;
 }
