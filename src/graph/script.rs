@@ -159,13 +159,13 @@ pub(super) fn sign_in(credential: Credential) -> SignInSettings {
 }
 
 /// Tokens from the script. The secret is a variable that every machine has: the search path.
-pub(crate) fn tokens(script: &Arc<Script>) -> Arc<Tokens> {
-    Tokens::new(sign_in(Credential::SecretEnv("PATH".into())), script.clone(), env())
+pub(crate) fn tokens<T: Transport>(transport: &Arc<T>) -> Arc<Tokens> {
+    Tokens::new(sign_in(Credential::SecretEnv("PATH".into())), transport.clone(), env())
 }
 
-pub(super) fn client(script: &Arc<Script>) -> GraphClient {
+pub(crate) fn client<T: Transport>(transport: &Arc<T>) -> GraphClient {
     let budgets = Budgets::new(8, 3);
-    GraphClient::new(script.clone(), BASE, budgets, env(), Duration::from_secs(100)).unwrap()
+    GraphClient::new(transport.clone(), BASE, budgets, env(), Duration::from_secs(100)).unwrap()
 }
 
 pub(super) fn ask() -> RequestOptions {

@@ -11,8 +11,7 @@ use tempfile::TempDir;
 use super::fleet::HUNG_AFTER;
 use super::*;
 use crate::graph::transport::{BodyStream, TransportError};
-use crate::graph::{Budgets, GraphClient, SignInSettings, Transport};
-use crate::mirror::account::{Account, Credential};
+use crate::graph::{Transport, script};
 use crate::mirror::commit::Commit;
 use crate::mirror::page::Link;
 use crate::mirror::position::{Phase, Position};
@@ -62,29 +61,10 @@ impl Ground {
         let env = env();
         let options = change(StoreOptions::new(directory.path().join("store")));
         let (store, _) = Store::open(&options, &env).unwrap();
-        let transport: Arc<dyn Transport> = Arc::new(Silence);
-        let client = GraphClient::new(
-            transport.clone(),
-            "http://127.0.0.1:1/v1.0",
-            Budgets::new(8, 3),
-            env.clone(),
-            Duration::from_secs(100),
-        )
-        .unwrap();
+        let transport = Arc::new(Silence);
         // With a secret a sign-in is requested that never gets a response, so rounds never end.
-        let secret = directory.path().join("secret");
-        std::fs::write(&secret, "s3cret").unwrap();
-        let sign_in = SignInSettings {
-            account: Account {
-                name: "contoso".into(),
-                tenant: "t".into(),
-                client_id: "c".into(),
-                credential: Credential::SecretFile(secret),
-            },
-            login_url: "http://127.0.0.1:1".into(),
-            scope: "http://127.0.0.1:1/.default".into(),
-        };
-        let tokens = Tokens::new(sign_in, transport, env.clone());
+        let client = script::client(&transport);
+        let tokens = script::tokens(&transport);
         let mut supervisor = Supervisor::new(
             Services { store, client, env, metrics: Arc::default() },
             Duration::from_secs(86_400),

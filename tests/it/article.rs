@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use calmirror::env::Env;
+use calmirror::graph::Tokens;
 use calmirror::graph::transport::{BodyStream as Answer, Transport, TransportError};
-use calmirror::graph::{Budgets, GraphClient, SignInSettings, Tokens};
-use calmirror::mirror::account::{Account, Credential};
+use calmirror::mirror::account::Credential;
 use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::position::{Phase, WindowId};
 use calmirror::mirror::status::LastRound;
-use calmirror::mirror::window::{Edge, Window, WindowIdentity, WindowSettings};
+use calmirror::mirror::window::{Edge, Window, WindowSettings};
 use calmirror::store::{EventQuery, Store, StoreOptions};
-use calmirror::supervisor::{Fleet, Supervisor, WindowSpec};
+use calmirror::supervisor::{Fleet, Supervisor};
 use calmirror::worker::Services;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
@@ -75,44 +75,18 @@ async fn start(
 ) -> (Store, Supervisor, WindowId) {
     let token = directory.join("token");
     std::fs::write(&token, "an-access-token").unwrap();
-    let sign_in = SignInSettings {
-        account: Account {
-            name: "contoso".into(),
-            tenant: "".into(),
-            client_id: String::new(),
-            credential: Credential::AccessTokenFile(token),
-        },
-        login_url: "https://login.microsoftonline.com".into(),
-        scope: "https://graph.microsoft.com/.default".into(),
-    };
     let transport: Arc<dyn Transport> = article.clone();
     let options =
         StoreOptions { cache_bytes: 16 << 20, ..StoreOptions::new(directory.join("store")) };
     let (store, _) = Store::open(&options, env).unwrap();
-    let client = GraphClient::new(
-        transport.clone(),
-        BASE,
-        Budgets::new(8, 3),
-        env.clone(),
-        Duration::from_secs(100),
-    )
-    .unwrap();
+    let client = rig::client(&transport, BASE, env);
     let mut supervisor = Supervisor::new(
         Services { store: store.clone(), client, env: env.clone(), metrics: Arc::default() },
         Duration::from_secs(86_400),
     );
-    let post = WindowSpec {
-        identity: WindowIdentity {
-            account: "contoso".into(),
-            tenant: "".into(),
-            mailbox: "me".into(),
-            calendar: window.calendar.clone(),
-            immutable_ids: false,
-        },
-        window: Arc::new(window),
-        tokens: Tokens::new(sign_in, transport, env.clone()),
-    };
-    supervisor.start(vec![post]).await.unwrap();
+    let sign_in = rig::sign_in(Credential::AccessTokenFile(token));
+    let tokens = Tokens::new(sign_in, transport, env.clone());
+    supervisor.start(vec![rig::spec(window, &tokens)]).await.unwrap();
     let id = supervisor.fleet().id("me").unwrap();
     (store, supervisor, id)
 }

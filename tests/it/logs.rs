@@ -10,8 +10,8 @@ use std::sync::Arc;
 use calmirror::api::TokenHash;
 use calmirror::config::{Config, Sources};
 use calmirror::env::Env;
-use calmirror::graph::{SignInSettings, Tokens};
-use calmirror::mirror::account::{Account, Credential};
+use calmirror::graph::Tokens;
+use calmirror::mirror::account::Credential;
 use calmirror::mirror::status::WindowState;
 use calmirror::simulator::{
     Fault, Faults, MailboxFault, PlannedFault, SignInRefusal, Simulator, SimulatorSettings,
@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use crate::memory::Memory;
 use crate::process::{Daemon, DaemonFixture, eventually};
-use crate::rig::noon;
+use crate::rig::{self, noon};
 
 /// A secret with characters that need encoding, so that encoded forms are found too.
 const SECRET: &str = "C4nary/s3cret+&";
@@ -217,16 +217,7 @@ async fn debug_output_of_values_and_errors_shows_no_secret() {
         Credential::AccessTokenFile(at("secret")),
         Credential::SecretFile(at("none")),
     ] {
-        let sign_in = SignInSettings {
-            account: Account {
-                name: "contoso".into(),
-                tenant: "t".into(),
-                client_id: "c".into(),
-                credential,
-            },
-            login_url: "http://127.0.0.1:1".into(),
-            scope: "http://127.0.0.1:1/.default".into(),
-        };
+        let sign_in = rig::sign_in(credential);
         seen.push(debug(&sign_in));
         simulator.plan(PlannedFault::once(Fault::SignIn { how: SignInRefusal::WrongSecret }));
         let transport = Arc::new(Memory(simulator.clone()));

@@ -64,6 +64,39 @@ pub(crate) fn graph(settings: SimulatorSettings, mailboxes: &[&str]) -> Simulato
     simulator
 }
 
+/// An account of the simulator's tenant.
+pub(crate) fn sign_in(credential: Credential) -> SignInSettings {
+    SignInSettings {
+        account: Account {
+            name: "contoso".into(),
+            tenant: "t".into(),
+            client_id: "c".into(),
+            credential,
+        },
+        login_url: "http://127.0.0.1:1".into(),
+        scope: "http://127.0.0.1:1/.default".into(),
+    }
+}
+
+pub(crate) fn client(transport: &Arc<dyn Transport>, base: &str, env: &Env) -> GraphClient {
+    let (budgets, timeout) = (Budgets::new(64, 3), Duration::from_secs(100));
+    GraphClient::new(transport.clone(), base, budgets, env.clone(), timeout).unwrap()
+}
+
+pub(crate) fn spec(window: Window, tokens: &Arc<Tokens>) -> WindowSpec {
+    WindowSpec {
+        identity: WindowIdentity {
+            account: window.account.clone(),
+            tenant: "t".into(),
+            mailbox: window.mailbox.clone(),
+            calendar: window.calendar.clone(),
+            immutable_ids: window.settings.immutable_ids,
+        },
+        window: Arc::new(window),
+        tokens: tokens.clone(),
+    }
+}
+
 /// Running workers. Dropped without [`Rig::stop`] they are cut off, as in a crash.
 pub(crate) struct Rig {
     pub(crate) fleet: Fleet,
@@ -85,27 +118,10 @@ impl Rig {
             StoreOptions { cache_bytes: 16 << 20, ..StoreOptions::new(directory.join("store")) };
         let (store, opening) = Store::open(&options, env).unwrap();
         assert!(opening.moved_aside.is_none(), "the store was damaged");
-        let budgets = Budgets::new(64, 3);
-        let client = GraphClient::new(
-            transport.clone(),
-            BASE,
-            budgets,
-            env.clone(),
-            Duration::from_secs(100),
-        )
-        .unwrap();
+        let client = client(&transport, BASE, env);
         let secret = directory.join("secret");
         std::fs::write(&secret, "s3cret").unwrap();
-        let sign_in = SignInSettings {
-            account: Account {
-                name: "contoso".into(),
-                tenant: "t".into(),
-                client_id: "c".into(),
-                credential: Credential::SecretFile(secret),
-            },
-            login_url: "http://127.0.0.1:1".into(),
-            scope: "http://127.0.0.1:1/.default".into(),
-        };
+        let sign_in = sign_in(Credential::SecretFile(secret));
         let tokens = Tokens::new(sign_in, transport, env.clone());
         let metrics = Metrics {
             graph: client.metrics(),
@@ -118,20 +134,7 @@ impl Rig {
         let services =
             Services { store: store.clone(), client, env: env.clone(), metrics: round_metrics };
         let mut supervisor = Supervisor::new(services, Duration::from_secs(30 * 86_400));
-        let posts = windows
-            .into_iter()
-            .map(|window| WindowSpec {
-                identity: WindowIdentity {
-                    account: window.account.clone(),
-                    tenant: "t".into(),
-                    mailbox: window.mailbox.clone(),
-                    calendar: window.calendar.clone(),
-                    immutable_ids: window.settings.immutable_ids,
-                },
-                window: Arc::new(window),
-                tokens: tokens.clone(),
-            })
-            .collect();
+        let posts = windows.into_iter().map(|window| spec(window, &tokens)).collect();
         supervisor.start(posts).await.unwrap();
         let fleet = supervisor.fleet();
         let (stop, mut stopped) = oneshot::channel();
