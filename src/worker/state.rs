@@ -95,7 +95,7 @@ impl WorkerState {
 
     /// Takes over the window as the store has it now. Health and history are kept.
     pub(super) fn reattach(&mut self, registered: &RegisteredWindow) {
-        (self.edges, self.edges_at) = (registered.edges, registered.edges_at);
+        self.set_edges(registered.edges, registered.edges_at);
         self.events = registered.events;
         self.resyncs = registered.resyncs;
         self.last_resync = registered.last_resync.clone().map(Box::new);
@@ -129,6 +129,14 @@ impl WorkerState {
 
     pub(super) fn set_segment_days(&mut self, days: i64) {
         self.segment_days = u16::try_from(days).unwrap_or(u16::MAX);
+    }
+
+    /// Sets the edges, which were computed at `at`. Segments that no longer exist have no
+    /// unreadable items.
+    pub(super) fn set_edges(&mut self, edges: Edges, at: Timestamp) {
+        (self.edges, self.edges_at) = (edges, at);
+        let segments = self.segments().len();
+        self.unreadable.retain(|segment, _| usize::from(*segment) < segments);
     }
 
     /// Keeps a request for the next round. Of several requests the greatest is served.
@@ -230,7 +238,20 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::tests::{NOON, window};
+    use crate::tests::{NOON, registered, window};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_segment_that_no_longer_exists_has_no_unreadable_items() {
+        let edges = |end: &str| Edges { start: NOON, end: end.parse().unwrap() };
+        let long = registered(edges("2036-11-02T12:00:00Z"));
+        let mut state = WorkerState::new(&long, NOON);
+        assert_eq!(state.segments().len(), 3);
+        for segment in 0..3 {
+            state.count_unreadable(segment, true, 1);
+        }
+        state.set_edges(edges("2026-12-02T12:00:00Z"), NOON);
+        assert_eq!(state.unreadable, BTreeMap::from([(0, 1)]));
+    }
 
     #[test]
     fn an_audit_is_due_a_period_after_the_window_first_settled() {

@@ -41,8 +41,7 @@ impl Attempt<'_> {
         }
         self.context.services.store.move_edges(self.context.id, moved, now).await?;
         let mut state = self.context.handle.lock();
-        state.edges = moved;
-        state.edges_at = now;
+        state.set_edges(moved, now);
         state.held_move = None;
         drop(state);
         record_resync(self.context.handle, now, ResyncReason::WindowMoved);
