@@ -299,10 +299,12 @@ impl Supervisor {
         {
             ended?;
         } else {
-            log_cut_off("reload", RELOAD_STOP_TIMEOUT, stopping.values().cloned().collect());
+            log_cut_off("reload", RELOAD_STOP_TIMEOUT, stopping.values().cloned().collect(), 0);
             for running in stopping.keys().filter_map(|id| self.running.get(id)) {
                 running.task.abort();
             }
+            // Without a limit: two workers must never run for one window. While one holds its
+            // thread, the watchdog is not fed, and a stop ends the process after its own limit.
             self.join(&mut stopping, &mut stopped).await?;
         }
         Ok(stopped)
@@ -318,9 +320,13 @@ impl Supervisor {
             let exit = self.next_exit().await;
             match stopping.remove(&exit.id) {
                 Some(name) => {
+                    log_panic(&exit, Some(&name));
                     if let Some(running) = self.running.remove(&exit.id) {
                         running.member.handle.interrupt();
                         stopped.insert(name, running);
+                    }
+                    if let Ok(ended) = exit.result {
+                        ended?;
                     }
                 }
                 None => self.on_task_exit(exit)?,
@@ -429,27 +435,39 @@ impl Supervisor {
         }
         let drained = timeout(limit, async {
             while !self.tasks.is_empty() {
-                let TaskExit { id, result } = self.next_exit().await;
-                self.running.remove(&id);
-                if result.is_err_and(|error| error.is_panic()) {
-                    tracing::error!("worker panicked while stopping");
-                }
+                let exit = self.next_exit().await;
+                let window = self.running.remove(&exit.id).map(|r| r.member.handle.window());
+                log_panic(&exit, window.as_ref().map(|window| &*window.name));
             }
         })
         .await
         .is_ok();
         if !drained {
+            let maintenance = self.tasks.len().saturating_sub(self.running.len());
             // A worker that holds its thread cannot be waited for.
             timeout(ABORT_GRACE, self.tasks.shutdown()).await.ok();
             let name = |running: &RunningWorker| running.member.handle.window().name.clone();
-            log_cut_off("stop", limit, self.running.values().map(name).collect());
+            log_cut_off("stop", limit, self.running.values().map(name).collect(), maintenance);
         }
         drained
     }
 }
 
-/// Logs which workers were cut off. `during` is what they had to stop for.
-fn log_cut_off(during: &'static str, limit: Duration, windows: BTreeSet<Arc<str>>) {
+/// `window` is `None` for a maintenance task.
+fn log_panic(exit: &TaskExit, window: Option<&str>) {
+    if exit.result.as_ref().is_err_and(JoinError::is_panic) {
+        tracing::error!(window, "task panicked while stopping");
+    }
+}
+
+/// Logs which workers, and how many maintenance tasks, were cut off. `during` is what they had to
+/// stop for.
+fn log_cut_off(
+    during: &'static str,
+    limit: Duration,
+    windows: BTreeSet<Arc<str>>,
+    maintenance_tasks: usize,
+) {
     let names: Vec<&str> = windows.iter().take(MAX_NAMED).map(|name| &**name).collect();
     let mut named = names.join(", ");
     if windows.len() > MAX_NAMED {
@@ -458,6 +476,7 @@ fn log_cut_off(during: &'static str, limit: Duration, windows: BTreeSet<Arc<str>
     tracing::warn!(
         during,
         windows = named,
+        maintenance_tasks,
         deadline_s = limit.as_secs(),
         "workers did not stop in time and were cut off"
     );

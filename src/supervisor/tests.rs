@@ -170,8 +170,41 @@ async fn a_reload_ends_a_request_at_once_and_cuts_off_what_does_not_end() {
     assert_eq!(begun.elapsed(), RELOAD_STOP_TIMEOUT);
     assert!(supervisor.running.is_empty());
     let line = std::fs::read_to_string(&log).unwrap();
-    assert!(line.contains(r#"during="reload" windows="bob" deadline_s=2"#), "{line}");
+    assert!(
+        line.contains(r#"during="reload" windows="bob" maintenance_tasks=0 deadline_s=2"#),
+        "{line}"
+    );
     ground.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_reports_how_a_worker_that_it_stops_ends() {
+    type End = fn() -> Result<WorkerExit, StoreError>;
+    let ends: [(End, bool, &str); 2] = [
+        (|| panic!("a bug"), true, r#"task panicked while stopping window="alice""#),
+        (|| Err(StoreError::Closed), false, ""),
+    ];
+    for (end, goes_on, expected) in ends {
+        let Ground { directory, mut supervisor, .. } = Ground::new().await;
+        let id =
+            supervisor.running.iter().find(|(_, r)| &*r.member.handle.window().name == "alice");
+        let id = *id.unwrap().0;
+        let alice = supervisor.running.remove(&id).unwrap();
+        alice.task.abort();
+        let task = supervisor.tasks.spawn(async move { end() });
+        supervisor.running.insert(task.id(), RunningWorker { task, ..alice });
+        let (log, _guard) = captured_log();
+        let removed = vec!["alice".into()];
+        let change = FleetChange { removed, to_start: Vec::new(), retimed: Vec::new() };
+        let changed = supervisor.change_fleet(change, || ()).await;
+        assert_eq!(changed.is_ok(), goes_on);
+        let lines = std::fs::read_to_string(&log).unwrap();
+        assert!(lines.contains(expected), "{lines}");
+        let store = supervisor.services.store.clone();
+        supervisor.drain(Duration::from_secs(30)).await;
+        store.close().await.unwrap();
+        drop(directory);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -195,7 +228,8 @@ async fn a_stop_names_some_of_the_windows_whose_workers_it_cuts_off() {
     assert!(!supervisor.drain(Duration::from_secs(2)).await);
     let line = std::fs::read_to_string(&log).unwrap();
     let rooms = (10..20).map(|number| format!("room {number}")).collect::<Vec<_>>().join(", ");
-    let named = format!(r#"during="stop" windows="{rooms} and 2 more" deadline_s=2"#);
+    let named =
+        format!(r#"during="stop" windows="{rooms} and 2 more" maintenance_tasks=0 deadline_s=2"#);
     assert!(line.contains(&named), "{line}");
     store.close().await.unwrap();
     drop(directory);
