@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use crate::mirror::failure::ErrorKind;
 use crate::mirror::outcome::{RoundOutcome, SegmentMode};
 use crate::mirror::status::{
-    AuditStatus, LastError, LastResync, LastRound, PastRound, PastRounds, ResyncReason,
+    AuditStatus, LastError, LastResync, PastRound, PastRounds, ResyncReason, RoundFigures,
     SegmentStatus, WindowState, WindowStatus,
 };
 
@@ -153,8 +153,8 @@ json_forms! {
         interval_s: f64,
     }
 
-    /// A finished round: see [`LastRound`].
-    RoundJson of LastRound {
+    /// A finished round: see [`RoundFigures`].
+    RoundJson of RoundFigures {
         number: u64,
         at: Timestamp,
         took_ms: u64,

@@ -49,9 +49,9 @@ impl ResyncReason {
     }
 }
 
-/// The last finished round.
+/// The number, times and counts of one round.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct LastRound {
+pub struct RoundFigures {
     /// The number of the round, counted per window.
     pub number: u64,
     /// When it ended.
@@ -74,7 +74,7 @@ pub struct LastRound {
 #[derive(Clone, Debug, PartialEq)]
 pub struct PastRound {
     /// Its counts.
-    pub round: LastRound,
+    pub round: RoundFigures,
     /// How it ended.
     pub outcome: RoundOutcome,
     /// The reason of the resync that began in it.
@@ -165,7 +165,7 @@ pub struct WindowStatus {
     /// Its segments.
     pub segments: Vec<SegmentStatus>,
     /// The last finished round.
-    pub last_round: Option<LastRound>,
+    pub last_round: Option<RoundFigures>,
     /// When a round last succeeded.
     pub last_success: Option<Timestamp>,
     /// Seconds since `last_success`.

@@ -25,7 +25,7 @@ use crate::mirror::fallback::Fallback;
 use crate::mirror::position::{Phase, Position, SegmentIndex, WindowId};
 use crate::mirror::round::{Effect, Round, RoundEnd, RoundInput, SegmentContext};
 use crate::mirror::segment_set::SegmentSet;
-use crate::mirror::status::{LastRound, ResyncReason, WindowState};
+use crate::mirror::status::{ResyncReason, RoundFigures, WindowState};
 use crate::mirror::window::{Edges, Window};
 
 use super::error::AttemptError;
@@ -71,7 +71,7 @@ pub(super) struct AttemptStats {
     /// The segments that settled.
     pub(super) settled: SegmentSet,
     /// What it did so far, as it is published.
-    pub(super) round: LastRound,
+    pub(super) round: RoundFigures,
 }
 
 /// An attempt at a round of one window.

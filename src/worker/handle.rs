@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use crate::mirror::health::WindowHealth;
 use crate::mirror::outcome::{RoundOutcome, SegmentMode};
 use crate::mirror::schedule;
-use crate::mirror::status::{LastRound, PastRounds, SegmentStatus, WindowState, WindowStatus};
+use crate::mirror::status::{PastRounds, RoundFigures, SegmentStatus, WindowState, WindowStatus};
 use crate::mirror::window::{CalendarRef, Window};
 use crate::store::RegisteredWindow;
 
@@ -137,7 +137,7 @@ impl WindowHandle {
         state.running = false;
         state.rounds += 1;
         let number = state.rounds;
-        let round = LastRound { number, at: now, ..LastRound::default() };
+        let round = RoundFigures { number, at: now, ..RoundFigures::default() };
         state.record_round(round, RoundOutcome::Crashed);
         state.health = state.health.on_crash();
         drop(state);

@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 
 use crate::mirror::outcome::RoundOutcome;
-use crate::mirror::status::{LastRound, PastRound, PastRounds, ResyncReason};
+use crate::mirror::status::{PastRound, PastRounds, ResyncReason, RoundFigures};
 
 /// How many noteworthy rounds are kept.
 const MAX_REMEMBERED: usize = 8;
@@ -64,7 +64,7 @@ impl RoundHistory {
     }
 
     /// The last successful round.
-    pub(super) fn last(&self) -> Option<LastRound> {
+    pub(super) fn last(&self) -> Option<RoundFigures> {
         self.entries.first().filter(|entry| entry.number > 0).map(|entry| entry.unpack().round)
     }
 
@@ -78,7 +78,7 @@ impl RoundHistory {
 /// Whether the round changed nothing and made no more than the usual requests.
 fn is_quiet(past_round: &PastRound, usual: usize) -> bool {
     let PastRound { round, outcome, resync } = past_round;
-    let LastRound { created, updated, removed, requests, .. } = *round;
+    let RoundFigures { created, updated, removed, requests, .. } = *round;
     *outcome == RoundOutcome::Settled
         && resync.is_none()
         && (created, updated, removed) == (0, 0, 0)
@@ -108,7 +108,7 @@ impl PackedRound {
     fn unpack(&self) -> PastRound {
         let ms = i64::from(self.at) * 1000 + i64::from(self.at_ms);
         PastRound {
-            round: LastRound {
+            round: RoundFigures {
                 number: self.number.into(),
                 at: Timestamp::from_millisecond(ms).unwrap_or_default(),
                 took_ms: self.took_ms.into(),
@@ -131,8 +131,14 @@ mod tests {
 
     fn round(number: u64, outcome: RoundOutcome) -> PastRound {
         let at = Timestamp::from_millisecond(1_700_000_000_123 + number as i64).unwrap();
-        let round =
-            LastRound { number, at, took_ms: 7, requests: 1, pages: 1, ..LastRound::default() };
+        let round = RoundFigures {
+            number,
+            at,
+            took_ms: 7,
+            requests: 1,
+            pages: 1,
+            ..RoundFigures::default()
+        };
         PastRound { round, outcome, resync: None }
     }
 

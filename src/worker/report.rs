@@ -12,7 +12,7 @@ use super::monotonic::MonotonicTime;
 use crate::mirror::failure::ErrorKind;
 use crate::mirror::health::{Notice, Pacing, RoundFailure, RoundResult};
 use crate::mirror::outcome::RoundOutcome;
-use crate::mirror::status::{LastError, LastRound};
+use crate::mirror::status::{LastError, RoundFigures};
 use crate::mirror::window::Window;
 
 impl Worker {
@@ -143,9 +143,9 @@ impl Worker {
 }
 
 /// A finished attempt as a published round.
-fn finished(stats: &AttemptStats, number: u64, at: Timestamp, took: Duration) -> LastRound {
+fn finished(stats: &AttemptStats, number: u64, at: Timestamp, took: Duration) -> RoundFigures {
     let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-    LastRound { number, at, took_ms, ..stats.round }
+    RoundFigures { number, at, took_ms, ..stats.round }
 }
 
 /// The error shown for a round that could not complete some series.

@@ -11,7 +11,7 @@ use crate::mirror::position::SegmentIndex;
 use crate::mirror::schedule;
 use crate::mirror::segment_set::SegmentSet;
 use crate::mirror::status::{
-    AuditRecord, AuditStatus, LastError, LastResync, LastRound, PastRound, ResyncReason,
+    AuditRecord, AuditStatus, LastError, LastResync, PastRound, ResyncReason, RoundFigures,
     WindowState,
 };
 use crate::mirror::window::{Edges, Window};
@@ -145,7 +145,7 @@ impl WorkerState {
     }
 
     /// Records a finished round.
-    pub(super) fn record_round(&mut self, round: LastRound, outcome: RoundOutcome) {
+    pub(super) fn record_round(&mut self, round: RoundFigures, outcome: RoundOutcome) {
         let usual = self.segments().len();
         let resync = self.resync.take();
         self.history.record(PastRound { round, outcome, resync }, usual);

@@ -12,7 +12,7 @@ use calmirror::graph::transport::{BodyStream as Answer, Transport, TransportErro
 use calmirror::mirror::account::Credential;
 use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::position::{Phase, WindowId};
-use calmirror::mirror::status::LastRound;
+use calmirror::mirror::status::RoundFigures;
 use calmirror::mirror::window::{Edge, Window, WindowSettings};
 use calmirror::store::{EventQuery, Store, StoreOptions};
 use calmirror::supervisor::{Fleet, Supervisor};
@@ -109,7 +109,7 @@ fn december() -> Window {
     }
 }
 
-async fn first_round(fleet: &Fleet) -> LastRound {
+async fn first_round(fleet: &Fleet) -> RoundFigures {
     let settled = async {
         loop {
             if let Some(round) = fleet.window("me").unwrap().last_round {

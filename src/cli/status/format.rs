@@ -4,7 +4,7 @@ use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use crate::mirror::status::{LastRound, WindowState};
+use crate::mirror::status::{RoundFigures, WindowState};
 
 /// The colour of a state.
 pub(super) fn style(state: WindowState) -> Style {
@@ -50,8 +50,8 @@ pub(super) fn span(seconds: f64) -> String {
 }
 
 /// A finished round as text.
-pub(in crate::cli) fn report(round: &LastRound) -> String {
-    let LastRound { number, took_ms, requests, created, updated, removed, .. } = round;
+pub(in crate::cli) fn report(round: &RoundFigures) -> String {
+    let RoundFigures { number, took_ms, requests, created, updated, removed, .. } = round;
     let plural = if *requests == 1 { "" } else { "s" };
     let took =
         if *took_ms < 10_000 { format!("{took_ms} ms") } else { format!("{} s", took_ms / 1000) };

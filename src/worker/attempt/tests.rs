@@ -34,7 +34,7 @@ async fn a_round_writes_its_page_with_the_link_and_counts_it() {
     let lab = Lab::new(window("alice"), [delta(&[event("a", 3), event("b", 4)])]).await;
     let (end, stats) = lab.run().await;
     assert_eq!((end, stats.settled.contains(0)), (AttemptEnd::Settled, true));
-    let LastRound { requests, pages, created, .. } = stats.round;
+    let RoundFigures { requests, pages, created, .. } = stats.round;
     assert_eq!((requests, pages, created, lab.events()), (1, 1, 2, 2));
     let position = lab.services.store.position(lab.id, 0).await.unwrap().unwrap();
     let link = format!("{}/delta", BASE);
