@@ -14,7 +14,7 @@ use super::state::WindowState;
 pub struct WindowHealth {
     /// The state of the window.
     pub state: WindowState,
-    /// Failed attempts in a row.
+    /// Failed attempts in a row, counted as in [`super::status::WindowStatus::failures`].
     pub failures: u32,
     /// Whether the window has settled once since it was created.
     pub settled_once: bool,
@@ -22,7 +22,7 @@ pub struct WindowHealth {
     pub logged: Option<WindowState>,
 }
 
-/// How an attempt that did not fail ended.
+/// An attempt that did not fail, as its window's health sees it: with the wait of a hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RoundResult {
     /// Every segment has a delta link and nothing pending.
@@ -138,7 +138,7 @@ impl WindowHealth {
             failures => failures.saturating_add(1),
         };
         let delay = cause.delay(interval, self.failures, chance);
-        // For the same reason a running wait does not become longer.
+        // Without a request a running wait does not become longer either.
         let left = left.filter(|left| remembered && !left.is_zero());
         let delay = left.map_or(delay, |left| left.min(delay));
         self.state = state;

@@ -164,7 +164,7 @@ pub struct WindowStatus {
     pub events: u64,
     /// Its segments.
     pub segments: Vec<SegmentStatus>,
-    /// The last finished round.
+    /// The last successful round since the daemon started.
     pub last_round: Option<RoundFigures>,
     /// When a round last succeeded.
     pub last_success: Option<Timestamp>,
@@ -174,7 +174,8 @@ pub struct WindowStatus {
     pub next_due: Option<Timestamp>,
     /// While `held`: no event leaves before this time.
     pub held_until: Option<Timestamp>,
-    /// Failed attempts since the last success.
+    /// Failed attempts in a row. Counts from 1 again if the trouble is of another kind than before,
+    /// or if the failed attempt committed pages.
     pub failures: u32,
     /// Resyncs since the window was created (the first enumeration is not counted).
     pub resyncs: u64,
