@@ -20,7 +20,8 @@ str_enum! {
 str_enum! {
     /// Why an event left the mirror.
     pub enum RemovalReason {
-        /// Graph reports that the event is no longer in this view (fact 62).
+        /// Graph no longer has the event in this view: by a tombstone (fact 62), a listing or a
+        /// sweep.
         Deleted = "deleted",
         /// The window's edges moved past the event.
         LeftWindow = "left_window",

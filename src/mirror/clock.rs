@@ -54,7 +54,7 @@ impl ClockCheck {
 }
 
 /// Whether a wait with the stored end `until` still lasts at `now`. No wait lasts longer than
-/// `longest`: a wait that seems longer was stored under a wrong clock, and is over.
+/// `longest`: a wait that seems longer was stored under a wrong clock and has ended.
 pub fn wait_continues(until: Timestamp, longest: SignedDuration, now: Timestamp) -> bool {
     let left = until.duration_since(now);
     left > SignedDuration::ZERO && left <= longest.saturating_add(TOLERANCE)

@@ -10,14 +10,14 @@ use super::clock::{self, TOLERANCE};
 use super::page::EventId;
 use super::window::{Edge, Edges, Window, WindowSettings};
 
-/// The longest wait between attempts of a window that keeps failing.
+/// The longest back-off, unless the interval is longer; a quarantined window waits longer.
 pub const MAX_BACKOFF: Duration = Duration::from_secs(3600);
 /// The first wait before a request is repeated, before jitter.
 pub const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// The longest interval of a segment far from the present.
 const MAX_SEGMENT_INTERVAL: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
-/// How many times a round may repeat requests.
+/// How many requests one run through a segment may repeat.
 pub const MAX_RETRIES: u32 = 4;
 
 /// `interval × (1 ± jitter/2)`; `chance` is in `[0, 1)`.

@@ -172,7 +172,7 @@ fn a_remembered_failure_neither_counts_nor_prolongs_the_wait() {
     let before = in_trouble(WindowState::SignInRequired, 4);
     let (health, delay, _) = after_failure(before, remembered);
     assert_eq!((health.failures, delay), (4, MINUTE));
-    // A wait that is over does not shorten the next one.
+    // A wait that has ended does not shorten the next one.
     let delay = after_failure(before, RoundFailure { left: Some(Duration::ZERO), ..remembered }).1;
     assert_eq!(delay, 40 * MINUTE);
 }

@@ -87,7 +87,7 @@ impl Round {
     /// Settles, or holds a mass removal.
     pub(super) fn judge_and_settle(&mut self, commit: Commit) -> Step {
         if self.is_mass_removal(self.due_removals().count()) {
-            // Received items are published all the same.
+            // Received items are published nevertheless.
             return self.hold_removals(commit.upserts);
         }
         self.settle(commit)

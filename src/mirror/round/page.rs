@@ -20,7 +20,7 @@ impl Round {
         {
             commit.seen = Some((*number, seen_ids(&page)));
         }
-        // Unreadable items exist all the same.
+        // Unreadable items exist too.
         for unread in page.unreadable.iter().filter_map(|u| u.id.as_ref()) {
             self.progress.pending.cancel_removal(unread.hash());
         }

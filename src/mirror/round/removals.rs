@@ -95,8 +95,8 @@ impl RemovalCheck {
         }
     }
 
-    /// Whether `more` removals are too many to believe. Counts for the whole window, as before any
-    /// removal in any of its segments.
+    /// Whether `more` removals need a confirmation. Judged for the whole window, by its size before
+    /// this attempt removed anything in any segment.
     pub(super) fn is_mass(&self, more: usize) -> bool {
         let events = usize::try_from(self.events).unwrap_or(usize::MAX) + self.removed_elsewhere;
         more > 0 && is_mass_removal(self.removed + self.removed_elsewhere + more, events)

@@ -76,7 +76,7 @@ pub enum Step {
     /// Events are about to be removed: run the other segments, then step with
     /// [`RoundInput::Retained`]. This may be done in a later attempt.
     AwaitSegments,
-    /// The round is over.
+    /// The round has ended.
     End(RoundEnd),
     /// The last effect has failed for this attempt. If none did, the round does not end and every
     /// fallback was tried.

@@ -255,7 +255,7 @@ fn a_sweep_too_large_to_believe_is_held_and_confirmed() {
     let (round, effect) =
         sweeping(ResyncReason::Requested, 39).step(RoundInput::Unseen(many(20)), AT);
     let commit = written(effect);
-    assert!(commit.removals.is_empty(), "upserts go on, nothing leaves");
+    assert!(commit.removals.is_empty(), "upserts are published, nothing leaves");
     assert_eq!(*phase(&commit), Phase::start(ResyncReason::Confirm));
     let (_, effect) = round.step(RoundInput::Committed(39), AT);
     assert!(matches!(effect, Step::End(RoundEnd::Held)));
@@ -267,7 +267,7 @@ fn a_sweep_too_large_to_believe_is_held_and_confirmed() {
     };
     assert!(matches!(resumed(AT), Step::End(RoundEnd::Held)));
     assert!(matches!(resumed(hour(1)), Step::Do(Effect::Page(None))));
-    // The enumeration that confirms is believed, and so are few removals and the smaller half.
+    // The removals of a confirming enumeration are published, and so are few, or the smaller half.
     for (reason, events, n) in [
         (ResyncReason::Confirm, 39, 20),
         (ResyncReason::Requested, 19, 19),
