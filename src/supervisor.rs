@@ -135,8 +135,8 @@ impl Supervisor {
         self.notify.clone()
     }
 
-    /// Notifies the service manager that a reload is over. `remark` says why it changed nothing; it is
-    /// part of the status line until the next reload.
+    /// Notifies the service manager that a reload has ended. `remark` says why it changed
+    /// nothing; it is part of the status line until the next reload.
     pub fn reloaded(&mut self, remark: Option<String>) {
         self.reload_note = remark;
         self.notify.ready(&self.status());

@@ -31,7 +31,7 @@ pub(super) enum PageEntry {
     Unreadable(UnreadableItem),
 }
 
-/// How the item was requested, which decides whether it is `whole`.
+/// How the item was requested, which decides whether it is `full`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum ItemSource {
     /// In a delta page, where occurrences are bare (fact 66).

@@ -1,4 +1,4 @@
-//! Parses the times in an answer's head: `Date`, and `Retry-After` as Graph sends it.
+//! Parses the times in a response's headers: `Date`, and `Retry-After` as Graph sends it.
 //!
 //! `Retry-After` is seconds, seconds with a fraction, or an HTTP date (fact 117). An unreadable
 //! value counts as absent. Waits are limited to an hour.

@@ -29,7 +29,8 @@ pub struct ReloadHandle {
     shared: Arc<ReloadState>,
 }
 
-/// The requested reloads, in order. Without it every request fails.
+/// The requested reloads: a signal first, then the requests in order. Without it every request
+/// fails.
 #[derive(Debug)]
 pub struct ReloadQueue {
     requests: mpsc::Receiver<ReloadRequest>,

@@ -157,7 +157,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// What the attempt has done, without when.
+    /// What the attempt did; the worker adds the number and the times.
     pub(super) fn into_stats(mut self) -> AttemptStats {
         let requests =
             self.context.target.requests.load(Ordering::Relaxed) - self.previous_requests;

@@ -139,8 +139,8 @@ mod tests {
         let stuck = |kind| AttemptError::Stuck { kind, cause: None, until: Some(NOON) };
         let stalled = FailureCause::Stalled(Duration::from_secs(7));
         let (transient, kind) = (FailureCause::Transient, ErrorKind::Graph(graph().class()));
-        // Besides: whether the next attempt goes on behind the pages of this one, whether the error may
-        // be known from an earlier one, and whether it has been logged for all windows.
+        // Besides: whether the next attempt continues behind the pages of this one, whether the error
+        // may be known from an earlier one, and whether it has been logged for all windows.
         for (error, cause, expected, [progress, remembered, shared]) in [
             (AttemptError::Graph(graph()), transient, kind, [true, false, false]),
             (

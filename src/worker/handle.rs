@@ -23,7 +23,7 @@ pub struct WindowHandle {
     state: Mutex<WorkerState>,
     /// Wakes the worker: a request was made, or the settings changed.
     pub(super) wake: Notify,
-    /// An attempt is over.
+    /// An attempt has ended.
     finished: Notify,
 }
 
@@ -85,7 +85,8 @@ impl WindowHandle {
         self.notify_finished();
     }
 
-    /// Restarts the window as the store has it now. Health and history are kept.
+    /// Restarts the window as the store has it now. The history, the failure count and a state of
+    /// trouble are kept.
     pub fn reattach(&self, window: Arc<Window>, registered: &RegisteredWindow) {
         *self.window.lock().unwrap_or_else(PoisonError::into_inner) = window;
         self.lock().reattach(registered);
@@ -117,7 +118,7 @@ impl WindowHandle {
         self.wake.notify_one();
     }
 
-    /// Waits until the attempt with this number, or a later one, is over.
+    /// Waits until the attempt with this number, or a later one, has ended.
     pub async fn finished(&self, round: u64) {
         loop {
             let finished = self.finished.notified();
@@ -312,7 +313,7 @@ mod tests {
             let again = RegisteredWindow { settled, events: 5, ..month() };
             handle.reattach(Arc::new(window("alice")), &again);
             assert_eq!((handle.state(), handle.lock().events), (after, 5), "{before}");
-            assert_eq!(handle.lock().rounds, 7, "rounds go on counting");
+            assert_eq!(handle.lock().rounds, 7, "the count of rounds continues");
         }
     }
 }

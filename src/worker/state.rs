@@ -93,7 +93,8 @@ impl WorkerState {
         }
     }
 
-    /// Takes over the window as the store has it now. Health and history are kept.
+    /// Takes over the window as the store has it now. The history, the failure count and a state of
+    /// trouble are kept.
     pub(super) fn reattach(&mut self, registered: &RegisteredWindow) {
         self.set_edges(registered.edges, registered.edges_at);
         self.events = registered.events;

@@ -80,8 +80,8 @@ impl Tokens {
         &self.name
     }
 
-    /// Replaces how the account signs in; the next sign-in uses them. If they are the same, nothing
-    /// is forgotten; otherwise the current token is dropped, because it belongs to the old ones.
+    /// Replaces the settings; the next sign-in uses them. Equal settings change nothing; different
+    /// ones drop the current token, because it belongs to the old settings.
     pub fn reconfigure(&self, sign_in: SignInSettings) {
         let mut held = self.cached();
         if *held.sign_in != sign_in {

@@ -146,8 +146,7 @@ impl Attempt<'_> {
     }
 
     /// Makes a small request that distinguishes a failing page or series from a calendar that does
-    /// not answer at all. After a 404 for a series it must succeed before the 404 is believed (fact
-    /// 103).
+    /// not answer at all. After a 404 for a series it must succeed before the 404 counts (fact 103).
     pub(super) async fn probe(&mut self, edges: Edges) -> Result<(), AttemptError> {
         let (client, target, options) = self.request_parts();
         let (day, options) = (first_day(edges), RequestOptions { page_size: 1, ..options });

@@ -1,7 +1,8 @@
-//! The retry budget of a round, and requests that are repeated until they succeed or it is spent.
+//! The retry budget of one run through a segment (`Attempt::drive`), and requests that are repeated
+//! until they succeed or it is spent.
 //!
 //! Requests are repeated only here, except once for a refused token (`graph/client.rs`): at most
-//! [`MAX_RETRIES`] times for each run through a segment, each time on a new connection.
+//! [`MAX_RETRIES`] times in each run, each time on a new connection.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::mirror::schedule::{self, MAX_RETRIES};
 use super::series::SeriesError;
 use super::{Attempt, AttemptError, REMEMBERED_PAUSE_MIN};
 
-/// How many requests a round may still repeat, and whether a link of it has died.
+/// How many requests a run through a segment has repeated, and whether its link has died.
 #[derive(Debug, Default)]
 pub(super) struct RetryBudget {
     used: u32,
@@ -37,7 +38,7 @@ impl RetryBudget {
         wait
     }
 
-    /// A link died. Returns true for the first one: the round may then enumerate again.
+    /// A link died. Returns true for the first one: the segment may then be enumerated again.
     pub(super) fn link_died(&mut self) -> bool {
         !std::mem::replace(&mut self.link_died, true)
     }

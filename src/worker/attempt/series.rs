@@ -56,8 +56,8 @@ struct SeriesListing {
     pages: u32,
 }
 
-/// The events that a listing contains, readable or not. As in a sweep, an item without an id does
-/// not stand for a missing event.
+/// The events that a listing contains, readable or not. An item without a readable id is not
+/// counted: as in a sweep, it does not stand for any event.
 #[derive(Default)]
 pub(super) struct ListedIds {
     events: BTreeSet<EventHash>,
