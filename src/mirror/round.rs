@@ -89,7 +89,7 @@ pub struct SegmentContext {
     pub confirm_after: SignedDuration,
     /// Whether the window has other segments. An event that leaves this segment may have moved over
     /// a segment boundary into another. So nothing except the rows of a series that is gone is
-    /// removed before [`RoundInput::Retained`], which follows when everything else of the round is
+    /// removed before [`RoundInput::SegmentsDone`], which follows when everything else of the round is
     /// durable and the other segments have run.
     pub has_other_segments: bool,
     /// The configured page size.
@@ -224,8 +224,8 @@ impl Round {
             RoundInput::Presence(present) => self.on_presence(present),
             RoundInput::Unavailable => self.unavailable(),
             RoundInput::Unseen(rows) => self.on_unseen(rows),
-            RoundInput::Retained { stay, gone } => {
-                self.removal_check.others_done(stay, gone);
+            RoundInput::SegmentsDone { retain, removed } => {
+                self.removal_check.others_done(retain, removed);
                 self.next_effect()
             }
             RoundInput::Committed(events) => {

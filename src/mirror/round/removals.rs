@@ -67,10 +67,10 @@ impl RemovalCheck {
         self.removed += removed;
     }
 
-    /// The other segments have run; `gone` events were removed in this attempt, in all segments.
-    pub(super) fn others_done(&mut self, retain: Retain, gone: usize) {
+    /// The other segments have run; `removed` events were removed in this attempt, in all segments.
+    pub(super) fn others_done(&mut self, retain: Retain, removed: usize) {
         self.others = OtherSegments::Done(retain);
-        self.removed_elsewhere = gone.saturating_sub(self.removed);
+        self.removed_elsewhere = removed.saturating_sub(self.removed);
     }
 
     /// The segment asks which events exist. The other segments may not know the answer, so they

@@ -44,11 +44,11 @@ pub enum RoundInput {
     /// The rows that the sweep found.
     Unseen(Vec<Removal>),
     /// The other segments have run, as far as they could.
-    Retained {
+    SegmentsDone {
         /// What may have moved to a segment that did not complete: its removal stays pending.
-        stay: Retain,
+        retain: Retain,
         /// Events removed from the window in this attempt, in all segments.
-        gone: usize,
+        removed: usize,
     },
     /// The commit is durable. The number of events that readers now see in the window.
     Committed(u64),
@@ -74,7 +74,7 @@ pub enum Step {
     /// Perform the effect, and step again with its result.
     Do(Effect),
     /// Events are about to be removed: run the other segments, then step with
-    /// [`RoundInput::Retained`]. This may be done in a later attempt.
+    /// [`RoundInput::SegmentsDone`]. This may be done in a later attempt.
     AwaitSegments,
     /// The round has ended.
     End(RoundEnd),

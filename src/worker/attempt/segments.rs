@@ -188,8 +188,8 @@ impl Attempt<'_> {
         let ParkedRound { segment, begins, round, .. } = parked;
         let epoch = barrier.next_epoch();
         let retain_all = matches!(retain, Retain::All);
-        let gone = usize::try_from(self.stats.round.removed).unwrap_or(usize::MAX);
-        let drive = self.drive(*round, RoundInput::Retained { stay: retain, gone }).await?;
+        let removed = usize::try_from(self.stats.round.removed).unwrap_or(usize::MAX);
+        let drive = self.drive(*round, RoundInput::SegmentsDone { retain, removed }).await?;
         if drive.restarted {
             barrier.began(segment, epoch);
         }

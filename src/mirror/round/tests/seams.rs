@@ -13,7 +13,7 @@ fn removal(id: &str) -> Removal {
 
 fn withheld(ids: &[&str]) -> RoundInput {
     let ids = ids.iter().map(|id| EventId::new(*id).hash());
-    RoundInput::Retained { stay: Retain::Named(ids.collect()), gone: 0 }
+    RoundInput::SegmentsDone { retain: Retain::Named(ids.collect()), removed: 0 }
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn a_window_that_empties_segment_by_segment_is_not_believed() {
     let (round, _) = round.step(RoundInput::Start, AT);
     let (round, effect) = round.step(RoundInput::Unseen(many(10)), AT);
     assert!(matches!(effect, Step::AwaitSegments));
-    let grant = RoundInput::Retained { stay: Retain::Named(BTreeSet::new()), gone: 30 };
+    let grant = RoundInput::SegmentsDone { retain: Retain::Named(BTreeSet::new()), removed: 30 };
     let (round, effect) = round.step(grant, AT);
     assert!(matches!(effect, Step::Do(Effect::Unseen)));
     let (round, effect) = round.step(RoundInput::Unseen(many(10)), AT);
@@ -95,7 +95,7 @@ fn where_nothing_may_leave_the_round_goes_on_all_the_same() {
         step_page(round, page(vec![], &["a"], delta("d1")), &[("a", StoredKind::Single)]);
     let (round, effect) = round.step(RoundInput::Committed(50), AT);
     assert!(matches!(effect, Step::AwaitSegments));
-    let (_, effect) = round.step(RoundInput::Retained { stay: Retain::All, gone: 0 }, AT);
+    let (_, effect) = round.step(RoundInput::SegmentsDone { retain: Retain::All, removed: 0 }, AT);
     let commit = written(effect);
     assert_eq!(*phase(&commit), Phase::Settled { delta: Some(link("d1")) });
     assert!(commit.removals.is_empty() && commit.finished_pending.is_empty());
