@@ -304,7 +304,7 @@ impl Round {
             // The first enumeration found an empty mirror: there is nothing to sweep, and it kept
             // no seen list.
             Phase::Completing { .. } | Phase::Sweeping { reason: ResyncReason::New, .. } => {
-                self.leave_and_settle()
+                self.publish_removals_and_settle()
             }
             Phase::Sweeping { .. } => Step::Do(Effect::Unseen),
         }

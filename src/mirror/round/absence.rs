@@ -153,7 +153,7 @@ impl Round {
             }
             Some(ViewPurpose::Locate(mut listing)) => {
                 listing.merge(viewed);
-                self.absence_is_certain(listing, rows)
+                self.complete_without_absent(listing, rows)
             }
             Some(ViewPurpose::InsteadOfListing) => self.decide_at_edges(viewed, rows),
             // An item without a readable id may be one of these instances. Unless the view has all
@@ -184,7 +184,9 @@ impl Round {
                 let master = series.master.clone();
                 Step::Do(Effect::View(Box::new(ViewRequest { master, ids, ids_only: true, edges })))
             }
-            Some(ViewPurpose::Absence(listing, rows, _)) => self.absence_is_certain(listing, rows),
+            Some(ViewPurpose::Absence(listing, rows, _)) => {
+                self.complete_without_absent(listing, rows)
+            }
             Some(
                 ViewPurpose::Exceptions(_)
                 | ViewPurpose::Locate(_)
@@ -199,7 +201,11 @@ impl Round {
     /// instance that was on a page of this round may have moved to another segment that has already
     /// run. Then the series stays pending, and its events in other segments stay, until this
     /// segment's next round reports that the instance left.
-    fn absence_is_certain(&mut self, listing: ListedInstances, rows: Vec<SeriesMember>) -> Step {
+    fn complete_without_absent(
+        &mut self,
+        listing: ListedInstances,
+        rows: Vec<SeriesMember>,
+    ) -> Step {
         let absent = self.absent(&listing, &rows);
         let Some(series) = self.progress.pending.current() else { return self.next_effect() };
         let carried = |id| series.waiting.contains_key(id) && !series.earlier.contains(id);

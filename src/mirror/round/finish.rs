@@ -77,7 +77,7 @@ impl Round {
     }
 
     /// Settles after the pending series are done: only removals are left.
-    pub(super) fn leave_and_settle(&mut self) -> Step {
+    pub(super) fn publish_removals_and_settle(&mut self) -> Step {
         if self.removal_check.awaits_segments() && !self.progress.pending.removals().is_empty() {
             return Step::AwaitSegments;
         }

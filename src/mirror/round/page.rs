@@ -13,7 +13,8 @@ use crate::mirror::window::Completion;
 impl Round {
     pub(super) fn on_page(&mut self, page: Page, known: &StoredKinds) -> Step {
         let mut commit = self.commit();
-        let idle = page.present.is_empty() && page.removed.is_empty() && page.unreadable.is_empty();
+        let empty =
+            page.present.is_empty() && page.removed.is_empty() && page.unreadable.is_empty();
         // The first enumeration has nothing to sweep.
         if let Phase::Enumerating { page: number, reason, .. } = &self.progress.phase
             && *reason != ResyncReason::New
@@ -53,7 +54,7 @@ impl Round {
                 self.progress.phase = Phase::Sweeping { delta: None, reason };
                 self.write(commit)
             }
-            PageEnd::Delta(delta) => self.last_page(delta, idle, commit),
+            PageEnd::Delta(delta) => self.last_page(delta, empty, commit),
         }
     }
 
@@ -97,8 +98,8 @@ impl Round {
         }
     }
 
-    /// Ends the page that has the delta link; `idle` if the page is empty.
-    fn last_page(&mut self, delta: Link, idle: bool, mut commit: Commit) -> Step {
+    /// Ends the page that has the delta link; `empty` if the page is empty.
+    fn last_page(&mut self, delta: Link, empty: bool, mut commit: Commit) -> Step {
         if let Some(reason) = self.reason() {
             self.progress.phase = Phase::Sweeping { delta: Some(delta), reason };
             if reason == ResyncReason::New && self.progress.pending.is_empty() {
@@ -112,7 +113,7 @@ impl Round {
         if self.progress.pending.current().is_some() || awaits_segments {
             return self.write(commit);
         }
-        commit.deferrable = idle && self.progress.pending.is_empty();
+        commit.deferrable = empty && self.progress.pending.is_empty();
         self.judge_and_settle(commit)
     }
 
