@@ -149,14 +149,14 @@ impl Round {
             // smaller pages one failure is enough to blame the page.
             (_, Some(ResyncReason::DeltaRetry))
             | (PageFailure::TooLarge, _)
-            | (PageFailure::Refused, Some(ResyncReason::PageStuck)) => {
+            | (PageFailure::PageSpecific, Some(ResyncReason::PageStuck)) => {
                 self.next_fallback(StallKind::PageTooLarge)
             }
-            (PageFailure::Refused, _) if self.progress.stall.page_failed() => {
+            (PageFailure::PageSpecific, _) if self.progress.stall.page_failed() => {
                 self.next_fallback(StallKind::PageTooLarge)
             }
             // A single failure may be a passing problem: it is recorded.
-            (PageFailure::Refused, _) => {
+            (PageFailure::PageSpecific, _) => {
                 self.after_commit = AfterCommit::Fail;
                 self.write(self.commit())
             }

@@ -63,7 +63,7 @@ pub enum PageFailure {
     TooLarge,
     /// It failed until the attempt's retries were spent, while the mailbox answered a small
     /// request.
-    Refused,
+    PageSpecific,
     /// Something else.
     Other,
 }

@@ -130,7 +130,7 @@ impl Attempt<'_> {
             return Some(PageFailure::TooLarge);
         }
         if self.is_page_specific(error, edges).await {
-            return Some(PageFailure::Refused);
+            return Some(PageFailure::PageSpecific);
         }
         matches!(error.cause(), FailureCause::Transient | FailureCause::Quarantined)
             .then_some(PageFailure::Other)
@@ -186,7 +186,7 @@ mod tests {
         };
         let large = vec![ScriptedResponse::Fault(TransportErrorKind::TooLarge)];
         for (case, answers, expected) in [
-            ("the mailbox answers", then(failing(5), list(&[])), PageFailure::Refused),
+            ("the mailbox answers", then(failing(5), list(&[])), PageFailure::PageSpecific),
             ("the mailbox fails too", failing(6), PageFailure::Other),
             ("the calendar is gone", vec![not_found()], PageFailure::Other),
             ("the page is too large", large, PageFailure::TooLarge),

@@ -73,7 +73,7 @@ fn a_page_over_the_cap_has_smaller_ones_asked_for() {
 #[test]
 fn a_refused_link_is_stuck_when_two_attempts_in_a_row_gave_up_there() {
     let refused =
-        |position| started(position, AT).0.step(RoundInput::Failed(PageFailure::Refused), AT);
+        |position| started(position, AT).0.step(RoundInput::Failed(PageFailure::PageSpecific), AT);
     let (round, effect) = refused(settled());
     let first = written(effect);
     assert_eq!(*phase(&first), settled().unwrap().phase, "the failure is only recorded");
@@ -190,7 +190,7 @@ fn a_trial_of_delta_that_fails_in_any_way_is_over_at_once() {
         let (round, _) = started(listed(Phase::Settled { delta: None }), tomorrow);
         round.step(RoundInput::Committed(100), tomorrow).0
     };
-    let failures = [PageFailure::TooLarge, PageFailure::Refused, PageFailure::Other];
+    let failures = [PageFailure::TooLarge, PageFailure::PageSpecific, PageFailure::Other];
     let mut ended: Vec<(Round, Step)> =
         failures.map(|how| trial().step(RoundInput::Failed(how), tomorrow)).into();
     let (round, _) = step_page(trial(), page(vec![single("a")], &[], next("n1")), &[]);
