@@ -31,9 +31,9 @@ pub enum StallKind {
 pub struct Fallback {
     /// The page size to request.
     pub(crate) size: Option<FoundPageSize>,
-    /// Whether [`StallKind::NoProgress`] has been met. Cleared when delta recovers.
+    /// Whether [`StallKind::NoProgress`] was seen. Cleared when delta recovers.
     pub(crate) no_progress_seen: bool,
-    /// Whether [`StallKind::PageTooLarge`] has been met. Cleared when delta recovers.
+    /// Whether [`StallKind::PageTooLarge`] was seen. Cleared when delta recovers.
     pub(crate) too_large_seen: bool,
     /// When delta is tried again; set only in snapshot mode.
     pub(crate) delta_retry_at: Option<Timestamp>,
@@ -80,25 +80,25 @@ impl Fallback {
     }
 
     /// The next fallback to try; `None` if all have been tried.
-    pub fn next(&self, ailment: StallKind, configured: u32, at: Timestamp) -> Option<Self> {
+    pub fn next(&self, kind: StallKind, configured: u32, at: Timestamp) -> Option<Self> {
         let size = self.page_size(configured);
-        let with = |asked| Self {
-            size: Some(FoundPageSize { requested: asked, configured }),
+        let with = |requested| Self {
+            size: Some(FoundPageSize { requested, configured }),
             ..self.clone()
         };
         let smaller = (size > MIN_PAGE_SIZE).then(|| with((size / 2).max(MIN_PAGE_SIZE)));
         if self.is_snapshot() {
             // Listed pages may be too large as well. A listing without end has no fallback.
-            return smaller.filter(|_| ailment == StallKind::PageTooLarge);
+            return smaller.filter(|_| kind == StallKind::PageTooLarge);
         }
         let larger = (size < MAX_PAGE_SIZE).then(|| with((size * 2).min(MAX_PAGE_SIZE)));
-        let mut next = match ailment {
+        let mut next = match kind {
             StallKind::NoProgress => larger.filter(|_| !self.too_large_seen),
             StallKind::PageTooLarge => smaller.filter(|_| !self.no_progress_seen),
         };
         if let Some(next) = &mut next {
-            next.no_progress_seen |= ailment == StallKind::NoProgress;
-            next.too_large_seen |= ailment == StallKind::PageTooLarge;
+            next.no_progress_seen |= kind == StallKind::NoProgress;
+            next.too_large_seen |= kind == StallKind::PageTooLarge;
         }
         next.or_else(|| {
             let mut snapshot = self.clone();
@@ -115,23 +115,20 @@ mod tests {
     const AT: Timestamp = Timestamp::UNIX_EPOCH;
 
     /// The page sizes that are tried in turn until snapshot mode, and the fallback at that point.
-    fn ladder(
-        mut ailments: impl Iterator<Item = StallKind>,
-        configured: u32,
-    ) -> (Vec<u32>, Fallback) {
-        let (mut remedy, mut sizes) = (Fallback::default(), vec![configured]);
-        while !remedy.is_snapshot() {
-            let ailment = ailments.next().unwrap();
-            remedy = remedy.next(ailment, configured, AT).unwrap();
-            if !remedy.is_snapshot() {
-                sizes.push(remedy.page_size(configured));
+    fn ladder(mut kinds: impl Iterator<Item = StallKind>, configured: u32) -> (Vec<u32>, Fallback) {
+        let (mut fallback, mut sizes) = (Fallback::default(), vec![configured]);
+        while !fallback.is_snapshot() {
+            let kind = kinds.next().unwrap();
+            fallback = fallback.next(kind, configured, AT).unwrap();
+            if !fallback.is_snapshot() {
+                sizes.push(fallback.page_size(configured));
             }
         }
-        (sizes, remedy)
+        (sizes, fallback)
     }
 
-    fn all(ailment: StallKind) -> impl Iterator<Item = StallKind> {
-        std::iter::repeat(ailment)
+    fn all(kind: StallKind) -> impl Iterator<Item = StallKind> {
+        std::iter::repeat(kind)
     }
 
     #[test]
@@ -158,35 +155,35 @@ mod tests {
 
     #[test]
     fn listed_pages_shrink_too_until_nothing_is_left() {
-        let (_, mut remedy) = ladder(all(StallKind::NoProgress), 400);
-        assert_eq!(remedy.next(StallKind::NoProgress, 400, AT), None);
+        let (_, mut fallback) = ladder(all(StallKind::NoProgress), 400);
+        assert_eq!(fallback.next(StallKind::NoProgress, 400, AT), None);
         let mut sizes = Vec::new();
-        while let Some(next) = remedy.next(StallKind::PageTooLarge, 400, AT) {
+        while let Some(next) = fallback.next(StallKind::PageTooLarge, 400, AT) {
             assert!(next.is_snapshot());
             sizes.push(next.page_size(400));
-            remedy = next;
+            fallback = next;
         }
         assert_eq!(sizes, [500, 250, 125, 62, 31, 15, 10]);
     }
 
     #[test]
     fn delta_is_due_after_a_day_and_leaves_the_page_size_when_it_works() {
-        let (_, mut remedy) = ladder(all(StallKind::NoProgress), 200);
+        let (_, mut fallback) = ladder(all(StallKind::NoProgress), 200);
         let day = AT.checked_add(DELTA_RETRY_AFTER).unwrap();
-        assert!(!remedy.is_delta_due(AT) && remedy.is_delta_due(day));
-        remedy.postpone_delta(day);
-        assert!(!remedy.is_delta_due(day) && remedy.is_snapshot());
-        remedy.delta_recovered();
-        assert!(!remedy.is_snapshot() && !remedy.is_none());
-        assert_eq!(remedy.page_size(200), 1000);
+        assert!(!fallback.is_delta_due(AT) && fallback.is_delta_due(day));
+        fallback.postpone_delta(day);
+        assert!(!fallback.is_delta_due(day) && fallback.is_snapshot());
+        fallback.delta_recovered();
+        assert!(!fallback.is_snapshot() && !fallback.is_none());
+        assert_eq!(fallback.page_size(200), 1000);
         // Pages that are too large no longer conflict with the earlier stall.
-        let next = remedy.next(StallKind::PageTooLarge, 200, AT).unwrap();
+        let next = fallback.next(StallKind::PageTooLarge, 200, AT).unwrap();
         assert_eq!((next.page_size(200), next.is_snapshot()), (500, false));
     }
 
     #[test]
     fn another_configured_page_size_is_obeyed() {
-        let remedy = Fallback::default().next(StallKind::NoProgress, 200, AT).unwrap();
-        assert_eq!((remedy.page_size(200), remedy.page_size(50)), (400, 50));
+        let fallback = Fallback::default().next(StallKind::NoProgress, 200, AT).unwrap();
+        assert_eq!((fallback.page_size(200), fallback.page_size(50)), (400, 50));
     }
 }

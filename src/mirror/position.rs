@@ -33,9 +33,9 @@ pub struct Position {
 
 impl Position {
     /// A position without a hold, stall counters or a fallback.
-    pub fn new(phase: Phase, todo: bool) -> Self {
-        let (guard, remedy) = (StallDetector::default(), Fallback::default());
-        Self { phase, has_pending: todo, held_until: None, stall: guard, fallback: remedy }
+    pub fn new(phase: Phase, has_pending: bool) -> Self {
+        let (stall, fallback) = (StallDetector::default(), Fallback::default());
+        Self { phase, has_pending, held_until: None, stall, fallback }
     }
 
     /// Whether a mass removal waits for its confirmation.
@@ -44,8 +44,8 @@ impl Position {
     }
 
     /// An enumeration from the first page, with the segment's fallback.
-    pub fn start(reason: ResyncReason, remedy: Fallback) -> Self {
-        Self { fallback: remedy, ..Self::new(Phase::start(reason), false) }
+    pub fn start(reason: ResyncReason, fallback: Fallback) -> Self {
+        Self { fallback, ..Self::new(Phase::start(reason), false) }
     }
 }
 

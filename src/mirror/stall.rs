@@ -36,8 +36,13 @@ pub struct StallDetector {
 
 impl StallDetector {
     /// Observes a page and returns true if the round is stuck. `took` is the response time without
-    /// our own waits; `met` holds the ids that the round has met in this attempt.
-    pub fn observe(&mut self, page: &Page, took: Duration, met: &mut BTreeSet<EventHash>) -> bool {
+    /// our own waits; `ids_seen` holds the ids that this attempt has seen.
+    pub fn observe(
+        &mut self,
+        page: &Page,
+        took: Duration,
+        ids_seen: &mut BTreeSet<EventHash>,
+    ) -> bool {
         if !matches!(page.end, PageEnd::Next(_)) {
             // The round ends, so it is not stuck.
             return false;
@@ -51,7 +56,7 @@ impl StallDetector {
         let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         self.without_new_id_ms = self.without_new_id_ms.saturating_add(took);
         for id in &ids {
-            if met.insert(*id) {
+            if ids_seen.insert(*id) {
                 self.without_new_id_ms = 0;
             }
         }
@@ -108,9 +113,9 @@ mod tests {
 
     /// The number of the page at which the round counts as stuck; each page takes `took`.
     fn stuck_at(pages: impl Iterator<Item = Page>, took: Duration) -> Option<usize> {
-        let (mut guard, mut met) = (StallDetector::default(), BTreeSet::new());
+        let (mut detector, mut ids_seen) = (StallDetector::default(), BTreeSet::new());
         for (number, page) in (1..).zip(pages.take(20_000)) {
-            if guard.observe(&page, took, &mut met) {
+            if detector.observe(&page, took, &mut ids_seen) {
                 return Some(number);
             }
         }
@@ -156,15 +161,18 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_something_and_the_end_is_the_end() {
-        let (mut guard, mut met) = (StallDetector::default(), BTreeSet::new());
+        let (mut detector, mut ids_seen) = (StallDetector::default(), BTreeSet::new());
         let mut nameless = page(&[]);
         nameless.unreadable.push(UnreadableItem { id: None, reason: "x" });
         for _ in 0..600 {
-            assert!(!guard.observe(&nameless, SHORT, &mut met), "neither empty nor a repetition");
+            assert!(
+                !detector.observe(&nameless, SHORT, &mut ids_seen),
+                "neither empty nor a repetition"
+            );
         }
         let ended = Page { end: PageEnd::Delta(Link::new("d")), ..page(&["a"]) };
-        assert!(!guard.observe(&page(&["a"]), SHORT, &mut met));
-        assert!(!guard.observe(&ended, SHORT, &mut met));
-        assert!(guard.observe(&page(&["a"]), SHORT, &mut met));
+        assert!(!detector.observe(&page(&["a"]), SHORT, &mut ids_seen));
+        assert!(!detector.observe(&ended, SHORT, &mut ids_seen));
+        assert!(detector.observe(&page(&["a"]), SHORT, &mut ids_seen));
     }
 }

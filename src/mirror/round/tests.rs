@@ -2,7 +2,7 @@
 mod absence;
 mod doubt;
 mod edges;
-mod remedies;
+mod fallbacks;
 mod seams;
 mod series;
 
@@ -158,9 +158,9 @@ fn removals_wait_for_the_delta_link_and_for_the_last_word() {
 
 #[test]
 fn a_restart_between_pages_still_knows_the_removals() {
-    let todo = vec![PendingEntry::Removal { id: EventId::new("a").hash() }];
+    let pending = vec![PendingEntry::Removal { id: EventId::new("a").hash() }];
     let position = Some(Position::new(Phase::Following { next: link("n1") }, true));
-    let round = Round::resume(place(Completion::Master), position, todo, 5);
+    let round = Round::resume(place(Completion::Master), position, pending, 5);
     let (round, effect) = round.step(RoundInput::Start, AT);
     assert!(matches!(effect, Step::Do(Effect::Page(Some(ref l))) if *l == link("n1")));
     let (_, commit) = step_page(round, page(vec![], &[], delta("d1")), &[]);
@@ -334,7 +334,7 @@ fn what_changes_its_kind_within_the_first_enumeration_leaves_nothing_behind() {
     let became = page(vec![item("x", EventKind::Master, None, "e")], &[], delta("d"));
     let (round, commit) = step_page(round, became, &[("x", StoredKind::Single)]);
     let leaving = PendingKey::Removal(EventId::new("x").hash());
-    assert!(commit.pending.iter().any(|todo| todo.key() == leaving));
+    assert!(commit.pending.iter().any(|entry| entry.key() == leaving));
     let (round, effect) = round.step(RoundInput::Committed(5), AT);
     assert_eq!(gone(&written(effect)), [EventId::new("x").hash()]);
     let (_, effect) = round.step(RoundInput::Committed(4), AT);
@@ -348,5 +348,5 @@ fn a_single_event_that_becomes_a_series_leaves_an_exact_window() {
     let (_, commit) =
         step_page(round, page(vec![master], &[], delta("d")), &[("x", StoredKind::Single)]);
     let leaving = PendingKey::Removal(EventId::new("x").hash());
-    assert!(commit.pending.iter().any(|todo| todo.key() == leaving));
+    assert!(commit.pending.iter().any(|entry| entry.key() == leaving));
 }

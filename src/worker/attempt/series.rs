@@ -188,16 +188,18 @@ impl Attempt<'_> {
         let mut before: Option<BTreeSet<EventHash>> = None;
         for _ in 0..MAX_LISTINGS {
             let SeriesListing { listed, pages, .. } = self.listing(source, edges).await?;
-            let met = listed.ids();
+            let listed_ids = listed.ids();
             let rows = self.rows(segment, master).await?;
             let lacks = match source {
-                ListingSource::View(request) if request.ids_only => !request.ids.is_subset(&met),
-                _ => rows.iter().any(|row| !met.contains(&row.id)),
+                ListingSource::View(request) if request.ids_only => {
+                    !request.ids.is_subset(&listed_ids)
+                }
+                _ => rows.iter().any(|row| !listed_ids.contains(&row.id)),
             };
-            if pages == 1 || !lacks || before.as_ref() == Some(&met) {
+            if pages == 1 || !lacks || before.as_ref() == Some(&listed_ids) {
                 return Ok((listed, rows));
             }
-            before = Some(met);
+            before = Some(listed_ids);
         }
         tracing::debug!("series changes faster than it can be listed");
         Err(SeriesError::Unavailable)

@@ -16,7 +16,7 @@ fn bare_occurrence_without_master() {
     let round = Round::resume(place(Completion::Master), enumerating(), Vec::new(), 5);
     let x = Item { full: false, ..item("x", EventKind::Exception, Some("m"), "e") };
     let (round, commit) = step_page(round, page(vec![x], &[], delta("d1")), &[]);
-    let mut todo: std::collections::BTreeMap<PendingKey, PendingEntry> =
+    let mut pending: std::collections::BTreeMap<PendingKey, PendingEntry> =
         commit.pending.into_iter().map(|t| (t.key(), t)).collect();
     let (round, effect) = round.step(RoundInput::Committed(5), AT);
     assert!(matches!(effect, Step::Do(Effect::Instances(_))), "{effect:?}");
@@ -26,14 +26,18 @@ fn bare_occurrence_without_master() {
     let commit = written(effect);
     assert!(matches!(phase(&commit), Phase::Settled { .. }));
     for done in &commit.finished_pending {
-        todo.remove(done);
+        pending.remove(done);
     }
-    todo.extend(commit.pending.into_iter().map(|t| (t.key(), t)));
+    pending.extend(commit.pending.into_iter().map(|t| (t.key(), t)));
     let (_, effect) = round.step(RoundInput::Committed(5), AT);
     assert!(matches!(effect, Step::End(RoundEnd::Incomplete)));
     // The next attempt; meanwhile the series got an ordinary occurrence in the window.
-    let round =
-        Round::resume(place(Completion::Master), commit.position, todo.into_values().collect(), 5);
+    let round = Round::resume(
+        place(Completion::Master),
+        commit.position,
+        pending.into_values().collect(),
+        5,
+    );
     let (round, effect) = round.step(RoundInput::Start, AT);
     let (round, effect) = match effect {
         Step::Do(Effect::Master(_)) => {
@@ -56,14 +60,14 @@ fn bare_occurrence_without_master() {
 #[test]
 fn what_an_earlier_round_carried_is_not_shown_where_it_now_lies_outside() {
     let o = item("o", EventKind::Occurrence, Some("m"), "e");
-    let todo = vec![
+    let pending = vec![
         PendingEntry::Series { master: EventId::new("m"), needs_master: true, needs_listing: true },
         PendingEntry::Waiting { item: o, earlier: true },
     ];
     let round = Round::resume(
         place(Completion::Master),
         Some(Position::new(Phase::Settled { delta: Some(link("d")) }, true)),
-        todo,
+        pending,
         5,
     );
     let (round, _) = round.step(RoundInput::Start, AT);
@@ -81,7 +85,7 @@ fn what_an_earlier_round_carried_is_not_shown_where_it_now_lies_outside() {
 
 #[test]
 fn the_last_word_of_a_listing_wins() {
-    let todo = vec![PendingEntry::Series {
+    let pending = vec![PendingEntry::Series {
         master: EventId::new("m"),
         needs_master: true,
         needs_listing: true,
@@ -89,7 +93,7 @@ fn the_last_word_of_a_listing_wins() {
     let round = Round::resume(
         place(Completion::Master),
         Some(Position::new(Phase::Settled { delta: Some(link("d")) }, true)),
-        todo,
+        pending,
         5,
     );
     let (round, _) = round.step(RoundInput::Start, AT);

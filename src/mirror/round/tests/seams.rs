@@ -2,9 +2,9 @@
 
 use super::*;
 
-fn resumed(phase: Phase, todo: Vec<PendingEntry>) -> Round {
+fn resumed(phase: Phase, pending: Vec<PendingEntry>) -> Round {
     let place = SegmentContext { has_other_segments: true, ..place(Completion::Master) };
-    Round::resume(place, Some(Position::new(phase, !todo.is_empty())), todo, 50)
+    Round::resume(place, Some(Position::new(phase, !pending.is_empty())), pending, 50)
 }
 
 fn removal(id: &str) -> Removal {

@@ -77,12 +77,12 @@ fn a_series_that_cannot_be_completed_stays_on_the_list_and_the_rest_goes_on() {
 #[test]
 fn what_an_earlier_round_left_is_worked_off_before_graph_is_asked() {
     let waiting = item("o1", EventKind::Occurrence, Some("m"), "e2");
-    let todo = vec![
+    let pending = vec![
         PendingEntry::Series { master: EventId::new("m"), needs_master: true, needs_listing: true },
         PendingEntry::Waiting { item: waiting, earlier: false },
     ];
     let position = Some(Position::new(Phase::Settled { delta: Some(link("d0")) }, true));
-    let round = Round::resume(place(Completion::Master), position, todo, 9);
+    let round = Round::resume(place(Completion::Master), position, pending, 9);
     let (_, effect) = round.step(RoundInput::Start, AT);
     assert!(matches!(effect, Step::Do(Effect::Master(_))));
 }

@@ -5,11 +5,11 @@ use super::*;
 
 /// A segment in snapshot mode since `AT`, without pending work.
 fn listed(phase: Phase) -> Option<Position> {
-    let mut remedy = Fallback::default();
-    while !remedy.is_snapshot() {
-        remedy = remedy.next(StallKind::NoProgress, 200, AT).unwrap();
+    let mut fallback = Fallback::default();
+    while !fallback.is_snapshot() {
+        fallback = fallback.next(StallKind::NoProgress, 200, AT).unwrap();
     }
-    Some(Position { fallback: remedy, ..Position::new(phase, false) })
+    Some(Position { fallback, ..Position::new(phase, false) })
 }
 
 fn resumed(position: Option<Position>) -> Round {
