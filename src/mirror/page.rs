@@ -108,7 +108,7 @@ impl fmt::Debug for Item {
             .field("id", &self.id)
             .field("kind", &self.kind)
             .field("master", &self.master)
-            .field("whole", &self.full)
+            .field("full", &self.full)
             .field("bytes", &self.content.len())
             .finish_non_exhaustive()
     }

@@ -24,7 +24,7 @@ pub(super) struct PendingWork {
 /// What found that an event left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RemovalProof {
-    /// A tombstone of this round.
+    /// A tombstone of this round, or what counts as one ([`PendingWork::add_removal`]).
     Tombstone,
     /// A listing. A later one may cancel the removal.
     Listing,
@@ -231,7 +231,9 @@ impl PendingWork {
         ready.into_values().collect()
     }
 
-    /// Adds a removal, which is published at the end of the round.
+    /// Adds a removal, which is published at the end of the round. Whatever found it, it counts as
+    /// reported by a tombstone: an item on a page cancels it, a listing does not. So does a stored
+    /// removal of a round under way, because its proof is not stored.
     pub(super) fn add_removal(&mut self, id: EventHash) {
         self.removals.entry(id).or_insert(RemovalProof::Tombstone);
         self.dirty.insert(PendingKey::Removal(id));
