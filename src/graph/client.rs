@@ -356,8 +356,9 @@ impl GraphClient {
         }
         // A date in `Retry-After` is relative to the server's clock.
         let now = retry_after::date(&head.headers).unwrap_or_else(|| shared.env.now());
-        let refusal = ErrorResponse::read(*asked, head.status, &head.headers, &body, now, &secrets);
-        let error = GraphError::Refused(Box::new(refusal));
+        let response =
+            ErrorResponse::read(*asked, head.status, &head.headers, &body, now, &secrets);
+        let error = GraphError::Response(Box::new(response));
         if let FailureCause::Throttled(wait) = error.cause() {
             let pause = target.budget.throttled(wait, shared.env.random());
             shared.metrics.paused(pause);

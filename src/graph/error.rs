@@ -35,7 +35,7 @@ const DEAD_LINK_CODES: [&str; 7] = [
 pub enum GraphError {
     /// Graph answered with an error.
     #[error("{0}")]
-    Refused(Box<ErrorResponse>),
+    Response(Box<ErrorResponse>),
     /// Graph was not reached, or its answer did not arrive completely.
     #[error("the request to graph failed")]
     Transport(#[source] TransportError),
@@ -91,7 +91,7 @@ impl GraphError {
     /// The class of the error, which says how to react.
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Refused(refusal) => refusal.class,
+            Self::Response(response) => response.class,
             Self::Transport(error) if error.kind() == TransportErrorKind::TooLarge => {
                 ErrorClass::TooLarge
             }
@@ -123,7 +123,7 @@ impl GraphError {
     /// How long Graph or the sign-in asks to wait; never more than an hour.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Refused(refusal) => refusal.retry_after,
+            Self::Response(response) => response.retry_after,
             Self::Token(fault) => fault.retry_after,
             _ => None,
         }
@@ -132,7 +132,7 @@ impl GraphError {
     /// The HTTP status of an error answer.
     pub fn status(&self) -> Option<u16> {
         match self {
-            Self::Refused(refusal) => Some(refusal.status),
+            Self::Response(response) => Some(response.status),
             Self::Token(fault) => fault.status,
             _ => None,
         }
@@ -141,7 +141,7 @@ impl GraphError {
     /// Graph's or the token endpoint's error code.
     pub fn code(&self) -> Option<&str> {
         match self {
-            Self::Refused(refusal) => refusal.code.as_deref(),
+            Self::Response(response) => response.code.as_deref(),
             Self::Token(fault) => fault.code.as_deref(),
             _ => None,
         }
@@ -150,7 +150,7 @@ impl GraphError {
     /// Graph's `request-id`, for a support case.
     pub fn request_id(&self) -> Option<&str> {
         match self {
-            Self::Refused(refusal) => refusal.request_id.as_deref(),
+            Self::Response(response) => response.request_id.as_deref(),
             _ => None,
         }
     }
@@ -165,7 +165,7 @@ impl GraphError {
 
     /// Whether the access token itself was refused, so that a new one may help (fact 150).
     pub(super) fn token_refused(&self) -> bool {
-        matches!(self, Self::Refused(refusal) if refusal.token_refused)
+        matches!(self, Self::Response(response) if response.token_refused)
     }
 }
 

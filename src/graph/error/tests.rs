@@ -108,7 +108,7 @@ fn codes_are_found_deeper_and_without_wrapping() {
 #[test]
 fn what_a_support_case_needs_is_kept() {
     let body = r#"{"error":{"code":"ErrorAccessDenied","message":"Access to OData is disabled.","innerError":{"request-id":"9d016848-179e"}}}"#;
-    let error = GraphError::Refused(Box::new(refusal(RequestKind::Start, 403, &[], body)));
+    let error = GraphError::Response(Box::new(refusal(RequestKind::Start, 403, &[], body)));
     assert_eq!(error.code(), Some("ErrorAccessDenied"));
     assert_eq!(error.request_id(), Some("9d016848-179e"));
     assert_eq!(error.class().as_str(), "forbidden");
