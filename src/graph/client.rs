@@ -135,11 +135,11 @@ impl GraphClient {
     pub async fn page(
         &self,
         target: &Target,
-        ask: &RequestOptions,
+        options: &RequestOptions,
         start: PageStart<'_>,
         fresh_connection: bool,
     ) -> Result<(Page, Reservation), GraphError> {
-        let (asked, uri) = match start {
+        let (kind, uri) = match start {
             PageStart::Window(edges) => {
                 let view = target.url(&self.shared.base, "calendarView/delta")?;
                 (RequestKind::Start, self.admit(&with_range(&view, edges))?)
@@ -147,8 +147,8 @@ impl GraphClient {
             PageStart::Link(link) => (RequestKind::Link, self.admit(link.as_str())?),
         };
         let (body, memory) =
-            self.get(GraphRequest { target, ask, asked, uri, fresh_connection }).await?;
-        let kept = ask.body;
+            self.get(GraphRequest { target, options, kind, uri, fresh_connection }).await?;
+        let kept = options.body;
         let page = self.parse(body, move |body| wire::page(body, kept)).await?;
         // A link that cannot be followed must not become a position.
         if let PageEnd::Next(link) | PageEnd::Delta(link) = &page.end {
@@ -164,7 +164,7 @@ impl GraphClient {
     pub async fn event(
         &self,
         target: &Target,
-        ask: &RequestOptions,
+        options: &RequestOptions,
         id: &EventId,
         fresh_connection: bool,
     ) -> Result<Option<Item>, GraphError> {
@@ -172,11 +172,11 @@ impl GraphClient {
         push_segment(&mut url, id.as_str())?;
         let uri = self.admit(&url)?;
         match self
-            .get(GraphRequest { target, ask, asked: RequestKind::Event, uri, fresh_connection })
+            .get(GraphRequest { target, options, kind: RequestKind::Event, uri, fresh_connection })
             .await
         {
             Ok((body, _memory)) => {
-                let kept = ask.body;
+                let kept = options.body;
                 self.parse(body, move |body| wire::event(body, kept)).await.map(Some)
             }
             Err(error) if error.class() == ErrorClass::NotFound => Ok(None),
@@ -191,7 +191,7 @@ impl GraphClient {
     pub async fn instances(
         &self,
         target: &Target,
-        ask: &RequestOptions,
+        options: &RequestOptions,
         master: &EventId,
         edges: Edges,
         next: Option<&Link>,
@@ -207,10 +207,10 @@ impl GraphClient {
             }
         };
         match self
-            .get(GraphRequest { target, ask, asked: RequestKind::Event, uri, fresh_connection })
+            .get(GraphRequest { target, options, kind: RequestKind::Event, uri, fresh_connection })
             .await
         {
-            Ok((body, memory)) => self.listing(body, memory, ask).await.map(Some),
+            Ok((body, memory)) => self.listing(body, memory, options).await.map(Some),
             Err(error) if error.class() == ErrorClass::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -223,13 +223,13 @@ impl GraphClient {
     pub async fn calendar_view(
         &self,
         target: &Target,
-        ask: &RequestOptions,
+        options: &RequestOptions,
         edges: Edges,
         select: Option<&str>,
         next: Option<&Link>,
         fresh_connection: bool,
     ) -> Result<ListPage, GraphError> {
-        let (asked, uri) = match next {
+        let (kind, uri) = match next {
             Some(link) => (RequestKind::Link, self.admit(link.as_str())?),
             None => {
                 let mut url = with_range(&target.url(&self.shared.base, "calendarView")?, edges);
@@ -240,17 +240,17 @@ impl GraphClient {
             }
         };
         let (body, memory) =
-            self.get(GraphRequest { target, ask, asked, uri, fresh_connection }).await?;
-        self.listing(body, memory, ask).await
+            self.get(GraphRequest { target, options, kind, uri, fresh_connection }).await?;
+        self.listing(body, memory, options).await
     }
 
     async fn listing(
         &self,
         body: Bytes,
         memory: Reservation,
-        ask: &RequestOptions,
+        options: &RequestOptions,
     ) -> Result<ListPage, GraphError> {
-        let kept = ask.body;
+        let kept = options.body;
         let listing = self.parse(body, move |body| wire::listing(body, kept)).await?;
         if let Some(link) = &listing.next {
             self.admit(link.as_str())?;
@@ -296,27 +296,27 @@ impl GraphClient {
         request: &GraphRequest<'_>,
         token: &AccessToken,
     ) -> Result<(Bytes, Reservation), GraphError> {
-        let GraphRequest { target, ask, asked, uri, fresh_connection } = request;
+        let GraphRequest { target, options, kind, uri, fresh_connection } = request;
         let shared = &*self.shared;
         let ours = shared.env.uuid().to_string();
         let mut request = http::Request::get(uri)
             .header(AUTHORIZATION, token.bearer().ok_or(GraphError::InvalidRequest("bad token"))?)
             .header(ACCEPT, "application/json")
             .header(CONTENT_TYPE, "application/json")
-            .header("prefer", ask.prefer()?)
+            .header("prefer", options.prefer()?)
             .header("client-request-id", &ours)
             .body(Bytes::new())
             .map_err(|_| GraphError::InvalidRequest("bad request"))?;
         if *fresh_connection {
             request.extensions_mut().insert(FreshConnection);
         }
-        let asked_at = Instant::now();
+        let queued_at = Instant::now();
         target.queued.store(true, Ordering::Relaxed);
         let _permit = target.budget.acquire().await;
         target.queued.store(false, Ordering::Relaxed);
         target.requests.fetch_add(1, Ordering::Relaxed);
         let began = Instant::now();
-        shared.metrics.waited.observe(began - asked_at);
+        shared.metrics.waited.observe(began - queued_at);
         let _in_flight = shared.metrics.in_flight.increment();
         let deadline = began + self.request_timeout();
         let outcome = async {
@@ -356,8 +356,7 @@ impl GraphClient {
         }
         // A date in `Retry-After` is relative to the server's clock.
         let now = retry_after::date(&head.headers).unwrap_or_else(|| shared.env.now());
-        let response =
-            ErrorResponse::read(*asked, head.status, &head.headers, &body, now, &secrets);
+        let response = ErrorResponse::read(*kind, head.status, &head.headers, &body, now, &secrets);
         let error = GraphError::Response(Box::new(response));
         if let FailureCause::Throttled(wait) = error.cause() {
             let pause = target.budget.throttled(wait, shared.env.random());
@@ -370,8 +369,8 @@ impl GraphClient {
 /// What is requested of Graph.
 struct GraphRequest<'a> {
     target: &'a Target,
-    ask: &'a RequestOptions,
-    asked: RequestKind,
+    options: &'a RequestOptions,
+    kind: RequestKind,
     uri: Uri,
     fresh_connection: bool,
 }

@@ -184,7 +184,7 @@ impl ErrorResponse {
     /// Classifies an error answer. `body` may be truncated. A text of the answer that echoes one of
     /// `secrets` is dropped.
     pub(super) fn read(
-        asked: RequestKind,
+        kind: RequestKind,
         status: StatusCode,
         headers: &HeaderMap,
         body: &[u8],
@@ -198,8 +198,7 @@ impl ErrorResponse {
             .iter()
             .filter_map(|v| v.to_str().ok())
             .any(|v| v.to_ascii_lowercase().contains("insufficient_claims"));
-        let class =
-            said.class(asked, status.as_u16(), challenge, headers.contains_key(RETRY_AFTER));
+        let class = said.class(kind, status.as_u16(), challenge, headers.contains_key(RETRY_AFTER));
         let request_id = header("request-id").map(str::to_owned).or(said.request_id);
         let code = said.codes.into_iter().next();
         Self {
@@ -253,7 +252,7 @@ impl ErrorBody {
 
     fn class(
         &self,
-        asked: RequestKind,
+        kind: RequestKind,
         status: u16,
         challenge: bool,
         retry_after: bool,
@@ -267,7 +266,7 @@ impl ErrorBody {
             429 => ErrorClass::Throttled,
             410 => ErrorClass::LinkDead,
             400..=499 if DEAD_LINK_CODES.iter().any(|code| code_is(code)) => ErrorClass::LinkDead,
-            400 if asked == RequestKind::Link
+            400 if kind == RequestKind::Link
                 && (message.contains("badly formed token") || code_is("badly formed token")) =>
             {
                 ErrorClass::LinkDead
@@ -276,7 +275,7 @@ impl ErrorBody {
                 ErrorClass::SegmentTooLong
             }
             403 => ErrorClass::Forbidden,
-            404 if asked == RequestKind::Event && code_is("ErrorItemNotFound") => {
+            404 if kind == RequestKind::Event && code_is("ErrorItemNotFound") => {
                 ErrorClass::NotFound
             }
             404 => ErrorClass::Gone,

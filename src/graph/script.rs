@@ -168,7 +168,7 @@ pub(crate) fn client<T: Transport>(transport: &Arc<T>) -> GraphClient {
     GraphClient::new(transport.clone(), BASE, budgets, env(), Duration::from_secs(100)).unwrap()
 }
 
-pub(super) fn ask() -> RequestOptions {
+pub(super) fn options() -> RequestOptions {
     RequestOptions {
         page_size: 200,
         body: window::BodyFormat::Html,

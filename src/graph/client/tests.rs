@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::graph::script::{
-    BASE, Script, ScriptedResponse, ask, client, edges, granted, reply, tokens,
+    BASE, Script, ScriptedResponse, client, edges, granted, options, reply, tokens,
 };
 use crate::mirror::window::BodyFormat;
 use crate::tests::Lines;
@@ -37,7 +37,7 @@ async fn follow(
     let client = client(&script);
     let target = room(&client, &script);
     let link = Link::new(LINK);
-    let outcome = client.page(&target, &ask(), PageStart::Link(&link), false).await;
+    let outcome = client.page(&target, &options(), PageStart::Link(&link), false).await;
     assert_eq!(target.requests.load(Ordering::Relaxed), script.urls().len() as u64);
     (script, outcome.map(|(page, _)| page))
 }
@@ -57,21 +57,21 @@ async fn every_question_has_its_address() {
         [EMPTY, event, listing, listing, EMPTY, event, EMPTY, listing].map(|b| reply(200, b)),
     );
     let client = client(&script);
-    let (ask, edges) = (ask(), edges());
+    let (options, edges) = (options(), edges());
     let start = || PageStart::Window(edges);
     let id = EventId::new("AAMk/+A==");
 
     let plain = target(&client, &script, "alice+x@contoso.com", CalendarRef::Default);
-    client.page(&plain, &ask, start(), false).await.unwrap();
-    client.event(&plain, &ask, &id, false).await.unwrap().unwrap();
-    client.instances(&plain, &ask, &id, edges, None, false).await.unwrap().unwrap();
-    client.calendar_view(&plain, &ask, edges, Some("id,type"), None, false).await.unwrap();
+    client.page(&plain, &options, start(), false).await.unwrap();
+    client.event(&plain, &options, &id, false).await.unwrap().unwrap();
+    client.instances(&plain, &options, &id, edges, None, false).await.unwrap().unwrap();
+    client.calendar_view(&plain, &options, edges, Some("id,type"), None, false).await.unwrap();
     let named = target(&client, &script, "g#EXT#@x", CalendarRef::Id("AQ/ %".into()));
-    client.page(&named, &ask, start(), false).await.unwrap();
-    client.event(&named, &ask, &id, false).await.unwrap().unwrap();
+    client.page(&named, &options, start(), false).await.unwrap();
+    client.event(&named, &options, &id, false).await.unwrap().unwrap();
     let me = target(&client, &script, "me", CalendarRef::Default);
-    client.page(&me, &ask, start(), false).await.unwrap();
-    client.calendar_view(&me, &ask, edges, None, None, false).await.unwrap();
+    client.page(&me, &options, start(), false).await.unwrap();
+    client.calendar_view(&me, &options, edges, None, None, false).await.unwrap();
 
     let range = "startDateTime=2026-01-01T00%3A00%3A00Z&endDateTime=2027-01-01T00%3A00%3A00Z";
     let expected = [
@@ -93,14 +93,14 @@ async fn every_request_carries_the_same_preferences_and_an_id_of_its_own() {
     let script = Script::new([granted("t", 3600)], [reply(200, EMPTY), reply(200, EMPTY)]);
     let client = client(&script);
     let target = room(&client, &script);
-    let ask = RequestOptions {
+    let options = RequestOptions {
         page_size: 50,
         body: BodyFormat::None,
         time_zone: "W. Europe Standard Time".into(),
         immutable_ids: true,
     };
-    client.page(&target, &ask, PageStart::Window(edges()), false).await.unwrap();
-    client.page(&target, &ask, PageStart::Link(&Link::new(LINK)), true).await.unwrap();
+    client.page(&target, &options, PageStart::Window(edges()), false).await.unwrap();
+    client.page(&target, &options, PageStart::Link(&Link::new(LINK)), true).await.unwrap();
     let asked: Vec<_> =
         script.asked().into_iter().filter(|r| !r.uri().path().contains("/oauth2/")).collect();
     for request in &asked {
@@ -127,12 +127,15 @@ async fn a_link_to_elsewhere_is_never_asked() {
         ["https://evil.example/v1.0/x?$deltatoken=canary", "http://graph.example/v1.0/x", "x"]
     {
         let link = Link::new(link);
-        let page = client.page(&target, &ask(), PageStart::Link(&link), false).await.unwrap_err();
+        let page =
+            client.page(&target, &options(), PageStart::Link(&link), false).await.unwrap_err();
         let id = EventId::new("m");
-        let listed =
-            client.instances(&target, &ask(), &id, edges(), Some(&link), false).await.unwrap_err();
+        let listed = client
+            .instances(&target, &options(), &id, edges(), Some(&link), false)
+            .await
+            .unwrap_err();
         let viewed = client
-            .calendar_view(&target, &ask(), edges(), None, Some(&link), false)
+            .calendar_view(&target, &options(), edges(), None, Some(&link), false)
             .await
             .unwrap_err();
         for error in [page, listed, viewed] {
@@ -255,9 +258,9 @@ async fn throttling_pauses_the_mailbox_and_tells_how_long() {
     let client = client(&script);
     let target = room(&client, &script);
     let link = Link::new(LINK);
-    let ask = ask();
+    let options = options();
     for (asked_for, at_least) in [(Some(17), 17), (Some(120), 120), (None, 0)] {
-        let page = || client.page(&target, &ask, PageStart::Link(&link), false);
+        let page = || client.page(&target, &options, PageStart::Link(&link), false);
         let error = page().await.unwrap_err();
         assert_eq!(error.retry_after().map(|d| d.as_secs()), asked_for);
         let began = Instant::now();
@@ -277,9 +280,9 @@ async fn a_mailbox_is_asked_three_things_at_a_time() {
     let client = client(&script);
     let target = room(&client, &script);
     let id = EventId::new("x");
-    let ask = ask();
+    let options = options();
     let asking: Vec<_> =
-        (0..5).map(|_| Box::pin(client.event(&target, &ask, &id, false))).collect();
+        (0..5).map(|_| Box::pin(client.event(&target, &options, &id, false))).collect();
     let all = futures_util::future::join_all(asking);
     assert!(timeout(Duration::from_secs(50), all).await.is_err());
     assert_eq!(script.urls().len(), 3);
@@ -296,12 +299,14 @@ async fn what_does_not_exist_is_none_and_what_is_out_of_reach_an_error() {
     let target = room(&client, &script);
     let id = EventId::new("m");
     let gone = ErrorClass::Gone;
-    assert!(client.event(&target, &ask(), &id, false).await.unwrap().is_none());
-    assert!(client.instances(&target, &ask(), &id, edges(), None, false).await.unwrap().is_none());
-    assert_eq!(client.event(&target, &ask(), &id, false).await.unwrap_err().class(), gone);
-    let instances = client.instances(&target, &ask(), &id, edges(), None, false).await;
+    assert!(client.event(&target, &options(), &id, false).await.unwrap().is_none());
+    assert!(
+        client.instances(&target, &options(), &id, edges(), None, false).await.unwrap().is_none()
+    );
+    assert_eq!(client.event(&target, &options(), &id, false).await.unwrap_err().class(), gone);
+    let instances = client.instances(&target, &options(), &id, edges(), None, false).await;
     assert_eq!(instances.unwrap_err().class(), gone);
-    let view = client.calendar_view(&target, &ask(), edges(), None, None, false).await;
+    let view = client.calendar_view(&target, &options(), edges(), None, None, false).await;
     assert_eq!(view.unwrap_err().class(), gone);
 }
 
@@ -311,10 +316,10 @@ async fn ids_that_would_climb_out_of_the_path_are_not_asked_for() {
     let client = client(&script);
     let target = room(&client, &script);
     for id in ["", ".", ".."] {
-        let outcome = client.event(&target, &ask(), &EventId::new(id), false).await;
+        let outcome = client.event(&target, &options(), &EventId::new(id), false).await;
         assert_eq!(outcome.unwrap_err().class().as_str(), "refused");
     }
-    let odd = RequestOptions { time_zone: "UTC\", IdType=\"x".into(), ..ask() };
+    let odd = RequestOptions { time_zone: "UTC\", IdType=\"x".into(), ..options() };
     let outcome = client.page(&target, &odd, PageStart::Window(edges()), false).await;
     assert_eq!(outcome.unwrap_err().class().as_str(), "refused");
     assert!(script.urls().is_empty());
@@ -333,7 +338,7 @@ async fn no_error_and_no_type_shows_a_token_a_secret_or_a_link() {
         let target = room(&client, &script);
         let link = Link::new(LINK);
         let start = PageStart::Link(&link);
-        let error = client.page(&target, &ask(), start, false).await.unwrap_err();
+        let error = client.page(&target, &options(), start, false).await.unwrap_err();
         shown += &format!(
             "{error} {error:?} {} {:?} {:?} {client:?} {target:?} {start:?}\n",
             error.message(),
@@ -364,7 +369,7 @@ async fn an_id_that_graph_gives_its_answer_is_logged_only_if_it_is_one() {
     let client = client(&script);
     let target = room(&client, &script);
     for _ in ids {
-        client.page(&target, &ask(), PageStart::Link(&Link::new(LINK)), false).await.unwrap();
+        client.page(&target, &options(), PageStart::Link(&Link::new(LINK)), false).await.unwrap();
     }
     let lines = lines.text();
     assert!(lines.matches("graph answered").count() >= ids.len(), "{lines}");
@@ -391,8 +396,8 @@ async fn answers_that_are_worked_on_share_one_memory() {
     let script = Script::new([granted("t", 36_000)], [page(), page(), page(), page()]);
     let client = client(&script);
     let target = room(&client, &script);
-    let (link, ask) = (Link::new(LINK), ask());
-    let asking = || client.page(&target, &ask, PageStart::Link(&link), false);
+    let (link, options) = (Link::new(LINK), options());
+    let asking = || client.page(&target, &options, PageStart::Link(&link), false);
     let first = asking().await.unwrap();
     // One answer may exceed the shared budget.
     let second = asking().await.unwrap();

@@ -1,17 +1,17 @@
 //! The class of every answer, and what is shown of it.
 use super::*;
 
-fn refusal(asked: RequestKind, status: u16, headers: &[(&str, &str)], body: &str) -> ErrorResponse {
+fn refusal(kind: RequestKind, status: u16, headers: &[(&str, &str)], body: &str) -> ErrorResponse {
     let mut map = HeaderMap::new();
     for (name, value) in headers {
         map.append(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
     }
     let status = StatusCode::from_u16(status).unwrap();
-    ErrorResponse::read(asked, status, &map, body.as_bytes(), Timestamp::UNIX_EPOCH, &[])
+    ErrorResponse::read(kind, status, &map, body.as_bytes(), Timestamp::UNIX_EPOCH, &[])
 }
 
-fn class(asked: RequestKind, status: u16, body: &str) -> ErrorClass {
-    refusal(asked, status, &[], body).class
+fn class(kind: RequestKind, status: u16, body: &str) -> ErrorClass {
+    refusal(kind, status, &[], body).class
 }
 
 fn coded(code: &str) -> String {
@@ -26,7 +26,7 @@ fn every_row_of_the_answers_is_known() {
     let refused = ErrorClass::Refused;
     let days = r#"{"error":{"code":"errorinvalidrequest","message":"Your request can't be completed. The range is greater than the allowed range. Maximum number of days: 1825"}}"#;
     let token = r#"{"error":{"code":"ErrorInvalidParameter","message":"Badly formed token."}}"#;
-    for (asked, status, body, expected) in [
+    for (kind, status, body, expected) in [
         (RequestKind::Start, 401, coded("InvalidAuthenticationToken"), SignIn),
         (RequestKind::Start, 401, String::new(), SignIn),
         (RequestKind::Start, 403, coded("insufficient_claims"), SignIn),
@@ -58,7 +58,7 @@ fn every_row_of_the_answers_is_known() {
         (RequestKind::Link, 509, String::new(), Transient),
         (RequestKind::Link, 302, String::new(), Transient),
     ] {
-        assert_eq!(class(asked, status, &body), expected, "{asked:?} {status} {body}");
+        assert_eq!(class(kind, status, &body), expected, "{kind:?} {status} {body}");
     }
     for code in DEAD_LINK_CODES {
         for status in [400, 403, 404, 409, 410, 412, 422] {

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::env::Env;
-use crate::graph::script::{ask, edges, sign_in};
+use crate::graph::script::{edges, options, sign_in};
 use crate::graph::{Budgets, GraphClient, PageStart, Tokens};
 use crate::mirror::account::Credential;
 use crate::mirror::failure::ErrorClass;
@@ -358,7 +358,8 @@ async fn a_body_that_never_ends_is_given_up_by_the_client() {
     let limit = Duration::from_millis(300);
     let client = GraphClient::new(transport, &server.base, budgets, Env::real(), limit).unwrap();
     let target = client.target(&tokens, &"me".into(), CalendarRef::Default);
-    let error = client.page(&target, &ask(), PageStart::Window(edges()), false).await.unwrap_err();
+    let error =
+        client.page(&target, &options(), PageStart::Window(edges()), false).await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Transient);
     assert_eq!(error.message(), "the request to graph failed: the answer did not arrive in time");
     assert!(
