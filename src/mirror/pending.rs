@@ -232,8 +232,8 @@ impl PendingWork {
     }
 
     /// Adds a removal, which is published at the end of the round. Whatever found it, it counts as
-    /// reported by a tombstone: an item on a page cancels it, a listing does not. So does a stored
-    /// removal of a round under way, because its proof is not stored.
+    /// reported by a tombstone: an item on a page cancels it, a listing does not. So does one that is
+    /// loaded from the store, because its proof is not stored.
     pub(super) fn add_removal(&mut self, id: EventHash) {
         self.removals.entry(id).or_insert(RemovalProof::Tombstone);
         self.dirty.insert(PendingKey::Removal(id));
