@@ -32,7 +32,7 @@ use super::error::AttemptError;
 use super::handle::WindowHandle;
 use super::state::RoundRequest;
 use super::{Services, record_resync};
-use pages::{LastPage, PageSource};
+use pages::{CurrentPage, PageSource};
 use retry::RetryBudget;
 use series::SeriesError;
 
@@ -83,7 +83,7 @@ pub(super) struct Attempt<'a> {
     /// Requests made to the target before this attempt.
     previous_requests: u64,
     budget: RetryBudget,
-    last_page: LastPage,
+    current_page: CurrentPage,
     /// The worst end of a segment's round.
     end: RoundEnd,
     /// Until when a held removal or a stuck stream waits.
@@ -104,7 +104,7 @@ impl<'a> Attempt<'a> {
             requested: false,
             previous_requests: target.requests.load(Ordering::Relaxed),
             budget: RetryBudget::default(),
-            last_page: LastPage::default(),
+            current_page: CurrentPage::default(),
             end: RoundEnd::Settled,
             held_until: None,
             stats: AttemptStats::default(),
@@ -148,7 +148,7 @@ impl<'a> Attempt<'a> {
             RoundEnd::Incomplete => Ok(AttemptEnd::Incomplete),
             RoundEnd::Held => Ok(AttemptEnd::Held { until: self.held_until }),
             RoundEnd::Stuck(kind) => {
-                let cause = match self.last_page.error.take() {
+                let cause = match self.current_page.error.take() {
                     Some(AttemptError::Graph(error)) => Some(error),
                     _ => None,
                 };
@@ -293,12 +293,12 @@ impl<'a> Attempt<'a> {
         if commit.deferrable {
             // Only the next round of this window waits for this commit.
             self.context.services.store.submit(commit).await?;
-            self.last_page.memory = Reservation::default();
+            self.current_page.memory = Reservation::default();
             return Ok(RoundInput::Committed(self.context.handle.lock().events));
         }
         let CommitOutcome { created, updated, removed, events } =
             self.context.services.store.commit(commit).await?;
-        self.last_page.memory = Reservation::default();
+        self.current_page.memory = Reservation::default();
         self.stats.round.created += created;
         self.stats.round.updated += updated;
         self.stats.round.removed += removed;

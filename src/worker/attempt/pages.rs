@@ -25,9 +25,9 @@ pub(super) enum PageSource {
     Plain,
 }
 
-/// What is kept of the last page.
+/// What is kept of the page that was requested last.
 #[derive(Default)]
-pub(super) struct LastPage {
+pub(super) struct CurrentPage {
     /// The memory that it occupies until it is written.
     pub(super) memory: Reservation,
     /// Why it could not be fetched.
@@ -46,10 +46,10 @@ impl Attempt<'_> {
     ) -> Result<RoundInput, AttemptError> {
         let &SegmentContext { segment, edges, .. } = round.context();
         let before = self.context.target.response_micros.load(Ordering::Relaxed);
-        self.last_page = LastPage::default();
+        self.current_page = CurrentPage::default();
         let page = match self.fetch_page(source, link, edges).await {
             Ok((page, memory)) => {
-                self.last_page.memory = memory;
+                self.current_page.memory = memory;
                 page
             }
             Err(AttemptError::Graph(error)) if error.class() == ErrorClass::LinkDead => {
@@ -117,7 +117,7 @@ impl Attempt<'_> {
 
     /// The page cannot be fetched in this attempt. The round decides whether a fallback may help.
     fn page_failed(&mut self, error: AttemptError, failure: PageFailure) -> RoundInput {
-        self.last_page.error = Some(error);
+        self.current_page.error = Some(error);
         // A fallback is another round with its own retries.
         self.budget = RetryBudget::default();
         RoundInput::Failed(failure)
@@ -172,7 +172,7 @@ mod tests {
         let mut inputs = Vec::new();
         for _ in 0..count {
             let input = attempt.page(&round, PageSource::Delta, None).await.unwrap();
-            inputs.push((input, format!("{:?}", attempt.last_page.error)));
+            inputs.push((input, format!("{:?}", attempt.current_page.error)));
         }
         inputs
     }

@@ -246,7 +246,7 @@ impl Attempt<'_> {
         let (mut requested, mut restarted) = (false, false);
         // Each drive has its own retries, and its link may die once.
         self.budget = RetryBudget::default();
-        self.last_page.listed_ids = None;
+        self.current_page.listed_ids = None;
         let before = round.fallback().clone();
         self.options.page_size = before.page_size(self.context.window.settings.page_size);
         loop {
@@ -280,7 +280,7 @@ impl Attempt<'_> {
                 }
                 Step::Fail => {
                     self.publish_fallback(segment, &before, round.fallback());
-                    return Err(self.last_page.error.take().unwrap_or(AttemptError::Endless));
+                    return Err(self.current_page.error.take().unwrap_or(AttemptError::Endless));
                 }
             };
             requested |= effect.asks_for_members();

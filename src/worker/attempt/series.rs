@@ -157,7 +157,7 @@ impl Attempt<'_> {
             Some(_) => self.context.handle.lock().edges,
             None => segment,
         };
-        if self.last_page.listed_ids.as_ref().is_none_or(|(viewed, _)| *viewed != edges) {
+        if self.current_page.listed_ids.as_ref().is_none_or(|(viewed, _)| *viewed != edges) {
             let mut present = ListedIds::default();
             for _ in 0..2 {
                 // One day wider on both sides (fact 80).
@@ -167,10 +167,10 @@ impl Attempt<'_> {
                     break;
                 }
             }
-            self.last_page.listed_ids = Some((edges, present));
+            self.current_page.listed_ids = Some((edges, present));
         }
         let has_any = |(_, present): &(Edges, ListedIds)| present.has_any_of(request);
-        Ok(RoundInput::Presence(self.last_page.listed_ids.as_ref().is_some_and(has_any)))
+        Ok(RoundInput::Presence(self.current_page.listed_ids.as_ref().is_some_and(has_any)))
     }
 
     /// A listing of a series, and the mirror's rows of it.
