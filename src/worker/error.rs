@@ -67,7 +67,7 @@ impl AttemptError {
     }
 
     /// Whether the error may be known from an earlier attempt. It is if this one made no request.
-    pub(super) fn is_remembered(&self) -> bool {
+    pub(super) fn may_be_remembered(&self) -> bool {
         match self {
             Self::Graph(error) => error.is_remembered(),
             Self::Stuck { .. } => true,
@@ -171,7 +171,7 @@ mod tests {
                 Duration::from_secs(7)
             });
             assert_eq!(seen, cause, "{error:?}");
-            let seen = [error.keeps_progress(), error.is_remembered(), error.is_shared()];
+            let seen = [error.keeps_progress(), error.may_be_remembered(), error.is_shared()];
             assert_eq!(seen, [progress, remembered, shared], "{error:?}");
             let shown = error.describe(NOON, Some(NOON));
             assert_eq!((shown.kind, shown.at), (expected, NOON), "{error:?}");

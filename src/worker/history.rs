@@ -59,7 +59,7 @@ impl RoundHistory {
     }
 
     /// Counts a round that ended before its first request.
-    pub(super) fn record_idle(&mut self) {
+    pub(super) fn record_without_request(&mut self) {
         self.quiet = self.quiet.saturating_add(1);
     }
 
@@ -184,7 +184,7 @@ mod tests {
             RoundOutcome::Failed(ErrorKind::Graph(ErrorClass::Throttled))
         );
         history.record(round(13, RoundOutcome::Settled), 1);
-        history.record_idle();
+        history.record_without_request();
         assert_eq!(numbers(&history), (Some(13), (5..=12).rev().collect(), 2));
     }
 

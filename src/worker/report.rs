@@ -54,7 +54,7 @@ impl Worker {
         let due = Instant::now() + delay;
         if let RoundResult::Held { asked: false, .. } = result {
             // The confirmation is not due yet. No request was made, so this is no success.
-            state.history.record_idle();
+            state.history.record_without_request();
             return due;
         }
         state.last_success = Some(MonotonicTime::now(now));
@@ -105,7 +105,7 @@ impl Worker {
         state.rounds = number;
         let failure = RoundFailure {
             cause,
-            remembered: stats.round.requests == 0 && error.is_remembered(),
+            remembered: stats.round.requests == 0 && error.may_be_remembered(),
             progress: stats.round.pages > 0 && error.keeps_progress(),
             shared: error.is_shared(),
             left: state.next_due.map(MonotonicTime::remaining),

@@ -36,7 +36,7 @@ impl Attempt<'_> {
             self.context.handle.lock().held_move = None;
             return Ok(false);
         };
-        if !accept && self.is_move_held(moved, now).await? {
+        if !accept && self.hold_move(moved, now).await? {
             return Ok(false);
         }
         self.context.services.store.move_edges(self.context.id, moved, now).await?;
@@ -49,9 +49,9 @@ impl Attempt<'_> {
         Ok(true)
     }
 
-    /// Whether a move must wait: it would drop most of the window, and it has not waited for
-    /// `confirm_after` yet.
-    async fn is_move_held(&self, moved: Edges, now: Timestamp) -> Result<bool, AttemptError> {
+    /// Holds a move that would drop most of the window, for `confirm_after`; returns whether it
+    /// still waits.
+    async fn hold_move(&self, moved: Edges, now: Timestamp) -> Result<bool, AttemptError> {
         let (leaving, events) = self.context.services.store.outside(self.context.id, moved).await?;
         if !is_mass_removal(leaving, events) {
             return Ok(false);
