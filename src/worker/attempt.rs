@@ -171,7 +171,7 @@ impl<'a> Attempt<'a> {
         &self,
         segment: SegmentIndex,
         edges: Edges,
-        seams: bool,
+        has_other_segments: bool,
     ) -> Result<(Round, bool), AttemptError> {
         let store = &self.context.services.store;
         let position = store.position(self.context.id, segment).await?;
@@ -192,7 +192,7 @@ impl<'a> Attempt<'a> {
             complete: self.context.window.settings.complete,
             confirm_after: SignedDuration::try_from(self.context.window.settings.confirm_after)
                 .unwrap_or(SignedDuration::MAX),
-            has_other_segments: seams,
+            has_other_segments,
             page_size: self.context.window.settings.page_size,
         };
         let events = self.context.handle.lock().events;
