@@ -12,8 +12,9 @@ pub(super) struct SegmentBarrier {
     epoch: u64,
     /// The epoch in which each segment's latest round began; 0 if none began in this attempt.
     began: Vec<u64>,
-    /// At most one per segment.
-    parked: Vec<ParkedRound>,
+    /// At most one per segment, each with its epoch: rounds that began in this epoch or later know
+    /// what the parked round does not.
+    parked: Vec<(u64, ParkedRound)>,
 }
 
 /// A round that waits for the other segments.
@@ -21,9 +22,9 @@ pub(super) struct ParkedRound {
     pub(super) segment: SegmentIndex,
     /// Whether it began in this attempt.
     pub(super) begins: bool,
+    /// Whether Graph was asked which events exist since the round was opened or released.
+    pub(super) asked_members: bool,
     pub(super) round: Box<Round>,
-    /// Rounds that began in this epoch or later know what this round does not.
-    epoch: u64,
 }
 
 /// What the segments do next.
@@ -63,27 +64,21 @@ impl SegmentBarrier {
         }
     }
 
-    pub(super) fn park(
-        &mut self,
-        segment: SegmentIndex,
-        begins: bool,
-        requested: bool,
-        round: Box<Round>,
-    ) {
+    pub(super) fn park(&mut self, parked: ParkedRound) {
         // Without a request, all it knows is of an earlier attempt: any round of this attempt that
         // has begun is later.
-        let epoch = if requested { self.next_epoch() } else { 1 };
-        self.parked.push(ParkedRound { segment, begins, round, epoch });
+        let epoch = if parked.asked_members { self.next_epoch() } else { 1 };
+        self.parked.push((epoch, parked));
     }
 
     /// Takes any parked round, whether or not the segments it waits for have run.
     pub(super) fn pop_parked(&mut self) -> Option<ParkedRound> {
-        self.parked.pop()
+        self.parked.pop().map(|(_, parked)| parked)
     }
 
     /// The segments that a parked round still waits for.
-    fn awaited(&self, parked: &ParkedRound) -> impl Iterator<Item = SegmentIndex> {
-        let (segment, epoch) = (parked.segment, parked.epoch);
+    fn awaited(&self, parked: &(u64, ParkedRound)) -> impl Iterator<Item = SegmentIndex> {
+        let (epoch, segment) = (parked.0, parked.1.segment);
         let began = |other: &SegmentIndex| self.began.get(usize::from(*other)).copied();
         self.all().filter(move |other| *other != segment && began(other) < Some(epoch))
     }
@@ -91,9 +86,9 @@ impl SegmentBarrier {
     pub(super) fn next(&mut self) -> NextSegment {
         let free = self.parked.iter().position(|p| self.awaited(p).next().is_none());
         if let Some(free) = free {
-            return NextSegment::Release(self.parked.remove(free));
+            return NextSegment::Release(self.parked.remove(free).1);
         }
-        let waits = |segment| self.parked.iter().any(|p| p.segment == segment);
+        let waits = |segment| self.parked.iter().any(|(_, parked)| parked.segment == segment);
         if let Some(idle) =
             self.parked.iter().flat_map(|p| self.awaited(p)).find(|awaited| !waits(*awaited))
         {
@@ -102,7 +97,7 @@ impl SegmentBarrier {
         if self.parked.is_empty() {
             return NextSegment::Nothing;
         }
-        NextSegment::Deadlock(self.parked.remove(0).segment)
+        NextSegment::Deadlock(self.parked.remove(0).1.segment)
     }
 }
 
@@ -117,6 +112,16 @@ mod tests {
     use crate::mirror::window::Completion;
 
     const EDGES: Edges = Edges { start: Timestamp::UNIX_EPOCH, end: Timestamp::UNIX_EPOCH };
+
+    /// A parked round that began in this attempt and has asked Graph.
+    fn fresh(segment: SegmentIndex) -> ParkedRound {
+        ParkedRound { segment, begins: true, asked_members: true, round: round(segment) }
+    }
+
+    /// A parked round that only continues one of an earlier attempt.
+    fn continued(segment: SegmentIndex) -> ParkedRound {
+        ParkedRound { segment, begins: false, asked_members: false, round: round(segment) }
+    }
 
     fn round(segment: SegmentIndex) -> Box<Round> {
         let context = SegmentContext {
@@ -152,7 +157,7 @@ mod tests {
         assert_eq!(next(&mut barrier), "nothing");
         began(&mut barrier, 0);
         began(&mut barrier, 1);
-        barrier.park(1, true, true, round(1));
+        barrier.park(fresh(1));
         began(&mut barrier, 2);
         // The first round began before the removals of the second were known.
         assert_eq!(next(&mut barrier), "begin 0");
@@ -166,9 +171,9 @@ mod tests {
         let mut barrier = SegmentBarrier::new(vec![EDGES; 2]);
         // This round only finishes an earlier one and has not seen the current state.
         barrier.next_epoch();
-        barrier.park(0, false, false, round(0));
+        barrier.park(continued(0));
         began(&mut barrier, 1);
-        barrier.park(1, true, true, round(1));
+        barrier.park(fresh(1));
         assert_eq!(next(&mut barrier), "release 0");
         assert_eq!(next(&mut barrier), "begin 0");
         began(&mut barrier, 0);
@@ -178,11 +183,11 @@ mod tests {
     #[test]
     fn whoever_waits_for_each_other_is_untangled() {
         let mut barrier = SegmentBarrier::new(vec![EDGES; 2]);
-        barrier.park(0, false, false, round(0));
-        barrier.park(1, false, false, round(1));
+        barrier.park(continued(0));
+        barrier.park(continued(1));
         assert_eq!(next(&mut barrier), "deadlock 0");
         began(&mut barrier, 0);
-        barrier.park(0, true, true, round(0));
+        barrier.park(fresh(0));
         assert_eq!(next(&mut barrier), "release 1");
         assert_eq!(next(&mut barrier), "begin 1");
     }

@@ -38,7 +38,7 @@ const CLEAR_SLICE: usize = 256;
 struct Drive {
     outcome: DriveOutcome,
     /// Whether Graph was asked which events exist.
-    requested: bool,
+    asked_members: bool,
     /// Whether an enumeration started from its first page.
     restarted: bool,
 }
@@ -170,7 +170,8 @@ impl Attempt<'_> {
                     break;
                 }
                 DriveOutcome::Parked(round) => {
-                    barrier.park(segment, begins, drive.requested, round);
+                    let asked_members = drive.asked_members;
+                    barrier.park(ParkedRound { segment, begins, asked_members, round });
                     break;
                 }
             }
@@ -201,7 +202,10 @@ impl Attempt<'_> {
                 self.start_segment(segment, barrier).await?
             }
             DriveOutcome::Over(end) => self.record_end(segment, end),
-            DriveOutcome::Parked(round) => barrier.park(segment, begins, drive.requested, round),
+            DriveOutcome::Parked(round) => {
+                let asked_members = drive.asked_members;
+                barrier.park(ParkedRound { segment, begins, asked_members, round });
+            }
         }
         Ok(())
     }
@@ -243,7 +247,7 @@ impl Attempt<'_> {
         mut input: RoundInput,
     ) -> Result<Drive, AttemptError> {
         let segment = round.context().segment;
-        let (mut requested, mut restarted) = (false, false);
+        let (mut asked_members, mut restarted) = (false, false);
         // Each drive has its own retries, and its link may die once.
         self.budget = RetryBudget::default();
         self.current_page.listed_ids = None;
@@ -270,20 +274,24 @@ impl Attempt<'_> {
                 Step::AwaitSegments => {
                     self.publish_fallback(segment, &before, round.fallback());
                     let outcome = DriveOutcome::Parked(Box::new(round));
-                    return Ok(Drive { outcome, requested, restarted });
+                    return Ok(Drive { outcome, asked_members, restarted });
                 }
                 Step::Do(effect) => effect,
                 Step::End(end) => {
                     self.held_until = self.held_until.max(round.held_until());
                     self.publish_fallback(segment, &before, round.fallback());
-                    return Ok(Drive { outcome: DriveOutcome::Over(end), requested, restarted });
+                    return Ok(Drive {
+                        outcome: DriveOutcome::Over(end),
+                        asked_members,
+                        restarted,
+                    });
                 }
                 Step::Fail => {
                     self.publish_fallback(segment, &before, round.fallback());
                     return Err(self.current_page.error.take().unwrap_or(AttemptError::Endless));
                 }
             };
-            requested |= effect.asks_for_members();
+            asked_members |= effect.asks_for_members();
             restarted |= matches!(effect, Effect::Page(None) | Effect::PlainPage(None));
             input = self.perform(&round, effect).await?;
         }
