@@ -4,10 +4,9 @@ use super::failure::ErrorKind;
 use super::str_enum::str_enum;
 
 /// How a round of a window ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RoundOutcome {
     /// Every segment has a delta link and nothing pending.
-    #[default]
     Settled,
     /// A mass removal waits for its confirmation; everything else is up to date.
     Held,

@@ -9,19 +9,18 @@ use crate::mirror::status::{PastRound, PastRounds, ResyncReason, RoundFigures};
 /// How many noteworthy rounds are kept.
 const MAX_REMEMBERED: usize = 8;
 
-/// A window's past rounds. The first entry is the last successful round, if there was one; the
-/// others are the noteworthy ones, newest first.
+/// A window's past rounds. The first entry is the last successful round, or `None` if there was
+/// none; the others are the noteworthy ones, newest first.
 #[derive(Debug, Default)]
 pub(super) struct RoundHistory {
-    entries: Box<[PackedRound]>,
+    entries: Box<[Option<PackedRound>]>,
     /// Rounds since the newest noteworthy one, or since the daemon started.
     quiet: u32,
 }
 
 /// A round in few bytes, because there may be a million windows.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct PackedRound {
-    /// 0 if there is none.
     number: u32,
     /// When it ended, in whole seconds; `at_ms` has the milliseconds.
     at: u32,
@@ -41,12 +40,9 @@ impl RoundHistory {
     /// happened.
     pub(super) fn record(&mut self, round: PastRound, usual: usize) {
         let quiet = is_quiet(&round, usual);
-        let entry = PackedRound::of(&round);
-        let last = if round.outcome.succeeded() {
-            entry
-        } else {
-            self.entries.first().copied().unwrap_or_default()
-        };
+        let entry = Some(PackedRound::of(&round));
+        let last =
+            if round.outcome.succeeded() { entry } else { self.entries.first().copied().flatten() };
         if quiet && let Some(first) = self.entries.first_mut() {
             *first = last;
         } else {
@@ -65,12 +61,12 @@ impl RoundHistory {
 
     /// The last successful round.
     pub(super) fn last(&self) -> Option<RoundFigures> {
-        self.entries.first().filter(|entry| entry.number > 0).map(|entry| entry.unpack().round)
+        self.entries.first()?.map(|entry| entry.unpack().round)
     }
 
     /// The noteworthy rounds and the count of quiet ones, as published.
     pub(super) fn snapshot(&self) -> PastRounds {
-        let value = self.entries.iter().skip(1).map(|entry| entry.unpack()).collect();
+        let value = self.entries.iter().skip(1).flatten().map(PackedRound::unpack).collect();
         PastRounds { value, quiet: self.quiet.into() }
     }
 }
@@ -203,7 +199,7 @@ mod tests {
     /// There may be a million windows.
     #[test]
     fn an_entry_is_small() {
-        assert_eq!(size_of::<PackedRound>(), 36);
+        assert_eq!(size_of::<Option<PackedRound>>(), 36);
         assert!(size_of::<RoundHistory>() <= 24);
     }
 }
