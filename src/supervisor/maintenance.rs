@@ -49,7 +49,7 @@ where
         let pause =
             schedule::backoff(FIRST_RESTART_DELAY, MAX_RESTART_DELAY, restarts, env.random());
         tracing::error!(
-            chore = name,
+            task = name,
             restarts,
             pause_ms = pause.as_millis(),
             "maintenance task panicked, restarting"
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_chore_that_panics_is_begun_again_until_it_is_done_or_told_to_stop() {
+    async fn a_task_that_panics_is_restarted_until_it_ends_or_is_stopped() {
         let env = env();
         let stop = CancellationToken::new();
         let started = std::cell::Cell::new(0);
