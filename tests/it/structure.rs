@@ -1,4 +1,5 @@
-//! The shape of the source: unique type names, short functions, no import cycles.
+//! The shape of the source: unique type names, short functions, no import cycles, and a page about
+//! it whose names exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -92,6 +93,57 @@ fn no_two_types_share_a_name() {
     assert!(owners.len() > 400, "only {} types found", owners.len());
     let shared: Vec<_> = owners.iter().filter(|(_, owners)| owners.len() > 1).collect();
     assert!(shared.is_empty(), "several types have the same name: {shared:#?}");
+}
+
+/// The names that a module defines: functions, types, constants, modules and variants; and the
+/// types that it implements something for.
+fn defined_names(text: &str) -> BTreeSet<String> {
+    let keywords = ["fn", "struct", "enum", "trait", "type", "const", "static", "mod"];
+    let mut names = BTreeSet::new();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+        let definitions = words.windows(2).filter(|pair| keywords.contains(&pair[0]));
+        names.extend(definitions.map(|pair| pair[1].to_owned()));
+        let variant = identifier(line.trim_start());
+        let rest = line.trim_start()[variant.len()..].trim_start();
+        if variant.starts_with(char::is_uppercase) && rest.starts_with([',', '(', '{', '=']) {
+            names.insert(variant);
+        }
+        if line.starts_with("impl") {
+            names.extend(words.into_iter().map(str::to_owned));
+        }
+    }
+    names
+}
+
+#[test]
+fn what_the_page_about_the_structure_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/ARCHITECTURE.md")).unwrap();
+    let files = rust_files("src");
+    let modules: Vec<_> = sources().values().map(|text| defined_names(text)).collect();
+    let table = page.find("## Where to look").unwrap();
+    let (mut at, mut checked, mut missing) = (0, 0, Vec::new());
+    for (number, text) in page.split('`').enumerate() {
+        let in_table = at > table;
+        at += text.len() + 1;
+        let is_name = text.chars().all(|c| c.is_alphanumeric() || "_:".contains(c));
+        let exists = if number % 2 == 0 || text.contains(char::is_whitespace) {
+            continue;
+        } else if text.ends_with(".rs") {
+            root.join(text).exists() || files.iter().any(|file| file.ends_with(text))
+        } else if is_name && (in_table || text.contains("::")) {
+            modules.iter().any(|names| text.split("::").all(|name| names.contains(name)))
+        } else {
+            continue;
+        };
+        checked += 1;
+        if !exists {
+            missing.push(text);
+        }
+    }
+    assert!(checked > 100, "only {checked} names found");
+    assert!(missing.is_empty(), "named by docs/ARCHITECTURE.md and not in src: {missing:#?}");
 }
 
 #[test]
