@@ -190,3 +190,49 @@ fn attached(
         segment_days: record.segment_days,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::Env;
+    use crate::mirror::window::{
+        BodyFormat, CalendarRef, Completion, Edge, Edges, EventShape, WindowIdentity,
+    };
+    use crate::store::{Store, StoreOptions};
+
+    fn wanted(name: &str) -> WindowRegistration {
+        let [start, end] = [0, 86_400].map(|second| Timestamp::from_second(second).unwrap());
+        WindowRegistration {
+            name: name.into(),
+            identity: WindowIdentity {
+                account: "contoso".into(),
+                tenant: "t".into(),
+                mailbox: name.into(),
+                calendar: CalendarRef::Default,
+                immutable_ids: false,
+            },
+            shape: EventShape {
+                body: BodyFormat::Html,
+                time_zone: "UTC".into(),
+                complete: Completion::Master,
+            },
+            start: Edge::At(start),
+            end: Edge::At(end),
+            edges: Edges { start, end },
+        }
+    }
+
+    #[tokio::test]
+    async fn a_registration_reads_no_record_of_another_live_window() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions { min_free_bytes: 0, ..StoreOptions::new(dir.path()) };
+        let (store, _) = Store::open(&options, &Env::real()).unwrap();
+        let at = Timestamp::UNIX_EPOCH;
+        let alice = store.register(vec![wanted("alice")], at).await.unwrap().remove(0).id;
+        let mut batch = sled::Batch::default();
+        batch.insert(keys::window(alice), b"unreadable");
+        store.shared().apply(1, batch).unwrap();
+        let bob = store.register(vec![wanted("bob")], at).await.unwrap().remove(0);
+        assert_eq!(bob.replaces, []);
+    }
+}

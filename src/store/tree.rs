@@ -205,15 +205,31 @@ impl Tree {
     pub(super) fn windows(&self) -> Result<Vec<(Arc<str>, WindowId, bool)>, TreeError> {
         let mut windows = Vec::new();
         for (kind, leaving) in [(keys::WINDOW, false), (keys::DROPPING, true)] {
-            for entry in self.db.scan_prefix([kind]) {
-                let (key, value) = entry?;
-                let id = keys::window_of(&key).ok_or(TreeError::Damaged("window"))?;
-                let record = WindowRecord::decode(&value)?;
-                windows.push((record.name, id, leaving));
+            for window in self.windows_of(kind) {
+                let (name, id) = window?;
+                windows.push((name, id, leaving));
             }
         }
         windows.sort_by_key(|(_, id, _)| *id);
         Ok(windows)
+    }
+
+    /// The name and number of every window that is being dropped.
+    pub(super) fn dropping_windows(
+        &self,
+    ) -> impl Iterator<Item = Result<(Arc<str>, WindowId), TreeError>> {
+        self.windows_of(keys::DROPPING)
+    }
+
+    fn windows_of(
+        &self,
+        kind: u8,
+    ) -> impl Iterator<Item = Result<(Arc<str>, WindowId), TreeError>> {
+        self.db.scan_prefix([kind]).map(|entry| {
+            let (key, value) = entry?;
+            let id = keys::window_of(&key).ok_or(TreeError::Damaged("window"))?;
+            Ok((WindowRecord::decode(&value)?.name, id))
+        })
     }
 
     pub(super) fn identities(&self) -> Result<BTreeMap<Arc<str>, WindowIdentity>, TreeError> {

@@ -349,7 +349,8 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             self.apply(group)?;
         }
         let mut leaving = BTreeMap::<_, Vec<WindowId>>::new();
-        for (name, id, _) in self.tree.windows()?.into_iter().filter(|(.., dropping)| *dropping) {
+        for window in self.tree.dropping_windows() {
+            let (name, id) = window?;
             leaving.entry(name).or_default().push(id);
         }
         let next = self.tree.number(keys::NEXT_WINDOW)?;
