@@ -22,6 +22,7 @@ use super::tree::Tree;
 use super::watermark::{FORMAT, Watermark};
 use super::{OpenReport, StoreOptions, audit, directory};
 use crate::env::Env;
+use crate::error_chain::error_chain;
 use crate::mirror::change::Seq;
 
 /// An opened store whose writer has not started yet.
@@ -154,9 +155,9 @@ impl From<TreeError> for OpenAttemptError {
                 OpenFault::NewerFormat { found: found.into(), known: FORMAT }.into()
             }
             TreeError::Unknown(what) => OpenFault::UnknownRecord(what).into(),
-            fault if fault.is_damage() => Self::Damaged(fault.to_string()),
+            fault if fault.is_damage() => Self::Damaged(error_chain(&fault)),
             TreeError::Sled(sled::Error::Io(e)) | TreeError::Sync(e) => e.into(),
-            fault => Self::Damaged(fault.to_string()),
+            fault => Self::Damaged(error_chain(&fault)),
         }
     }
 }

@@ -16,6 +16,7 @@ use super::cursor::Incarnations;
 use super::error::{FeedError, StoreError, TreeError};
 use super::tree::Tree;
 use crate::env::Env;
+use crate::error_chain::error_chain;
 use crate::metrics::StoreMetrics;
 use crate::mirror::change::Seq;
 use crate::mirror::position::WindowId;
@@ -184,7 +185,7 @@ impl StoreShared {
     pub(super) fn fail(&self, fault: &TreeError) -> StoreError {
         let why = fault.to_store_error();
         if fault.is_damage() {
-            tracing::error!(reason = %fault, "store is damaged, a restart rebuilds it");
+            tracing::error!(reason = %error_chain(fault), "store is damaged, a restart rebuilds it");
             if let Err(error) = super::open::suspect(&self.path) {
                 tracing::warn!(%error, "store could not be marked as suspect");
             }
@@ -353,5 +354,18 @@ mod tests {
         std::os::unix::fs::symlink(&target, &note).unwrap();
         shared.fail(&TreeError::Damaged("tree"));
         assert!(!target.exists());
+    }
+
+    #[tokio::test]
+    async fn the_log_names_the_cause_of_a_failure() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = shared(&dir);
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let writer = Mutex::new(log.reopen().unwrap());
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(writer).finish();
+        let _logging = tracing::subscriber::set_default(subscriber);
+        shared.fail(&TreeError::Sled(sled::Error::Unsupported("the cause".to_owned())));
+        let log = std::fs::read_to_string(log.path()).unwrap();
+        assert!(log.contains("the cause"), "{log}");
     }
 }

@@ -39,6 +39,7 @@ use super::shared::StoreShared;
 use super::tree::Tree;
 use super::watermark::{self, Watermark};
 use super::{RegisteredWindow, WindowRegistration, register};
+use crate::error_chain::error_chain;
 use crate::mirror::change::Seq;
 use crate::mirror::commit::{Commit, CommitOutcome};
 use crate::mirror::position::WindowId;
@@ -157,7 +158,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             self.write_watermark(false);
         }
         let failed = done.err().map(|fault| {
-            tracing::error!(reason = %fault, "store write failed");
+            tracing::error!(reason = %error_chain(&fault), "store write failed");
             self.shared.fail(&fault)
         });
         if failed.is_none() {
