@@ -79,6 +79,7 @@ impl Store {
         let path = options.path.clone();
         let mut writer = Writer {
             shared: shared.clone(),
+            watcher: opened.watcher,
             tree: opened.tree,
             file: opened.file,
             jobs: queue,
@@ -100,7 +101,8 @@ impl Store {
                         None
                     });
                 // The last handle dropped runs sled's final sync, which may panic: see `release`.
-                let Writer { tree, jobs, .. } = writer;
+                let Writer { watcher, tree, jobs, .. } = writer;
+                drop(watcher);
                 drop((catch_unwind(AssertUnwindSafe(|| drop(tree))), jobs));
                 ending.release();
                 open::await_release(&ending.path);

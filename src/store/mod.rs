@@ -12,10 +12,11 @@
 //!
 //! Files, from the bottom up: `keys`, `record`, `row` and `batch` (what is written); `tree`
 //! (reading the tree); `parts`, `plan`, `commit_applier`, `change_writer`, `register` and `purge`
-//! (from a request to a batch); `job` and `writer` (the thread and its jobs); `shared`
-//! (state of writer and readers); `handle` (the store's interface); `lookup` (what workers read);
-//! `query`, `render`, `feed`, `follower`, `change_line` and `cursor` (what readers get);
-//! `directory`, `open`, `watermark` and `audit` (opening); `disk_space` and `reserve` (full disks).
+//! (from a request to a batch); `job`, `writer` and `write_watcher` (the thread, its jobs, and the
+//! end of a write that failed); `shared` (state of writer and readers); `handle` (the store's
+//! interface); `lookup` (what workers read); `query`, `render`, `feed`, `follower`, `change_line`
+//! and `cursor` (what readers get); `directory`, `open`, `watermark` and `audit` (opening);
+//! `disk_space` and `reserve` (full disks).
 
 mod audit;
 mod batch;
@@ -47,6 +48,7 @@ mod shared;
 mod tree;
 mod types;
 mod watermark;
+mod write_watcher;
 mod writer;
 
 pub use self::disk_space::Footprint;

@@ -20,6 +20,7 @@ use super::record;
 use super::reserve::SpaceReserve;
 use super::tree::Tree;
 use super::watermark::{FORMAT, Watermark};
+use super::write_watcher::WriteWatcher;
 use super::{OpenReport, StoreOptions, audit, directory};
 use crate::env::Env;
 use crate::error_chain::error_chain;
@@ -27,6 +28,8 @@ use crate::mirror::change::Seq;
 
 /// An opened store whose writer has not started yet.
 pub(super) struct OpenedTree {
+    /// Watches the writes to `tree`.
+    pub(super) watcher: WriteWatcher,
     pub(super) tree: Tree,
     /// The tree's file, for syncing.
     pub(super) file: File,
@@ -298,14 +301,17 @@ fn begin(
         tree.db.flush()?;
         sync(path, dir).map_err(TreeError::Sync)
     };
-    let file = tree.write(durable)?;
+    let watcher = WriteWatcher::start(&tree)?;
+    let watched = watcher.watch_write();
+    let file = durable()?;
+    drop(watched);
     // sled does not create its files private.
     directory::make_private(dir)?;
     Watermark { format: FORMAT, seq: last_seq, incarnation: new.id }.write(path)?;
     directory::existing(fs::remove_file(suspect_path(path)))?;
     let floor = tree.number(keys::FLOOR)?;
     let incarnations = Incarnations(incarnations);
-    Ok(OpenedTree { tree, file, incarnations, last_seq, floor, opening })
+    Ok(OpenedTree { watcher, tree, file, incarnations, last_seq, floor, opening })
 }
 
 /// Syncs the files that sled creates but never syncs, and their directories.

@@ -5,8 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -22,9 +20,6 @@ use crate::mirror::page::{EventHash, EventKind};
 use crate::mirror::position::{PendingEntry, Position, SegmentIndex, WindowId};
 use crate::mirror::series::SeriesMember;
 use crate::mirror::window::WindowIdentity;
-
-/// How often a write under way looks for an error of sled's background threads.
-const ERROR_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The one tree.
 #[derive(Clone, Debug)]
@@ -54,30 +49,9 @@ impl Tree {
         Ok(Self { db: config.open()?, config })
     }
 
-    /// Runs `work`, which writes to the tree, so that it always ends.
-    ///
-    /// sled writes batches to the file in the background. If such a write fails after a flush has
-    /// begun to wait for it, sled 0.34 does not wake the flush, which then waits for ever. Another
-    /// flush wakes it, and returns at once because of the error.
-    pub(super) fn write<T>(&self, work: impl FnOnce() -> T) -> T {
-        let (working, ended) = mpsc::channel::<()>();
-        let wake = move || {
-            while ended.recv_timeout(ERROR_CHECK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                if self.config.global_error().is_err() {
-                    // The flush that waits returns the same error.
-                    self.db.flush().ok();
-                }
-            }
-        };
-        std::thread::scope(|scope| {
-            let waker = std::thread::Builder::new().name("store-waker".to_owned());
-            if let Err(error) = waker.spawn_scoped(scope, wake) {
-                tracing::debug!(%error, "no thread to watch a write");
-            }
-            // Dropped if `work` panics, too: the scope waits for the thread.
-            let _working = working;
-            work()
-        })
+    /// An error that sled's background threads met. The tree then accepts no more writes.
+    pub(super) fn background_error(&self) -> Option<sled::Error> {
+        self.config.global_error().err()
     }
 
     /// The stored bytes of a key.

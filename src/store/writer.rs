@@ -38,6 +38,7 @@ use super::reserve::SpaceReserve;
 use super::shared::StoreShared;
 use super::tree::Tree;
 use super::watermark::{self, Watermark};
+use super::write_watcher::WriteWatcher;
 use super::{RegisteredWindow, WindowRegistration, register};
 use crate::error_chain::error_chain;
 use crate::mirror::change::Seq;
@@ -57,6 +58,8 @@ const WATERMARK_INTERVAL: Duration = Duration::from_secs(2);
 /// The state of the writer thread.
 pub(super) struct Writer<P> {
     pub(super) shared: Arc<StoreShared>,
+    /// Watches the writes to `tree`, and has a handle to it.
+    pub(super) watcher: WriteWatcher,
     pub(super) tree: Tree,
     /// The tree's file, for syncing.
     pub(super) file: File,
@@ -147,11 +150,9 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         }
         self.group += 1;
         let mut group = CommitGroup::default();
-        let tree = self.tree.clone();
-        let done = tree.write(|| {
-            self.perform(jobs, &mut group)?;
-            self.make_durable(&mut group)
-        });
+        let watched = self.watcher.watch_write();
+        let done = self.perform(jobs, &mut group).and_then(|()| self.make_durable(&mut group));
+        drop(watched);
         if done.is_ok() {
             // Before publishing: if readers saw the group and it is then lost, the watermark shows
             // that.
