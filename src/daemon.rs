@@ -170,7 +170,7 @@ impl Daemon {
         let mut supervisor = Supervisor::new(services, config.sections.feed.retention);
         supervisor.start(window_specs(&config, &config.windows, &accounts)).await?;
 
-        let access = AppState {
+        let app = AppState {
             store: store.clone(),
             fleet: Arc::new(supervisor.fleet()),
             reloads: reloads.handle(),
@@ -181,7 +181,7 @@ impl Daemon {
             limits: RequestLimits::new(env.clone()),
             stopping: CancellationToken::new(),
         };
-        let listeners = Listeners::serve(access, bound);
+        let listeners = Listeners::serve(app, bound);
         let config = Arc::new(config);
         Ok(Self {
             config,

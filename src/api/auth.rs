@@ -132,13 +132,13 @@ impl AccessPolicy {
 
 /// The access-check middleware in front of the routes.
 pub(super) async fn check(
-    State(door): State<Arc<AccessPolicy>>,
+    State(policy): State<Arc<AccessPolicy>>,
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    match door.admit(request.method(), request.uri(), request.headers())? {
+    match policy.admit(request.method(), request.uri(), request.headers())? {
         true => Ok(next.run(request).await),
-        false => Err(door.refuse_token().await),
+        false => Err(policy.refuse_token().await),
     }
 }
 

@@ -56,17 +56,17 @@ struct BusyAnswer {
 }
 
 /// `GET /v1/windows/{name}/busy`.
-pub(super) async fn busy(ask: ApiRequest) -> Result<Response, Problem> {
-    let parameters = ask.parameters(&["from", "to"])?;
-    let (from, to) = ask.range(&parameters)?;
-    let (window, status) = ask.window()?;
-    let store = &ask.access.store;
+pub(super) async fn busy(request: ApiRequest) -> Result<Response, Problem> {
+    let parameters = request.parameters(&["from", "to"])?;
+    let (from, to) = request.range(&parameters)?;
+    let (window, status) = request.window()?;
+    let store = &request.app.store;
     let (from, to) = (from.unwrap_or(status.start), to.unwrap_or(status.end));
     if to <= from {
         return Err(Problem::bad_parameter("to", "must be later than from"));
     }
     let tag = ETag::of(&(&store.version(window), status.settled_once, from, to));
-    if let Some(answer) = ask.not_modified(&tag) {
+    if let Some(answer) = request.not_modified(&tag) {
         return Ok(answer);
     }
     let query = EventQuery {
@@ -85,7 +85,7 @@ pub(super) async fn busy(ask: ApiRequest) -> Result<Response, Problem> {
         // Numbers, times and names always serialize.
         Ok((serde_json::to_vec(&answer).unwrap_or_default(), ()))
     };
-    let (answer, ()) = ask.access.limits.unsliced(computing).await?;
+    let (answer, ()) = request.app.limits.unsliced(computing).await?;
     Ok(tag.json(answer))
 }
 

@@ -37,15 +37,15 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const CURSOR: HeaderName = HeaderName::from_static("x-calmirror-cursor");
 
 /// `GET /v1/changes`. The format depends on `Accept`, so every response varies by it.
-pub(super) async fn read(ask: ApiRequest) -> Response {
-    let mut response = negotiate(ask).await.into_response();
+pub(super) async fn read(request: ApiRequest) -> Response {
+    let mut response = negotiate(request).await.into_response();
     response.headers_mut().append(header::VARY, HeaderValue::from_static("accept"));
     response
 }
 
-async fn negotiate(ask: ApiRequest) -> Result<Response, Problem> {
-    let parameters = ask.parameters(&["after", "window", "limit", "wait"])?;
-    let ApiRequest { access, headers, .. } = ask;
+async fn negotiate(request: ApiRequest) -> Result<Response, Problem> {
+    let parameters = request.parameters(&["after", "window", "limit", "wait"])?;
+    let ApiRequest { app, headers, .. } = request;
     let limit = parameters.limit()?;
     let wait = parameters.wait()?;
     let streams = accepts_events(&headers);
@@ -56,15 +56,15 @@ async fn negotiate(ask: ApiRequest) -> Result<Response, Problem> {
     // the removals of the old one.
     let filter = window.clone().map_or(FeedFilter::All, FeedFilter::Named);
     let follower = match after {
-        None => Follower::from_beginning(&access.store, filter),
-        Some("now") => Follower::from_now(&access.store, filter),
-        Some(cursor) => Follower::after(&access.store, cursor, filter)?,
+        None => Follower::from_beginning(&app.store, filter),
+        Some("now") => Follower::from_now(&app.store, filter),
+        Some(cursor) => Follower::after(&app.store, cursor, filter)?,
     };
     let known = match &window {
-        Some(name) => is_known(&access, name).await?,
+        Some(name) => is_known(&app, name).await?,
         None => true,
     };
-    let reader = FeedReader { access, window, follower };
+    let reader = FeedReader { app, window, follower };
     match (streams, known) {
         (false, _) => reader.answer(limit, wait, known).await,
         (true, true) => Ok(reader.stream()),
@@ -87,18 +87,18 @@ fn accepts_events(headers: &HeaderMap) -> bool {
 }
 
 /// Whether a window of that name is running or still in the store.
-async fn is_known(access: &AppState, name: &str) -> Result<bool, Problem> {
-    if access.fleet.id(name).is_some() {
+async fn is_known(app: &AppState, name: &str) -> Result<bool, Problem> {
+    if app.fleet.id(name).is_some() {
         return Ok(true);
     }
-    let store = access.store.clone();
-    let stored = access.limits.run(async move { store.windows().await }).await??;
+    let store = app.store.clone();
+    let stored = app.limits.run(async move { store.windows().await }).await??;
     Ok(stored.iter().any(|(stored, ..)| **stored == *name))
 }
 
 /// One reader of the feed.
 struct FeedReader {
-    access: Arc<AppState>,
+    app: Arc<AppState>,
     /// The name of the only windows whose changes are wanted.
     window: Option<Arc<str>>,
     follower: Follower,
@@ -129,14 +129,14 @@ impl FeedReader {
         known: bool,
     ) -> Result<Response, Problem> {
         let until = wait.map(|wait| Instant::now() + wait);
-        let _waiting = wait.map(|_| self.access.metrics.readers.waiting.increment());
-        let work = self.access.limits.clone();
+        let _waiting = wait.map(|_| self.app.metrics.readers.waiting.increment());
+        let work = self.app.limits.clone();
         let mut held = false;
         let (body, cursor) = loop {
             let before = self.follower.cursor();
             let (bytes, reader, batch) = self.first(&work, limit).await?;
             self = reader;
-            if held && self.access.stopping.is_cancelled() {
+            if held && self.app.stopping.is_cancelled() {
                 // Settings may have changed: later changes are reported under the new ones.
                 break (Body::empty(), before);
             }
@@ -195,7 +195,7 @@ impl FeedReader {
         let looking = async move { (self.follower.reach(limit, bytes).await, self) };
         let (reached, reader) = work.run(looking).await?;
         let (end, cursor) = reached?;
-        let stopping = reader.access.stopping.clone();
+        let stopping = reader.app.stopping.clone();
         let rest = RemainingLines { reader, end };
         Ok((work.body_after(first, rest, stopping), cursor))
     }
@@ -211,7 +211,7 @@ impl FeedReader {
         let changes = self.follower.read_to(end, limit.min(BATCH), SLICE_BYTES).await?;
         let summary = BatchSummary { lines: changes.value.len(), at_end: changes.at_end };
         for mut change in changes.value {
-            let mask = self.access.settings.mask_private;
+            let mask = self.app.settings.mask_private;
             change.event = change.event.map(|event| shown(event, mask));
             match form {
                 LineFormat::Line => {
@@ -234,7 +234,7 @@ impl FeedReader {
         let changed = async {
             tokio::select! {
                 biased;
-                () = self.access.stopping.cancelled() => false,
+                () = self.app.stopping.cancelled() => false,
                 changed = self.follower.wait() => changed.is_ok(),
             }
         };
@@ -243,7 +243,7 @@ impl FeedReader {
 
     /// A stream of server-sent events from this position, until either side ends it.
     fn stream(self) -> Response {
-        let open = self.access.metrics.readers.streams.increment();
+        let open = self.app.metrics.readers.streams.increment();
         let stream = futures_util::stream::unfold((self, open), |(reader, open)| async {
             let (frame, reader) = reader.frame().await?;
             Some((Ok::<_, Infallible>(frame), (reader, open)))
@@ -258,7 +258,7 @@ impl FeedReader {
     /// The next frames of the stream; `None` ends it. An id without data moves the reader's
     /// `Last-Event-ID` without an event, so the cursor of a quiet window's reader does not expire.
     async fn frame(mut self) -> Option<(Bytes, Self)> {
-        let work = self.access.limits.clone();
+        let work = self.app.limits.clone();
         // Not postponed by changes of other windows.
         let due = Instant::now() + KEEP_ALIVE;
         loop {
@@ -273,7 +273,7 @@ impl FeedReader {
             let (frames, (reader, batch)) = work.slice(reading).await.ok()?;
             self = reader;
             let batch = batch.ok()?;
-            if self.access.stopping.is_cancelled() {
+            if self.app.stopping.is_cancelled() {
                 // Checked after reading: settings may have changed, and later changes are reported
                 // under the new ones.
                 return None;

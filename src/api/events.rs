@@ -26,21 +26,21 @@ use crate::mirror::status::WindowStatus;
 use crate::store::EventQuery;
 
 /// `GET /v1/windows/{name}/events`.
-pub(super) async fn list(ask: ApiRequest) -> Result<Response, Problem> {
-    let parameters = ask.parameters(&["from", "to", "limit", "page"])?;
-    let (from, to) = ask.range(&parameters)?;
+pub(super) async fn list(request: ApiRequest) -> Result<Response, Problem> {
+    let parameters = request.parameters(&["from", "to", "limit", "page"])?;
+    let (from, to) = request.range(&parameters)?;
     let limit = parameters.limit()?;
     let page = parameters.text("page").map(PageToken::parse).transpose()?;
 
-    let (window, status) = ask.window()?;
-    let store = &ask.access.store;
-    let mask = ask.access.settings.mask_private;
+    let (window, status) = request.window()?;
+    let store = &request.app.store;
+    let mask = request.app.settings.mask_private;
     let asked = (from, to, limit, parameters.text("page"));
     // A cached response keeps its cursor. Trimming removals can invalidate that cursor, so the
     // feed's lowest valid seq is part of the tag.
     let version = store.version(window);
     let tag = ETag::of(&("events", (&version, store.min_seq()), mask, status.settled_once, asked));
-    if let Some(answer) = ask.not_modified(&tag) {
+    if let Some(answer) = request.not_modified(&tag) {
         return Ok(answer);
     }
     let (cursor, after) = match page {
@@ -51,36 +51,36 @@ pub(super) async fn list(ask: ApiRequest) -> Result<Response, Problem> {
         }
         None => (store.cursor(store.durable_seq()), None),
     };
-    let access = ask.access.clone();
-    let (work, stopping) = (access.limits.clone(), access.stopping.clone());
+    let app = request.app.clone();
+    let (work, stopping) = (app.limits.clone(), app.stopping.clone());
     let query = EventQuery { window, from, to, limit, bytes: SLICE_BYTES, after };
     let step = EventPageStep::First;
-    let page = EventPageWriter { access, query, bytes: 0, version, cursor, status, step };
+    let page = EventPageWriter { app, query, bytes: 0, version, cursor, status, step };
     Ok(tag.json(work.body(page, stopping).await?))
 }
 
 /// `GET /v1/windows/{name}/events/{id}`.
-pub(super) async fn one(ask: ApiRequest) -> Result<Response, Problem> {
-    ask.parameters(&[])?;
-    let (window, _) = ask.window()?;
-    let id = EventId::new(ask.id.as_deref().unwrap_or_default());
-    let access = ask.access.clone();
-    let name = ask.name.clone();
+pub(super) async fn one(request: ApiRequest) -> Result<Response, Problem> {
+    request.parameters(&[])?;
+    let (window, _) = request.window()?;
+    let id = EventId::new(request.id.as_deref().unwrap_or_default());
+    let app = request.app.clone();
+    let name = request.name.clone();
     let reading = async move {
-        let Some(event) = access.store.event(window, &id).await? else {
+        let Some(event) = app.store.event(window, &id).await? else {
             return Err(Problem::UnknownEvent { window: name });
         };
-        let event = shown(event, access.settings.mask_private);
+        let event = shown(event, app.settings.mask_private);
         let tag = ETag::of_bytes(&event);
         Ok((event.to_vec(), tag))
     };
-    let (event, tag) = ask.access.limits.unsliced(reading).await?;
-    Ok(ask.not_modified(&tag).unwrap_or_else(|| tag.json(event)))
+    let (event, tag) = request.app.limits.unsliced(reading).await?;
+    Ok(request.not_modified(&tag).unwrap_or_else(|| tag.json(event)))
 }
 
 /// Writes one page.
 struct EventPageWriter {
-    access: Arc<AppState>,
+    app: Arc<AppState>,
     /// The events that may still be written: those after the last one written.
     query: EventQuery,
     /// Bytes of events written so far.
@@ -100,7 +100,7 @@ enum EventPageStep {
 
 impl SliceProducer for EventPageWriter {
     async fn next(&mut self) -> Result<Vec<u8>, Problem> {
-        let store = &self.access.store;
+        let store = &self.app.store;
         self.query.bytes = SLICE_BYTES.min(ANSWER_BYTES.saturating_sub(self.bytes));
         let events = store.events(self.query.clone()).await?;
         let first = matches!(self.step, EventPageStep::First);
@@ -120,7 +120,7 @@ impl SliceProducer for EventPageWriter {
                 slice.push(b',');
             }
             self.bytes += event.len();
-            slice.extend_from_slice(&shown(event, self.access.settings.mask_private));
+            slice.extend_from_slice(&shown(event, self.app.settings.mask_private));
         }
         let more = events.next.is_some();
         self.query.after = events.next;

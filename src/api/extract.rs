@@ -26,7 +26,7 @@ struct WindowPath {
 
 /// A request.
 pub(super) struct ApiRequest {
-    pub(super) access: Arc<AppState>,
+    pub(super) app: Arc<AppState>,
     /// The window's name, on routes of one window; it may be unknown.
     pub(super) name: String,
     /// The event's id, on routes for one event.
@@ -40,11 +40,11 @@ impl FromRequestParts<Arc<AppState>> for ApiRequest {
 
     async fn from_request_parts(
         parts: &mut Parts,
-        access: &Arc<AppState>,
+        app: &Arc<AppState>,
     ) -> Result<Self, Self::Rejection> {
-        let Path(WindowPath { name, id }) = Path::from_request_parts(parts, access).await?;
+        let Path(WindowPath { name, id }) = Path::from_request_parts(parts, app).await?;
         let query = parts.uri.query().map(str::to_owned);
-        Ok(Self { access: access.clone(), name, id, query, headers: parts.headers.clone() })
+        Ok(Self { app: app.clone(), name, id, query, headers: parts.headers.clone() })
     }
 }
 
@@ -56,12 +56,12 @@ impl ApiRequest {
 
     /// `from` and `to` of the parameters.
     pub(super) fn range(&self, parameters: &Parameters) -> Result<Range, Problem> {
-        parameters.range(self.access.env.now())
+        parameters.range(self.app.env.now())
     }
 
     /// The window's id in the store, and its status.
     pub(super) fn window(&self) -> Result<(WindowId, WindowStatus), Problem> {
-        let fleet = &self.access.fleet;
+        let fleet = &self.app.fleet;
         let both = || Some((fleet.id(&self.name)?, fleet.window(&self.name)?));
         both().ok_or_else(|| Problem::unknown_window(&self.name))
     }

@@ -293,11 +293,11 @@ pub fn bind_tcp(address: SocketAddr) -> Result<TcpListener, BindError> {
 /// Serves the socket until `shutdown`, then removes its file. Each request uses the router that is
 /// current when it arrives.
 pub async fn serve_unix(
-    mut door: UnixEndpoint,
+    mut endpoint: UnixEndpoint,
     router: watch::Receiver<Router>,
     shutdown: impl Future<Output = ()>,
 ) {
-    if let Some(listener) = door.listener.take() {
+    if let Some(listener) = endpoint.listener.take() {
         serve_limited(listener, router, shutdown, connection_limit()).await;
     }
 }

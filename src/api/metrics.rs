@@ -39,20 +39,20 @@ const STALENESS_BOUNDS: [f64; 11] =
     [10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 21_600.0, 86_400.0, 604_800.0];
 
 /// `GET /metrics`.
-pub(super) async fn read(ask: ApiRequest) -> Result<Response, Problem> {
-    ask.parameters(&[])?;
-    let access = ask.access;
-    let seq = access.store.durable_seq();
+pub(super) async fn read(request: ApiRequest) -> Result<Response, Problem> {
+    request.parameters(&[])?;
+    let app = request.app;
+    let seq = app.store.durable_seq();
     // The scrape must not fail if the operating system does not report it.
-    let footprint = access.store.footprint().await.ok();
-    let skew = access.metrics.graph.clock.check(access.env.now()).skew();
+    let footprint = app.store.footprint().await.ok();
+    let skew = app.metrics.graph.clock.check(app.env.now()).skew();
     let scrape = Scrape {
-        fleet: FleetSurvey::of(&access.fleet.summaries()),
-        metrics: access.metrics.clone(),
-        about: access.build.clone(),
-        reloads: access.reloads.counts(),
-        reloaded: access.reloads.last(),
-        queue: access.store.queue(),
+        fleet: FleetSurvey::of(&app.fleet.summaries()),
+        metrics: app.metrics.clone(),
+        about: app.build.clone(),
+        reloads: app.reloads.counts(),
+        reloaded: app.reloads.last(),
+        queue: app.store.queue(),
         skew_s: skew.map_or(0.0, |skew| skew.as_secs_f64().round()),
         seq,
         footprint,

@@ -172,7 +172,7 @@ impl FleetApi for Fleet {
 }
 
 /// The routes without access checks, for the Unix socket.
-pub fn router(access: AppState) -> Router {
+pub fn router(app: AppState) -> Router {
     Router::new()
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
@@ -202,14 +202,14 @@ pub fn router(access: AppState) -> Router {
                 .quality(CompressionLevel::Fastest)
                 .compress_when(SizeAbove::new(1).and(NotForContentType::SSE)),
         )
-        .layer(middleware::from_fn_with_state(access.limits.compressors.clone(), coding::choose))
-        .with_state(Arc::new(access))
+        .layer(middleware::from_fn_with_state(app.limits.compressors.clone(), coding::choose))
+        .with_state(Arc::new(app))
 }
 
 /// The same routes behind the checks of a TCP listener at `listen`: the request's `Host`, its
 /// token, and whether a page of another site sent it.
-pub fn tcp_router(access: AppState, listen: SocketAddr) -> Router {
-    let metrics = access.metrics.access.clone();
-    let door = Arc::new(auth::AccessPolicy::new(access.settings.clone(), listen, metrics));
-    router(access).layer(middleware::from_fn_with_state(door, auth::check))
+pub fn tcp_router(app: AppState, listen: SocketAddr) -> Router {
+    let metrics = app.metrics.access.clone();
+    let policy = Arc::new(auth::AccessPolicy::new(app.settings.clone(), listen, metrics));
+    router(app).layer(middleware::from_fn_with_state(policy, auth::check))
 }

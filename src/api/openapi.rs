@@ -11,8 +11,8 @@ use super::problem::Problem;
 pub(super) const DOCUMENT: &str = include_str!("openapi.json");
 
 /// `GET /openapi.json`.
-pub(super) async fn document(ask: ApiRequest) -> Result<Response, Problem> {
-    ask.parameters(&[])?;
+pub(super) async fn document(request: ApiRequest) -> Result<Response, Problem> {
+    request.parameters(&[])?;
     let tag = ETag::of_bytes(DOCUMENT.as_bytes());
-    Ok(ask.not_modified(&tag).unwrap_or_else(|| tag.json(DOCUMENT)))
+    Ok(request.not_modified(&tag).unwrap_or_else(|| tag.json(DOCUMENT)))
 }

@@ -12,27 +12,27 @@ use super::problem::Problem;
 use crate::supervisor::StartedRound;
 
 /// `GET /v1/windows/{name}/rounds`: the recent rounds in which something happened.
-pub(super) async fn past(ask: ApiRequest) -> Result<Response, Problem> {
-    ask.parameters(&[])?;
-    let past = ask.access.fleet.rounds(&ask.name);
+pub(super) async fn past(request: ApiRequest) -> Result<Response, Problem> {
+    request.parameters(&[])?;
+    let past = request.app.fleet.rounds(&request.name);
     let past = past.map(model::PastRoundsJson::from);
-    let past = past.ok_or_else(|| Problem::unknown_window(&ask.name))?;
+    let past = past.ok_or_else(|| Problem::unknown_window(&request.name))?;
     let tag = ETag::of(&past);
-    Ok(ask.not_modified(&tag).unwrap_or_else(|| tag.attach_to(Json(past).into_response())))
+    Ok(request.not_modified(&tag).unwrap_or_else(|| tag.attach_to(Json(past).into_response())))
 }
 
 /// `POST /v1/windows/{name}/sync`: starts a round now.
-pub(super) async fn sync(ask: ApiRequest) -> Result<(StatusCode, Json<Value>), Problem> {
-    let wait = ask.parameters(&["wait"])?.wait()?;
-    Ok(answer(ask.access.fleet.sync(&ask.name, wait).await?))
+pub(super) async fn sync(request: ApiRequest) -> Result<(StatusCode, Json<Value>), Problem> {
+    let wait = request.parameters(&["wait"])?.wait()?;
+    Ok(answer(request.app.fleet.sync(&request.name, wait).await?))
 }
 
 /// `POST /v1/windows/{name}/resync`: starts a full resync now; `accept_removals=true` ends a hold.
-pub(super) async fn resync(ask: ApiRequest) -> Result<(StatusCode, Json<Value>), Problem> {
-    let parameters = ask.parameters(&["wait", "accept_removals"])?;
+pub(super) async fn resync(request: ApiRequest) -> Result<(StatusCode, Json<Value>), Problem> {
+    let parameters = request.parameters(&["wait", "accept_removals"])?;
     let wait = parameters.wait()?;
     let accept_removals = parameters.flag("accept_removals")?;
-    Ok(answer(ask.access.fleet.resync(&ask.name, accept_removals, wait).await?))
+    Ok(answer(request.app.fleet.resync(&request.name, accept_removals, wait).await?))
 }
 
 /// 200 with the outcome if the round has finished, else 202.

@@ -185,7 +185,7 @@ impl Fixture {
         self.store.commit(commit).await.unwrap();
     }
 
-    fn access(&self) -> AppState {
+    fn app(&self) -> AppState {
         AppState {
             store: self.store.clone(),
             fleet: self.fleet.clone(),
@@ -220,7 +220,7 @@ impl Fixture {
             request = request.header(*name, *value);
         }
         let request = request.body(Body::empty()).unwrap();
-        let response = router(self.access()).oneshot(request).await.unwrap();
+        let response = router(self.app()).oneshot(request).await.unwrap();
         let (head, body) = response.into_parts();
         let body = to_bytes(body, usize::MAX).await.unwrap();
         (head.status, head.headers, String::from_utf8(body.to_vec()).unwrap())

@@ -55,20 +55,20 @@ struct StateCountsJson {
 }
 
 /// `GET /v1/status`.
-pub(super) async fn status(ask: ApiRequest) -> Result<Json<StatusJson>, Problem> {
-    ask.parameters(&[])?;
-    let access = ask.access;
-    let windows = access.fleet.summaries();
+pub(super) async fn status(request: ApiRequest) -> Result<Json<StatusJson>, Problem> {
+    request.parameters(&[])?;
+    let app = request.app;
+    let windows = app.fleet.summaries();
     let count = |state| windows.iter().filter(|window| window.state == state).count();
     let states = WindowState::ALL.map(|state| (StrJson(state), count(state))).into();
     let unhealthy = windows.iter().filter(|w| !w.healthy).count();
-    let about = &access.build;
-    let clock = access.metrics.graph.clock.check(access.env.now());
+    let about = &app.build;
+    let clock = app.metrics.graph.clock.check(app.env.now());
     Ok(Json(StatusJson {
         version: about.version.clone(),
         commit: about.commit.clone(),
         target: about.target.clone(),
-        incarnation: access.store.incarnation(),
+        incarnation: app.store.incarnation(),
         started: about.started,
         uptime_s: about.since.elapsed().as_secs(),
         healthy: unhealthy == 0,
@@ -77,14 +77,14 @@ pub(super) async fn status(ask: ApiRequest) -> Result<Json<StatusJson>, Problem>
             skew_s: clock.skew().map(|skew| skew.as_secs()),
             wrong: clock.is_wrong(),
         },
-        last_reload: access.reloads.last(),
+        last_reload: app.reloads.last(),
     }))
 }
 
 /// `GET /v1/windows`: the windows that match `q` and `state`, by name or trouble first. A page
 /// continues after the key of the last window of the previous page, wherever that window is by now.
-pub(super) async fn list(ask: ApiRequest) -> Result<Response, Problem> {
-    let parameters = ask.parameters(&["q", "state", "order", "limit", "page"])?;
+pub(super) async fn list(request: ApiRequest) -> Result<Response, Problem> {
+    let parameters = request.parameters(&["q", "state", "order", "limit", "page"])?;
     let limit = parameters.limit()?;
     let wanted = parameters.text("q").unwrap_or_default().to_lowercase();
     let states = parameters.text("state").map(parse_states).transpose()?;
@@ -95,21 +95,21 @@ pub(super) async fn list(ask: ApiRequest) -> Result<Response, Problem> {
     };
     let after = parameters.text("page").map(|page| SortKey::parse(page, order)).transpose()?;
 
-    let access = ask.access.clone();
-    let (work, stopping) = (access.limits.clone(), access.stopping.clone());
-    let selection = WindowFilter { access, wanted, states, order };
+    let app = request.app.clone();
+    let (work, stopping) = (app.limits.clone(), app.stopping.clone());
+    let selection = WindowFilter { app, wanted, states, order };
     let choosing = async move {
         let selected = selection.keys(after.as_ref(), limit);
         let tag = selection.tag(&selected);
         (selection, selected, tag)
     };
     let (selection, SelectedKeys { keys, more, total }, tag) = work.run(choosing).await?;
-    if let Some(answer) = ask.not_modified(&tag) {
+    if let Some(answer) = request.not_modified(&tag) {
         return Ok(answer);
     }
     let next = keys.last().filter(|_| more).map(|key| key.encode(order));
     let page = WindowPageWriter {
-        access: selection.access,
+        app: selection.app,
         keys: keys.into_iter(),
         tail: json!({ "total": total, "next": next }),
         begun: false,
@@ -121,7 +121,7 @@ pub(super) async fn list(ask: ApiRequest) -> Result<Response, Problem> {
 
 /// Selects and orders the listed windows.
 struct WindowFilter {
-    access: Arc<AppState>,
+    app: Arc<AppState>,
     /// The search text, in lower case.
     wanted: String,
     states: Option<Vec<WindowState>>,
@@ -140,7 +140,7 @@ struct SelectedKeys {
 impl WindowFilter {
     /// The next windows after a key.
     fn keys(&self, after: Option<&SortKey>, limit: usize) -> SelectedKeys {
-        let mut briefs = self.access.fleet.summaries();
+        let mut briefs = self.app.fleet.summaries();
         briefs.retain(|brief| {
             self.states.as_ref().is_none_or(|states| states.contains(&brief.state))
                 && brief.matches(&self.wanted)
@@ -158,7 +158,7 @@ impl WindowFilter {
 
     fn tag(&self, page: &SelectedKeys) -> ETag {
         let mut tag = ETagBuilder::new("windows");
-        for status in page.keys.iter().filter_map(|key| self.access.fleet.window(&key.name)) {
+        for status in page.keys.iter().filter_map(|key| self.app.fleet.window(&key.name)) {
             tag.add(&without_staleness(&WindowJson::from(status)));
         }
         tag.add(&(page.total, page.more, page.keys.last().map(|key| &*key.name)));
@@ -168,7 +168,7 @@ impl WindowFilter {
 
 /// Writes one page of windows.
 struct WindowPageWriter {
-    access: Arc<AppState>,
+    app: Arc<AppState>,
     /// The windows not written yet.
     keys: std::vec::IntoIter<SortKey>,
     /// The members after the windows.
@@ -192,7 +192,7 @@ impl SliceProducer for WindowPageWriter {
                 break;
             };
             // A window dropped meanwhile has no status.
-            if let Some(status) = self.access.fleet.window(&key.name) {
+            if let Some(status) = self.app.fleet.window(&key.name) {
                 if std::mem::replace(&mut self.wrote, true) {
                     slice.push(b',');
                 }
@@ -270,11 +270,11 @@ fn rank(brief: &WindowSummary) -> u8 {
 }
 
 /// `GET /v1/windows/{name}`.
-pub(super) async fn one(ask: ApiRequest) -> Result<Response, Problem> {
-    ask.parameters(&[])?;
-    let status = WindowJson::from(ask.window()?.1);
+pub(super) async fn one(request: ApiRequest) -> Result<Response, Problem> {
+    request.parameters(&[])?;
+    let status = WindowJson::from(request.window()?.1);
     let tag = ETag::of(&without_staleness(&status));
-    Ok(ask.not_modified(&tag).unwrap_or_else(|| tag.attach_to(Json(status).into_response())))
+    Ok(request.not_modified(&tag).unwrap_or_else(|| tag.attach_to(Json(status).into_response())))
 }
 
 /// The status without its staleness, which changes with time alone.

@@ -27,7 +27,7 @@ const REBIND_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The open listeners and what they serve.
 pub(super) struct Listeners {
-    access: AppState,
+    app: AppState,
     unix: Option<ActiveListener<UnixOwner>>,
     tcp: Option<ActiveListener<SocketAddr>>,
     servers: JoinSet<()>,
@@ -119,9 +119,9 @@ async fn tcp(address: Option<SocketAddr>) -> Result<Option<TcpEndpoint>, BindErr
 }
 
 impl Listeners {
-    /// Serves the bound listeners with `access`.
-    pub(super) fn serve(access: AppState, bound: PreparedListeners) -> Self {
-        let mut listeners = Self { access, unix: None, tcp: None, servers: JoinSet::new() };
+    /// Serves the bound listeners with `app`.
+    pub(super) fn serve(app: AppState, bound: PreparedListeners) -> Self {
+        let mut listeners = Self { app, unix: None, tcp: None, servers: JoinSet::new() };
         listeners.open(bound);
         listeners
     }
@@ -221,14 +221,14 @@ impl Listeners {
 
     /// Replaces listeners by newly bound ones, and applies the settings to all.
     pub(super) fn change(&mut self, bound: PreparedListeners, settings: ApiSettings) {
-        if self.access.settings != settings {
-            self.access.settings = settings;
+        if self.app.settings != settings {
+            self.app.settings = settings;
             if let Some(active) = &mut self.unix {
-                active.renew(&self.access, api::router);
+                active.renew(&self.app, api::router);
             }
             if let Some(active) = &mut self.tcp {
                 let address = active.place;
-                active.renew(&self.access, |access| api::tcp_router(access, address));
+                active.renew(&self.app, |app| api::tcp_router(app, address));
             }
         }
         self.open(bound);
@@ -241,7 +241,7 @@ impl Listeners {
             let active = endpoint.map(|endpoint| {
                 // The closing of a Unix socket is never awaited, so it is not tracked.
                 let (active, router, _) =
-                    ActiveListener::new(endpoint.owner(), &self.access, api::router);
+                    ActiveListener::new(endpoint.owner(), &self.app, api::router);
                 let stop = active.stop.clone().cancelled_owned();
                 self.servers.spawn(api::serve_unix(endpoint, router, stop));
                 active
@@ -252,9 +252,7 @@ impl Listeners {
             let active = tcp.map(|endpoint| {
                 let address = endpoint.address;
                 let (active, router, closing) =
-                    ActiveListener::new(address, &self.access, |access| {
-                        api::tcp_router(access, address)
-                    });
+                    ActiveListener::new(address, &self.app, |app| api::tcp_router(app, address));
                 let listener = TrackedListener { endpoint, _closing: closing };
                 let stop = active.stop.clone().cancelled_owned();
                 self.servers.spawn(api::serve_tcp(listener, router, stop));
@@ -280,20 +278,20 @@ impl<T> ActiveListener<T> {
     /// Also returns the routers to serve, and what has to be dropped once the listener is closed.
     fn new(
         place: T,
-        access: &AppState,
+        app: &AppState,
         router: impl FnOnce(AppState) -> Router,
     ) -> (Self, watch::Receiver<Router>, oneshot::Sender<()>) {
-        let (access, stopping) = renewed(access);
-        let (router, routers) = watch::channel(router(access));
+        let (app, stopping) = renewed(app);
+        let (router, routers) = watch::channel(router(app));
         let (closing, closed) = oneshot::channel();
         let stop = CancellationToken::new();
         (Self { place, router, stopping, stop, closed }, routers, closing)
     }
 
     /// Serves the next requests with a new router, and ends the streams of the old one.
-    fn renew(&mut self, access: &AppState, router: impl FnOnce(AppState) -> Router) {
-        let (access, stopping) = renewed(access);
-        drop(self.router.send_replace(router(access)));
+    fn renew(&mut self, app: &AppState, router: impl FnOnce(AppState) -> Router) {
+        let (app, stopping) = renewed(app);
+        drop(self.router.send_replace(router(app)));
         std::mem::replace(&mut self.stopping, stopping).cancel();
     }
 }
@@ -307,9 +305,9 @@ fn close<T>(active: ActiveListener<T>) -> oneshot::Receiver<()> {
 }
 
 /// A copy of the state with its own stop signal for streams.
-fn renewed(access: &AppState) -> (AppState, CancellationToken) {
+fn renewed(app: &AppState) -> (AppState, CancellationToken) {
     let stopping = CancellationToken::new();
-    (AppState { stopping: stopping.clone(), ..access.clone() }, stopping)
+    (AppState { stopping: stopping.clone(), ..app.clone() }, stopping)
 }
 
 #[cfg(test)]

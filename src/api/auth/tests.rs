@@ -3,7 +3,7 @@
 use super::*;
 use axum::http::HeaderName;
 
-fn door(open: bool, listen: &str) -> AccessPolicy {
+fn policy(open: bool, listen: &str) -> AccessPolicy {
     let settings = ApiSettings {
         token: Some(TokenHash::new("all\n")),
         read_token: Some(TokenHash::new("read")),
@@ -14,11 +14,11 @@ fn door(open: bool, listen: &str) -> AccessPolicy {
     AccessPolicy::new(settings, listen.parse().unwrap(), Arc::default())
 }
 
-fn admit(door: &AccessPolicy, method: Method, headers: &[(HeaderName, &str)]) -> u16 {
+fn admit(policy: &AccessPolicy, method: Method, headers: &[(HeaderName, &str)]) -> u16 {
     use axum::response::IntoResponse as _;
     let headers =
         headers.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect();
-    match door.admit(&method, &Uri::from_static("/v1/status"), &headers) {
+    match policy.admit(&method, &Uri::from_static("/v1/status"), &headers) {
         Ok(true) => 200,
         Ok(false) => 401,
         Err(problem) => problem.into_response().status().as_u16(),
@@ -27,7 +27,7 @@ fn admit(door: &AccessPolicy, method: Method, headers: &[(HeaderName, &str)]) ->
 
 #[test]
 fn every_request_needs_the_token_and_the_reading_one_only_reads() {
-    let door = door(false, "127.0.0.1:8380");
+    let policy = policy(false, "127.0.0.1:8380");
     let basic = |password: &str| format!("Basic {}", STANDARD.encode(format!("me:{password}")));
     for (authorization, get, post) in [
         ("", 401, 401),
@@ -43,8 +43,8 @@ fn every_request_needs_the_token_and_the_reading_one_only_reads() {
         ("Basic !!!", 401, 401),
     ] {
         let headers = [(header::HOST, "localhost"), (header::AUTHORIZATION, authorization)];
-        assert_eq!(admit(&door, Method::GET, &headers), get, "GET {authorization:?}");
-        assert_eq!(admit(&door, Method::POST, &headers), post, "POST {authorization:?}");
+        assert_eq!(admit(&policy, Method::GET, &headers), get, "GET {authorization:?}");
+        assert_eq!(admit(&policy, Method::POST, &headers), post, "POST {authorization:?}");
     }
 }
 
@@ -54,12 +54,12 @@ fn without_configured_tokens_nobody_comes_in() {
     let empty = Some(TokenHash::new(" \n"));
     let empty = ApiSettings { token: empty.clone(), read_token: empty, ..ApiSettings::default() };
     for settings in [ApiSettings::default(), empty] {
-        let door = AccessPolicy::new(settings, "127.0.0.1:1".parse().unwrap(), Arc::default());
+        let policy = AccessPolicy::new(settings, "127.0.0.1:1".parse().unwrap(), Arc::default());
         let host = (header::HOST, "localhost");
-        assert_eq!(admit(&door, Method::GET, std::slice::from_ref(&host)), 401);
+        assert_eq!(admit(&policy, Method::GET, std::slice::from_ref(&host)), 401);
         for authorization in ["", "Bearer ", "Bearer x", "Basic Og==", "Basic !!!"] {
             let headers = [host.clone(), (header::AUTHORIZATION, authorization)];
-            assert_eq!(admit(&door, Method::GET, &headers), 401, "{authorization:?}");
+            assert_eq!(admit(&policy, Method::GET, &headers), 401, "{authorization:?}");
         }
     }
 }
@@ -73,9 +73,9 @@ fn only_loopback_is_open() {
         ("[::]:8380", 401),
         ("10.0.0.5:8380", 401),
     ] {
-        let door = door(true, listen);
+        let policy = policy(true, listen);
         let headers = [(header::HOST, "localhost")];
-        assert_eq!(admit(&door, Method::GET, &headers), status, "{listen}");
+        assert_eq!(admit(&policy, Method::GET, &headers), status, "{listen}");
     }
 }
 
@@ -113,19 +113,19 @@ fn a_name_that_was_pointed_here_is_refused() {
         ("127.0.0.1:8380", "[localhost]", 400),
         ("127.0.0.1:8380", "", 400),
     ] {
-        let door = door(false, listen);
+        let policy = policy(false, listen);
         let headers = [(header::HOST, host), (header::AUTHORIZATION, "Bearer all")];
-        assert_eq!(admit(&door, Method::GET, &headers), status, "{host:?}");
+        assert_eq!(admit(&policy, Method::GET, &headers), status, "{host:?}");
     }
 }
 
 #[test]
 fn the_host_is_one_and_that_of_the_absolute_form_comes_first() {
-    let door = door(true, "127.0.0.1:8380");
+    let policy = policy(true, "127.0.0.1:8380");
     let status = |uri: &'static str, hosts: &[&'static str]| {
         let name = |host: &&'static str| (header::HOST, host.parse().unwrap());
         let headers: HeaderMap = hosts.iter().map(name).collect();
-        match door.admit(&Method::GET, &Uri::from_static(uri), &headers) {
+        match policy.admit(&Method::GET, &Uri::from_static(uri), &headers) {
             Ok(true) => 200,
             Ok(false) => 401,
             Err(problem) => axum::response::IntoResponse::into_response(problem).status().as_u16(),
@@ -148,13 +148,13 @@ fn the_host_is_one_and_that_of_the_absolute_form_comes_first() {
 #[tokio::test(start_paused = true)]
 async fn wrong_tokens_are_answered_late_and_only_some_wait() {
     use axum::response::IntoResponse as _;
-    let door = Arc::new(door(false, "127.0.0.1:8380"));
+    let policy = Arc::new(policy(false, "127.0.0.1:8380"));
     let begun = tokio::time::Instant::now();
     let attempts: Vec<_> = (0..MAX_DELAYED + 6)
         .map(|_| {
-            let door = door.clone();
+            let policy = policy.clone();
             tokio::spawn(async move {
-                let answer = door.refuse_token().await.into_response();
+                let answer = policy.refuse_token().await.into_response();
                 (answer.status().as_u16(), begun.elapsed())
             })
         })
@@ -168,17 +168,17 @@ async fn wrong_tokens_are_answered_late_and_only_some_wait() {
         }
     }
     assert_eq!((late, refused), (MAX_DELAYED, 6));
-    let counts: Vec<_> = door.metrics.refused.counts().collect();
+    let counts: Vec<_> = policy.metrics.refused.counts().collect();
     assert_eq!(counts[..2], [("wrong_token", 64), ("too_many_attempts", 6)]);
     // A request without a token is no guess, so it is not delayed.
-    assert_eq!(admit(&door, Method::GET, &[(header::HOST, "localhost")]), 401);
+    assert_eq!(admit(&policy, Method::GET, &[(header::HOST, "localhost")]), 401);
     // The permits are free again.
-    assert_eq!(door.refuse_token().await.into_response().status(), 401);
+    assert_eq!(policy.refuse_token().await.into_response().status(), 401);
 }
 
 #[test]
 fn pages_of_other_sites_may_not_change_anything() {
-    let door = door(true, "127.0.0.1:8380");
+    let policy = policy(true, "127.0.0.1:8380");
     for (origin, status) in [
         ("http://localhost:8380", 200),
         ("http://localhost:8381", 403),
@@ -186,8 +186,8 @@ fn pages_of_other_sites_may_not_change_anything() {
         ("null", 403),
     ] {
         let headers = [(header::HOST, "localhost:8380"), (header::ORIGIN, origin)];
-        assert_eq!(admit(&door, Method::POST, &headers), status, "{origin}");
-        assert_eq!(admit(&door, Method::GET, &headers), 200, "{origin}");
+        assert_eq!(admit(&policy, Method::POST, &headers), status, "{origin}");
+        assert_eq!(admit(&policy, Method::GET, &headers), 200, "{origin}");
     }
 }
 

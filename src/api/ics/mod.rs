@@ -77,26 +77,26 @@ pub fn events_of(window: &[impl AsRef<[u8]>], series: SeriesMode) -> String {
 }
 
 /// `GET /v1/windows/{name}/calendar.ics`.
-pub(super) async fn calendar(ask: ApiRequest) -> Result<Response, Problem> {
-    let parameters = ask.parameters(&["from", "to", "series"])?;
-    let (from, to) = ask.range(&parameters)?;
+pub(super) async fn calendar(request: ApiRequest) -> Result<Response, Problem> {
+    let parameters = request.parameters(&["from", "to", "series"])?;
+    let (from, to) = request.range(&parameters)?;
     let series = match parameters.text("series") {
         None | Some("own") => SeriesMode::Own,
         Some("linked") => SeriesMode::Linked,
         Some(_) => return Err(Problem::bad_parameter("series", "must be own or linked")),
     };
-    let (window, status) = ask.window()?;
-    let mask = ask.access.settings.mask_private;
-    let tag = ETag::of(&("ics", ask.access.store.version(window), mask, from, to, series));
-    if let Some(answer) = ask.not_modified(&tag) {
+    let (window, status) = request.window()?;
+    let mask = request.app.settings.mask_private;
+    let tag = ETag::of(&("ics", request.app.store.version(window), mask, from, to, series));
+    if let Some(answer) = request.not_modified(&tag) {
         return Ok(answer);
     }
-    let ApiRequest { access, name, .. } = ask;
-    let (work, stopping) = (access.limits.clone(), access.stopping.clone());
-    let began = access.store.durable_seq();
+    let ApiRequest { app, name, .. } = request;
+    let (work, stopping) = (app.limits.clone(), app.stopping.clone());
+    let began = app.store.durable_seq();
     let query = EventQuery { window, from, to, limit: BATCH, bytes: SLICE_BYTES, after: None };
     let writing = CalendarWriter {
-        access,
+        app,
         name,
         query,
         began,
@@ -114,7 +114,7 @@ pub(super) async fn calendar(ask: ApiRequest) -> Result<Response, Problem> {
 
 /// Writes one calendar.
 struct CalendarWriter {
-    access: Arc<AppState>,
+    app: Arc<AppState>,
     name: String,
     query: EventQuery,
     /// The end of the feed before the first page was read.
@@ -169,9 +169,9 @@ impl CalendarWriter {
     ) -> Result<(), StoreError> {
         let whole =
             EventQuery { from: None, to: None, after, bytes: SURVEY_BYTES, ..self.query.clone() };
-        let events = self.access.store.events(whole).await?;
+        let events = self.app.store.events(whole).await?;
         for event in events.value {
-            let event = shown(event, self.access.settings.mask_private);
+            let event = shown(event, self.app.settings.mask_private);
             if let Ok(members) = JsonMembers::parse(&event) {
                 survey.add(&members, &mut self.times);
             }
@@ -187,7 +187,7 @@ impl CalendarWriter {
     }
 
     async fn events(&mut self, text: &mut String) -> Result<(), FeedError> {
-        let events = self.access.store.events(self.query.clone()).await?;
+        let events = self.app.store.events(self.query.clone()).await?;
         for event in events.value {
             self.write(text, event);
         }
@@ -204,7 +204,7 @@ impl CalendarWriter {
     async fn changes(&mut self, text: &mut String, after: Seq) -> Result<(), FeedError> {
         // A fresh cursor per batch counts as issued now, so trimming cannot invalidate it; missed
         // removals do not matter, none is written.
-        let (store, filter) = (&self.access.store, FeedFilter::Window(self.query.window));
+        let (store, filter) = (&self.app.store, FeedFilter::Window(self.query.window));
         let mut follower = Follower::after(store, &store.cursor(after), filter)?;
         let changes = follower.read(BATCH, BATCH_BYTES).await?;
         for event in changes.value.into_iter().filter_map(|change| change.event) {
@@ -233,7 +233,7 @@ impl CalendarWriter {
         if id.is_some_and(|id| !self.written.insert(id)) {
             return;
         }
-        let event = shown(event, self.access.settings.mask_private);
+        let event = shown(event, self.app.settings.mask_private);
         let written = event::write(text, &event, &self.identities, self.series, &mut self.times);
         if written.is_none() {
             // Its times or its structure are not understood here; the JSON API still has it.

@@ -15,10 +15,10 @@ async fn the_socket_appears_with_its_rights_and_goes_with_its_door() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("run/api.sock");
     let group = fs::metadata(directory.path()).unwrap().gid().to_string();
-    let door = bind_unix(&path, Some(&group)).unwrap();
+    let endpoint = bind_unix(&path, Some(&group)).unwrap();
     assert_eq!(mode(&path), 0o660);
     assert_eq!(fs::read_dir(directory.path().join("run")).unwrap().count(), 1);
-    drop(door);
+    drop(endpoint);
     assert!(!path.exists());
 }
 
@@ -35,7 +35,7 @@ async fn the_longest_path_that_may_be_configured_can_be_bound() {
 async fn a_socket_that_has_the_wanted_group_is_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("api.sock");
-    let door = bind_unix(&path, None).unwrap();
+    let endpoint = bind_unix(&path, None).unwrap();
     let about = || {
         let about = fs::metadata(&path).unwrap();
         (about.gid(), about.ctime(), about.ctime_nsec())
@@ -43,8 +43,8 @@ async fn a_socket_that_has_the_wanted_group_is_left_alone() {
     let before = about();
     // File times have a resolution of a few milliseconds.
     tokio::time::sleep(Duration::from_millis(50)).await;
-    door.owner().set_group(Some(&before.0.to_string())).unwrap();
-    door.owner().set_group(None).unwrap();
+    endpoint.owner().set_group(Some(&before.0.to_string())).unwrap();
+    endpoint.owner().set_group(None).unwrap();
     assert_eq!(about(), before);
 }
 
@@ -55,10 +55,10 @@ async fn a_stale_socket_is_replaced_and_a_live_one_refused() {
     // The standard library's listener leaves its file behind, without a process behind it.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert!(path.exists());
-    let door = bind_unix(&path, None).unwrap();
+    let endpoint = bind_unix(&path, None).unwrap();
     assert!(matches!(bind_unix(&path, None), Err(BindError::InUse(_))));
     assert!(path.exists(), "the socket in use was removed");
-    drop(door);
+    drop(endpoint);
 }
 
 #[tokio::test]
@@ -110,10 +110,10 @@ async fn only_a_socket_of_ours_makes_way_for_a_new_one() {
 async fn a_door_does_not_remove_its_successors_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("api.sock");
-    let door = bind_unix(&path, None).unwrap();
+    let endpoint = bind_unix(&path, None).unwrap();
     fs::remove_file(&path).unwrap();
     fs::write(&path, "another's").unwrap();
-    drop(door);
+    drop(endpoint);
     assert!(path.exists());
 }
 
@@ -121,7 +121,7 @@ async fn a_door_does_not_remove_its_successors_file() {
 async fn a_request_under_way_is_finished_after_shutdown() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("api.sock");
-    let door = bind_unix(&path, None).unwrap();
+    let endpoint = bind_unix(&path, None).unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let (arrive, mut arrived) = mpsc::channel(1);
     let release = Arc::new(Notify::new());
@@ -133,7 +133,7 @@ async fn a_request_under_way_is_finished_after_shutdown() {
     };
     let router = Router::new().route("/", get(handler));
     let (_router, router) = watch::channel(router);
-    let serving = tokio::spawn(serve_unix(door, router, async { drop(stopped.await) }));
+    let serving = tokio::spawn(serve_unix(endpoint, router, async { drop(stopped.await) }));
     let mut stream = UnixStream::connect(&path).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     arrived.recv().await.unwrap();

@@ -13,7 +13,7 @@ async fn masked_events_are_masked_in_every_answer() {
     assert_eq!(fixture.get("/v1/windows/alice/events/p").await, masked);
     assert_eq!(fixture.changes("/v1/changes").await.0[0]["event"], masked);
     let request = Request::get("/v1/changes").header("accept", "text/event-stream");
-    let response = router(fixture.access()).oneshot(request.body(Body::empty()).unwrap()).await;
+    let response = router(fixture.app()).oneshot(request.body(Body::empty()).unwrap()).await;
     let frame = response.unwrap().into_body().into_data_stream().next().await.unwrap().unwrap();
     let frame = String::from_utf8(frame.to_vec()).unwrap();
     let data = frame.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
@@ -24,7 +24,7 @@ async fn masked_events_are_masked_in_every_answer() {
 async fn over_tcp_the_door_stands_before_every_route() {
     let mut fixture = Fixture::new().await;
     fixture.settings.token = Some(TokenHash::new("t0ken"));
-    let door = tcp_router(fixture.access(), "127.0.0.1:8380".parse().unwrap());
+    let tcp = tcp_router(fixture.app(), "127.0.0.1:8380".parse().unwrap());
     for (uri, host, token, status) in [
         ("/healthz", "localhost:8380", None, 401),
         ("/nowhere", "localhost:8380", None, 401),
@@ -36,7 +36,7 @@ async fn over_tcp_the_door_stands_before_every_route() {
             request = request.header("authorization", token);
         }
         let request = request.body(Body::empty()).unwrap();
-        let response = door.clone().oneshot(request).await.unwrap();
+        let response = tcp.clone().oneshot(request).await.unwrap();
         assert_eq!(response.status().as_u16(), status, "{uri} {host}");
         assert_eq!(response.headers().contains_key("www-authenticate"), status == 401);
     }

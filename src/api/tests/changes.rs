@@ -69,7 +69,7 @@ async fn a_stream_whose_reader_slept_over_a_trim_ends() {
     let alice = fixture.id("alice");
     fixture.write(alice, &[("a", 9, ""), ("b", 10, "")], &[]).await;
     let request = Request::get("/v1/changes").header("accept", "text/event-stream");
-    let response = router(fixture.access()).oneshot(request.body(Body::empty()).unwrap()).await;
+    let response = router(fixture.app()).oneshot(request.body(Body::empty()).unwrap()).await;
     let mut stream = response.unwrap().into_body().into_data_stream();
     let frame = stream.next().await.unwrap().unwrap();
     assert_eq!(String::from_utf8_lossy(&frame).matches("event: change").count(), 2);
@@ -139,7 +139,7 @@ async fn what_came_after_the_end_is_not_told_by_those_that_were_held() {
     let fixture = Fixture::new().await;
     let alice = fixture.id("alice");
     let request = Request::get("/v1/changes?after=now").header("accept", "text/event-stream");
-    let response = router(fixture.access()).oneshot(request.body(Body::empty()).unwrap()).await;
+    let response = router(fixture.app()).oneshot(request.body(Body::empty()).unwrap()).await;
     let mut stream = response.unwrap().into_body().into_data_stream();
     let (_, end) = fixture.changes("/v1/changes?after=now").await;
     let ((lines, cursor), frame, ()) = tokio::join!(biased; fixture.changes("/v1/changes?after=now&wait=5m"), stream.next(), async {
@@ -165,7 +165,7 @@ async fn a_stream_tells_what_is_there_and_what_comes_and_resumes() {
             request = request.header("last-event-id", last);
         }
         let request = request.body(Body::empty()).unwrap();
-        let response = router(fixture.access()).oneshot(request).await.unwrap();
+        let response = router(fixture.app()).oneshot(request).await.unwrap();
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         response.into_body().into_data_stream()
     };
@@ -196,7 +196,7 @@ async fn changes_of_other_windows_do_not_postpone_the_keep_alive_of_a_stream() {
     let fixture = Fixture::new().await;
     let room = fixture.id("room a/b");
     let request = Request::get("/v1/changes?window=alice").header("accept", "text/event-stream");
-    let response = router(fixture.access()).oneshot(request.body(Body::empty()).unwrap()).await;
+    let response = router(fixture.app()).oneshot(request.body(Body::empty()).unwrap()).await;
     let mut stream = response.unwrap().into_body().into_data_stream();
     let begun = tokio::time::Instant::now();
     let others = async {
@@ -229,7 +229,7 @@ async fn a_stream_is_for_those_who_ask_for_one() {
     ] {
         let request = Request::get("/v1/changes?after=now").header("accept", accept);
         let request = request.body(Body::empty()).unwrap();
-        let response = router(fixture.access()).oneshot(request).await.unwrap();
+        let response = router(fixture.app()).oneshot(request).await.unwrap();
         assert_eq!(response.headers()["content-type"], kind, "{accept}");
     }
 }

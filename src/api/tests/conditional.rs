@@ -149,7 +149,7 @@ async fn answers_are_compressed_for_those_who_take_it() {
         let plain = fixture.ask("GET", uri).await.2.len();
         for coding in ["gzip", "zstd"] {
             let request = Request::get(uri).header("accept-encoding", coding).body(Body::empty());
-            let response = router(fixture.access()).oneshot(request.unwrap()).await.unwrap();
+            let response = router(fixture.app()).oneshot(request.unwrap()).await.unwrap();
             assert_eq!(response.headers()["content-encoding"], coding, "{uri}");
             let mut vary = response.headers().get_all("vary").iter();
             assert!(vary.any(|vary| vary == "accept-encoding"), "{uri}");
@@ -175,7 +175,7 @@ async fn a_stream_is_never_held_back_by_a_compressor() {
         .header("accept", "text/event-stream")
         .header("accept-encoding", "gzip, zstd")
         .body(Body::empty());
-    let response = router(fixture.access()).oneshot(request.unwrap()).await.unwrap();
+    let response = router(fixture.app()).oneshot(request.unwrap()).await.unwrap();
     assert!(!response.headers().contains_key("content-encoding"));
     let mut stream = response.into_body().into_data_stream();
     fixture.put(fixture.id("alice"), &[event("a", "one")]).await;

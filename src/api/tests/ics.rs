@@ -323,7 +323,7 @@ async fn an_event_that_moves_while_it_is_written_stands_in_the_calendar_once() {
     fixture.put(alice, &events).await;
     let uri = "/v1/windows/alice/calendar.ics?from=2026-01-31&to=2026-02-20";
     let request = Request::get(uri).body(Body::empty()).unwrap();
-    let response = router(fixture.access()).oneshot(request).await.unwrap();
+    let response = router(fixture.app()).oneshot(request).await.unwrap();
     let mut stream = response.into_body().into_data_stream();
     let mut body = Vec::new();
     // The header and the first five hundred events.

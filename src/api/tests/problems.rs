@@ -164,12 +164,12 @@ async fn no_answer_tells_a_browser_that_other_sites_may_read_it() {
         ("access-control-request-headers", "authorization"),
         ("host", "localhost:8380"),
     ];
-    let tcp = tcp_router(fixture.access(), "127.0.0.1:8380".parse().unwrap());
+    let tcp = tcp_router(fixture.app(), "127.0.0.1:8380".parse().unwrap());
     let mut paths: Vec<String> = described().iter().map(|(path, ..)| filled(path)).collect();
     paths.extend(["/", "/page/app.js", "/page/zone/UTC", "/nowhere"].map(str::to_owned));
     for path in &paths {
         for method in ["GET", "HEAD", "OPTIONS", "POST", "PUT"] {
-            for router in [router(fixture.access()), tcp.clone()] {
+            for router in [router(fixture.app()), tcp.clone()] {
                 let mut request = Request::builder().method(method).uri(path);
                 for (name, value) in asked {
                     request = request.header(name, value);
@@ -202,7 +202,7 @@ async fn a_body_makes_no_difference() {
                 .header("content-type", kind)
                 .header("content-length", "18446744073709551615")
                 .body(Body::from_stream(body));
-            let response = router(fixture.access()).oneshot(request.unwrap()).await.unwrap();
+            let response = router(fixture.app()).oneshot(request.unwrap()).await.unwrap();
             assert_eq!(response.status().as_u16(), status, "{uri} {kind}");
         }
     }

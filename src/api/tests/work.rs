@@ -60,7 +60,7 @@ async fn looking_for_a_window_and_for_the_end_of_an_answer_takes_a_turn() {
     let fixture = Fixture::new().await;
     large(&fixture, 20).await;
     let request = Request::get("/v1/changes").body(Body::empty()).unwrap();
-    let asking = router(fixture.access()).oneshot(request);
+    let asking = router(fixture.app()).oneshot(request);
     // All turns are taken as soon as the first slice is read.
     let taking = async {
         while fixture.work.bytes_left() == BUDGET {
@@ -100,7 +100,7 @@ async fn computations_that_never_end_leave_everything_else_alive() {
             work.run(computing).await
         }
     };
-    let api = router(fixture.access());
+    let api = router(fixture.app());
     let api = Router::new().route("/spin", get(spin)).merge(api);
     let requests: Vec<_> = (0..3 * MAX_CONCURRENT)
         .map(|_| {
@@ -191,7 +191,7 @@ fn event(i: usize, subject: &str) -> Value {
 /// Starts a request and returns the headers and the body stream.
 async fn open(fixture: &Fixture, uri: &str) -> (HeaderMap, axum::body::BodyDataStream) {
     let request = Request::get(uri).body(Body::empty()).unwrap();
-    let response = router(fixture.access()).oneshot(request).await.unwrap();
+    let response = router(fixture.app()).oneshot(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK, "{uri}");
     let (head, body) = response.into_parts();
     (head.headers, body.into_data_stream())
@@ -407,7 +407,7 @@ async fn what_could_be_read_in_no_coding_is_not_done() {
             .header("accept-encoding", "identity;q=0, gzip")
             .header("accept", accept)
             .body(Body::empty());
-        let response = router(fixture.access()).oneshot(request.unwrap()).await.unwrap();
+        let response = router(fixture.app()).oneshot(request.unwrap()).await.unwrap();
         assert_eq!(response.status(), expected, "{uri}");
         let coded = response.headers().get("content-encoding").is_some_and(|c| c == "gzip");
         assert_eq!(coded, expected != StatusCode::NOT_ACCEPTABLE, "{uri}");
@@ -427,7 +427,7 @@ async fn caches_are_told_what_an_answer_depends_on() {
     ] {
         for accept in ["*/*", "text/event-stream"] {
             let request = Request::get(uri).header("accept", accept).body(Body::empty());
-            let response = router(fixture.access()).oneshot(request.unwrap()).await.unwrap();
+            let response = router(fixture.app()).oneshot(request.unwrap()).await.unwrap();
             let vary = response.headers().get_all("vary");
             let mut vary: Vec<&str> = vary.iter().map(|v| v.to_str().unwrap()).collect();
             vary.sort_unstable();
