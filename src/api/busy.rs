@@ -110,14 +110,14 @@ async fn place_events(
     }
     // A single read is one snapshot. Several are not, so later changes are applied.
     if query.after.is_some() {
-        let mut laps = 0;
-        while laps < CATCH_UP_PASSES {
+        let mut passes = 0;
+        while passes < CATCH_UP_PASSES {
             let changes = follower.read(BATCH, BATCH_BYTES).await?;
             for change in &changes.value {
                 merging.put(change.id.hash(), change.event.as_deref());
             }
             if changes.at_end {
-                laps += 1;
+                passes += 1;
             }
         }
     }
@@ -135,7 +135,7 @@ struct IntervalMerger {
     without_id: usize,
 }
 
-/// Where an event lies in the range; `Nowhere` if its times are not understood.
+/// Where an event lies in the range; `Unplaced` if its times are not understood.
 enum Placement {
     /// From, to, and the index of its state in [`STATES`].
     At(Timestamp, Timestamp, usize),
@@ -173,8 +173,8 @@ impl IntervalMerger {
 
     /// Counts events whose times are not understood.
     fn unplaced(&self) -> usize {
-        let nowhere = self.placed.values().filter(|placed| matches!(placed, Placement::Unplaced));
-        nowhere.count() + self.without_id
+        let unplaced = self.placed.values().filter(|placed| matches!(placed, Placement::Unplaced));
+        unplaced.count() + self.without_id
     }
 
     fn merge(self) -> Vec<Interval> {

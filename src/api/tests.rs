@@ -59,10 +59,10 @@ impl Double {
 impl FleetApi for Double {
     fn summaries(&self) -> Vec<WindowSummary> {
         let windows = self.windows.lock().unwrap();
-        let mut briefs: Vec<WindowSummary> =
-            windows.iter().map(|(status, _)| brief(status)).collect();
-        briefs.sort_by(|a, b| a.window.name.cmp(&b.window.name));
-        briefs
+        let mut summaries: Vec<WindowSummary> =
+            windows.iter().map(|(status, _)| summary(status)).collect();
+        summaries.sort_by(|a, b| a.window.name.cmp(&b.window.name));
+        summaries
     }
     fn window(&self, name: &str) -> Option<WindowStatus> {
         let windows = self.windows.lock().unwrap();
@@ -92,7 +92,7 @@ impl FleetApi for Double {
     }
 }
 
-fn brief(status: &WindowStatus) -> WindowSummary {
+fn summary(status: &WindowStatus) -> WindowSummary {
     let mut window = window(&status.name);
     (window.account, window.mailbox) = (status.account.as_str().into(), (*status.mailbox).into());
     window.settings.interval = Duration::from_secs_f64(status.interval_s);

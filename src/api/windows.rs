@@ -140,14 +140,14 @@ struct SelectedKeys {
 impl WindowFilter {
     /// The next windows after a key.
     fn keys(&self, after: Option<&SortKey>, limit: usize) -> SelectedKeys {
-        let mut briefs = self.app.fleet.summaries();
-        briefs.retain(|brief| {
-            self.states.as_ref().is_none_or(|states| states.contains(&brief.state))
-                && brief.matches(&self.wanted)
+        let mut summaries = self.app.fleet.summaries();
+        summaries.retain(|summary| {
+            self.states.as_ref().is_none_or(|states| states.contains(&summary.state))
+                && summary.matches(&self.wanted)
         });
-        let total = briefs.len();
+        let total = summaries.len();
         let mut keys: Vec<SortKey> =
-            briefs.iter().map(|brief| SortKey::of(brief, self.order)).collect();
+            summaries.iter().map(|summary| SortKey::of(summary, self.order)).collect();
         keys.retain(|key| after.is_none_or(|after| key > after));
         keys.sort_unstable();
         let more = keys.len() > limit;
@@ -225,9 +225,9 @@ struct SortKey {
 }
 
 impl SortKey {
-    fn of(brief: &WindowSummary, order: ListOrder) -> Self {
-        let rank = if order == ListOrder::Name { 0 } else { rank(brief) };
-        Self { rank, name: brief.window.name.clone() }
+    fn of(summary: &WindowSummary, order: ListOrder) -> Self {
+        let rank = if order == ListOrder::Name { 0 } else { rank(summary) };
+        Self { rank, name: summary.window.name.clone() }
     }
 
     /// The letter of the order, the rank, the name.
@@ -252,15 +252,15 @@ impl SortKey {
 /// Windows that need a person come first, then windows that recover by themselves, then late ones,
 /// then windows that have never settled. All normal windows rank the same, so that rounds do not
 /// reorder them.
-fn rank(brief: &WindowSummary) -> u8 {
-    match brief.state {
+fn rank(summary: &WindowSummary) -> u8 {
+    match summary.state {
         WindowState::SignInRequired => 0,
         WindowState::StoreFull => 1,
         WindowState::Quarantined => 2,
         WindowState::Held => 3,
         WindowState::BackingOff => 4,
         WindowState::Enumerating | WindowState::Settled | WindowState::Following => {
-            match (brief.healthy, brief.settled_once) {
+            match (summary.healthy, summary.settled_once) {
                 (false, _) => 5,
                 (true, false) => 6,
                 (true, true) => 7,
