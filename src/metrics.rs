@@ -206,7 +206,7 @@ impl GraphMetrics {
 /// Writes of the store.
 #[derive(Debug)]
 pub struct StoreMetrics {
-    /// From submitting a commit until it is durable. Lazy commits are not measured, because no
+    /// From submitting a commit until it is durable. Deferred commits are not measured, because no
     /// caller waits for them.
     pub commits: LatencyHistogram,
     /// Feed entries, by `created`, `updated` and `removed`.

@@ -3,8 +3,8 @@
 //! A cursor names the opening of the store (the incarnation) that assigned its seq. A store that
 //! was rolled back, or copied and run separately, assigns the next seqs in another incarnation, so
 //! a cursor of the other history is recognised. A cursor also carries the lowest valid seq at the
-//! time it was made: a reader that starts from the beginning is below it for a while, and misses
-//! nothing as long as no further tombstone is trimmed.
+//! time it was made, so that a caller that does not need earlier removals (`api/ics`) can continue
+//! from a seq below it until another tombstone is trimmed.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

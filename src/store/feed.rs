@@ -87,7 +87,7 @@ pub(super) fn changes(
             let at = instant(entry.at);
             let (reason, id, event) = match entry.gone {
                 Some(gone) => (Some(gone.reason), gone.id, None),
-                // `look` added one row for every entry that is not a removal.
+                // `read_slice` added one row for every entry that is not a removal.
                 None => match shown.next() {
                     Some((event, row)) => (None, row.id.clone(), Some(event)),
                     None => continue,

@@ -62,7 +62,7 @@ fn cut_at(tree: &Tree, mut commit: Commit, most: usize) -> Result<Vec<Commit>, T
         let series = item.master.as_ref().unwrap_or(&item.id).hash();
         units.entry(series).or_default().upserts.push(item);
     }
-    // What belongs to no event of the commit, by series.
+    // Removals of series of which the commit has no event, by series.
     let mut removals = BTreeMap::<EventHash, Vec<Removal>>::new();
     for removal in std::mem::take(&mut commit.removals) {
         let row = tree.row(commit.window, removal.id)?.map(|stored| stored.row);

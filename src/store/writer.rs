@@ -11,8 +11,8 @@
 //!
 //! A commit that is too large for one batch is written in parts (`parts`).
 //!
-//! Lazy commits wait here without a timer: the daemon sends [`WriteJob::Flush`] when they have
-//! waited long enough.
+//! Deferred commits wait here without a timer: `supervisor/maintenance` sends [`WriteJob::Flush`]
+//! when they have waited long enough.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -390,7 +390,8 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
     }
 
     /// Writes the watermark: for the first change after the opening, then at most every
-    /// [`WATERMARK_INTERVAL`], and when the store is closed.
+    /// [`WATERMARK_INTERVAL`], and when the store is closed. Then lets the reserve grow with the
+    /// store.
     fn write_watermark(&mut self, closing: bool) {
         let (seq, at) = self.watermark;
         let recent = at.is_some_and(|at| at.elapsed() < WATERMARK_INTERVAL);

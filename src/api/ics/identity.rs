@@ -325,7 +325,8 @@ impl Identities {
     }
 }
 
-/// Whether a UID ends like those made here: in `/` and [`eight`] digits or an [`OriginalStart`].
+/// Whether a UID ends like those made here: in `/` and eight hexadecimal digits ([`short_hash`]) or
+/// an [`OriginalStart`].
 fn resembles_own_uid(uid: &str) -> bool {
     let digits =
         |text: &str, count| text.len() == count && text.bytes().all(|b| b.is_ascii_digit());
