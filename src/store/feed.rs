@@ -66,11 +66,11 @@ pub(super) fn changes(
     let limit = limit.max(1);
     let end = shared.durable_seq().min(end);
     let mut changes = Changes { value: Vec::new(), seq: after, at_end: after >= end };
-    let (mut looked, mut group) = (0, 0);
+    let (mut scanned, mut group) = (0, 0);
     let (mut names, mut bytes) = (BTreeMap::new(), 0);
     while !changes.at_end
         && changes.value.len() < limit
-        && looked < MAX_ENTRIES_SCANNED
+        && scanned < MAX_ENTRIES_SCANNED
         && bytes < enough
     {
         let left = limit - changes.value.len();
@@ -78,7 +78,7 @@ pub(super) fn changes(
         let (slice, applied) = shared
             .read_tree(|tree| read_slice(tree, from, end, wanted, left, enough, &mut names))?;
         group = applied;
-        looked += slice.scanned;
+        scanned += slice.scanned;
         bytes += slice.living.bytes;
         changes.seq = slice.seq;
         changes.at_end = !slice.more;
@@ -168,8 +168,8 @@ pub(super) fn reach(
     while !full {
         let measure = |tree: &Tree| -> Result<(), TreeError> {
             let range = keys::feed(seq.saturating_add(1))..=keys::feed(end);
-            for (looked, item) in tree.db.range(range).enumerate() {
-                if looked == SLICE {
+            for (scanned, item) in tree.db.range(range).enumerate() {
+                if scanned == SLICE {
                     return Ok(());
                 }
                 let (key, value) = item?;

@@ -199,25 +199,25 @@ async fn what_was_submitted_lingers_but_is_never_stale() {
     let env = Env::simulated(1, at(0));
     let store = Store::open(&options(&dir), &env).unwrap().0;
     let (a, b) = (attach(&store, "a").await, attach(&store, "b").await);
-    let lazy = |window, link: &str| {
+    let submit = |window, link: &str| {
         let mut c = commit(window);
         (c.deferrable, c.position) = (true, Some(settled(link)));
         store.submit(c)
     };
     let begun = tokio::time::Instant::now();
     // Submitting does not wait, and the position is visible at once.
-    lazy(a, "1").await.unwrap();
+    submit(a, "1").await.unwrap();
     assert_eq!(store.position(a, 0).await.unwrap(), Some(settled("1")));
     // It stays in order with later commits of its own window and of others.
-    lazy(a, "2").await.unwrap();
-    lazy(a, "3").await.unwrap();
+    submit(a, "2").await.unwrap();
+    submit(a, "3").await.unwrap();
     put(&store, b, vec![single("x", 1, "")]).await;
     assert_eq!(store.position(a, 0).await.unwrap(), Some(settled("3")));
-    lazy(a, "4").await.unwrap();
+    submit(a, "4").await.unwrap();
     store.commit(Commit { position: Some(settled("5")), ..commit(a) }).await.unwrap();
     assert_eq!(store.position(a, 0).await.unwrap(), Some(settled("5")));
     // Closing writes deferred commits.
-    lazy(a, "6").await.unwrap();
+    submit(a, "6").await.unwrap();
     assert!(begun.elapsed() < Duration::from_secs(1), "a submitted commit was waited for");
     store.close().await.unwrap();
     drop(store);
@@ -299,22 +299,22 @@ async fn too_little_space_refuses_writing_only() {
 #[tokio::test]
 async fn what_lingered_while_the_disk_filled_up_is_given_up_and_the_next_is_told() {
     let (dir, store, w) = fresh("a").await;
-    let lazy = |link: &str| {
+    let deferrable = |link: &str| {
         let mut c = commit(w);
         c.deferrable = true;
         c.position = Some(settled(link));
         c
     };
-    store.submit(lazy("1")).await.unwrap();
+    store.submit(deferrable("1")).await.unwrap();
     store.close().await.unwrap();
     let options = StoreOptions { min_free_bytes: u64::MAX, ..options(&dir) };
     let store = Store::open(&options, &Env::real()).unwrap().0;
     // The full disk has not been detected yet.
-    store.submit(lazy("2")).await.unwrap();
+    store.submit(deferrable("2")).await.unwrap();
     store.flush().await.unwrap();
     assert_eq!(store.position(w, 0).await.unwrap(), Some(settled("1")));
     for _ in 0..2 {
-        assert!(matches!(store.submit(lazy("3")).await, Err(StoreError::Full)));
+        assert!(matches!(store.submit(deferrable("3")).await, Err(StoreError::Full)));
     }
     assert!(matches!(store.trim(at(99)).await, Err(StoreError::Full)));
     store.flush().await.unwrap();

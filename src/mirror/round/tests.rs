@@ -130,7 +130,7 @@ fn the_first_enumeration_commits_page_by_page_and_settles() {
 }
 
 #[test]
-fn an_idle_round_is_one_lazy_commit_of_the_link() {
+fn an_idle_round_is_one_deferrable_commit_of_the_link() {
     let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 5);
     let (round, effect) = round.step(RoundInput::Start, AT);
     assert!(matches!(effect, Step::Do(Effect::Page(Some(ref l))) if *l == link("d0")));
