@@ -351,7 +351,7 @@ async fn check_drops(store: &Store, config: &Config, accept: bool) -> Result<(),
     let known = store.identities().await?;
     let stays = |window: &&Arc<Window>| known.get(&window.name) == Some(&config.identity(window));
     let dropped = known.len() - config.windows.iter().filter(stays).count();
-    if !accept && reload::too_many(dropped, known.len()) {
+    if !accept && reload::is_mass_drop(dropped, known.len()) {
         return Err(StartError::Drops { dropped, known: known.len() });
     }
     Ok(())

@@ -27,7 +27,7 @@ pub type Loader = Arc<dyn Fn() -> Result<Config, Diagnostics> + Send + Sync>;
 const MASS_DROP_MIN: usize = 20;
 
 /// Whether dropping that many windows needs permission.
-pub(super) fn too_many(dropped: usize, known: usize) -> bool {
+pub(super) fn is_mass_drop(dropped: usize, known: usize) -> bool {
     dropped >= MASS_DROP_MIN && dropped * 2 > known
 }
 
@@ -128,7 +128,7 @@ impl Daemon {
     ) -> Result<ReloadSummary, ReloadError> {
         let LoadedConfig { config, settings, difference } = loaded;
         let (dropped, known) = (difference.drops(), self.config.windows.len());
-        if !accept_drops && too_many(dropped, known) {
+        if !accept_drops && is_mass_drop(dropped, known) {
             return Err(ReloadError::Drops { dropped, known });
         }
         let (old, new) = (&self.config.sections.api, &config.sections.api);
@@ -188,7 +188,7 @@ mod tests {
         for (dropped, known, needed) in
             [(0, 0, false), (19, 19, false), (20, 39, true), (20, 40, false), (21, 40, true)]
         {
-            assert_eq!(too_many(dropped, known), needed, "{dropped} of {known}");
+            assert_eq!(is_mass_drop(dropped, known), needed, "{dropped} of {known}");
         }
     }
 
