@@ -25,7 +25,7 @@ pub(super) fn account(
     let mut identifier = |key: &'static str, remedy: &str| {
         if reader.has(key) || borrowed {
             let absent = !reader.has(key);
-            return reader.take(key, identifier).or_else(|| absent.then(String::new));
+            return reader.read(key, identifier).or_else(|| absent.then(String::new));
         }
         reader.missing(key, "missing", remedy);
         None
@@ -101,10 +101,10 @@ fn credential(reader: &mut TableReader<'_>, sources: &Sources) -> Option<Credent
     };
     let private = |written: RawValue<'_>| secret::path(written, sources);
     match key {
-        "client_secret_file" => reader.take(key, private).map(Credential::SecretFile),
-        "certificate_file" => reader.take(key, private).map(Credential::CertificateFile),
-        "access_token_file" => reader.take(key, private).map(Credential::AccessTokenFile),
-        _ => reader.take(key, |written| variable(written, sources)).map(Credential::SecretEnv),
+        "client_secret_file" => reader.read(key, private).map(Credential::SecretFile),
+        "certificate_file" => reader.read(key, private).map(Credential::CertificateFile),
+        "access_token_file" => reader.read(key, private).map(Credential::AccessTokenFile),
+        _ => reader.read(key, |written| variable(written, sources)).map(Credential::SecretEnv),
     }
 }
 

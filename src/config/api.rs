@@ -37,13 +37,13 @@ const MAX_SOCKET_PATH: usize = 107 - ".new".len();
 
 impl ApiConfig {
     pub(super) const KEYS: &[ConfigKey] = &[
-        ConfigKey::set("socket", r#""/run/calmirror/api.sock""#),
-        ConfigKey::unset("socket_group"),
-        ConfigKey::unset("listen"),
-        ConfigKey::unset("hosts"),
-        ConfigKey::unset("token_file"),
-        ConfigKey::unset("read_token_file"),
-        ConfigKey::set("mask_private", "false"),
+        ConfigKey::with_default("socket", r#""/run/calmirror/api.sock""#),
+        ConfigKey::without_default("socket_group"),
+        ConfigKey::without_default("listen"),
+        ConfigKey::without_default("hosts"),
+        ConfigKey::without_default("token_file"),
+        ConfigKey::without_default("read_token_file"),
+        ConfigKey::with_default("mask_private", "false"),
     ];
 
     pub(super) fn read(
@@ -53,14 +53,14 @@ impl ApiConfig {
     ) -> Option<Self> {
         let mut reader = TableReader::new(table, report);
         let private = |written: RawValue<'_>| secret::path(written, sources);
-        let socket = reader.take("socket", socket);
-        let socket_group = reader.take("socket_group", |written| written.text().map(str::to_owned));
-        let listen = reader.take("listen", listen);
+        let socket = reader.read("socket", socket);
+        let socket_group = reader.read("socket_group", |written| written.text().map(str::to_owned));
+        let listen = reader.read("listen", listen);
         let hosts =
-            reader.take("hosts", |written| written.texts()?.into_iter().map(host).collect());
-        let token_file = reader.take("token_file", private);
-        let read_token_file = reader.take("read_token_file", private);
-        let mask_private = reader.take("mask_private", |written| written.flag());
+            reader.read("hosts", |written| written.texts()?.into_iter().map(host).collect());
+        let token_file = reader.read("token_file", private);
+        let read_token_file = reader.read("read_token_file", private);
+        let mask_private = reader.read("mask_private", |written| written.flag());
         if listen.is_some() && !reader.has("token_file") {
             let remedy = "name a file with a token in token_file: over TCP every request needs it";
             reader.fault("listen", Issue::new("a TCP address without a token", remedy));

@@ -23,7 +23,7 @@ impl LogFormat {
         let mut faults = DiagnosticSink::default();
         let (mut layers, _) = Layers::read_lenient(sources, &mut faults);
         let table = layers.take(Section::Log);
-        TableReader::new(&table, &mut faults).take("format", log_format).unwrap_or(Self::Auto)
+        TableReader::new(&table, &mut faults).read("format", log_format).unwrap_or(Self::Auto)
     }
 }
 
@@ -50,15 +50,15 @@ impl ClientConfig {
         let set = LayeredTable { defaults: &[], ..table };
         let mut reader = TableReader::new(&set, &mut faults);
         let token_files = ["token_file", "read_token_file"];
-        let configured = reader.take("socket", socket);
-        let listen = reader.take("listen", listen);
+        let configured = reader.read("socket", socket);
+        let listen = reader.read("listen", listen);
         let token_files = token_files
             .into_iter()
-            .filter_map(|key| reader.take(key, |written| written.path()))
+            .filter_map(|key| reader.read(key, |written| written.path()))
             .collect();
         // An invalid value counts as not set.
         let default =
-            || TableReader::new(&unset, &mut DiagnosticSink::default()).take("socket", socket);
+            || TableReader::new(&unset, &mut DiagnosticSink::default()).read("socket", socket);
         let mut unusable = faults.faults;
         // The default file may be absent: a client needs none.
         let absent = sources.file == Path::new(DEFAULT_FILE)

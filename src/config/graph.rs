@@ -75,12 +75,12 @@ const MAX_REQUEST_TIMEOUT: Duration = Duration::from_secs(3600);
 
 impl GraphConfig {
     pub(super) const KEYS: &[ConfigKey] = &[
-        ConfigKey::set("cloud", r#""global""#),
-        ConfigKey::unset("base_url"),
-        ConfigKey::unset("login_url"),
-        ConfigKey::set("max_concurrent", "256"),
-        ConfigKey::set("max_concurrent_per_mailbox", "3"),
-        ConfigKey::set("request_timeout", r#""100s""#),
+        ConfigKey::with_default("cloud", r#""global""#),
+        ConfigKey::without_default("base_url"),
+        ConfigKey::without_default("login_url"),
+        ConfigKey::with_default("max_concurrent", "256"),
+        ConfigKey::with_default("max_concurrent_per_mailbox", "3"),
+        ConfigKey::with_default("request_timeout", r#""100s""#),
     ];
 
     pub(super) fn read(
@@ -90,12 +90,12 @@ impl GraphConfig {
     ) -> Option<Self> {
         let mut reader = TableReader::new(table, report);
         let clouds = CLOUDS.map(|cloud| (cloud.name, cloud));
-        let cloud = reader.take("cloud", |written| written.choice(&clouds));
-        let base = reader.take("base_url", |written| address(written.text()?));
-        let login = reader.take("login_url", |written| address(written.text()?));
-        let all = reader.take("max_concurrent", |written| written.integer(1..=100_000));
-        let each = reader.take("max_concurrent_per_mailbox", |written| written.integer(1..=4));
-        let timeout = reader.take("request_timeout", |written| {
+        let cloud = reader.read("cloud", |written| written.choice(&clouds));
+        let base = reader.read("base_url", |written| address(written.text()?));
+        let login = reader.read("login_url", |written| address(written.text()?));
+        let all = reader.read("max_concurrent", |written| written.integer(1..=100_000));
+        let each = reader.read("max_concurrent_per_mailbox", |written| written.integer(1..=4));
+        let timeout = reader.read("request_timeout", |written| {
             let timeout = written.duration(Duration::from_secs(1))?;
             if timeout > MAX_REQUEST_TIMEOUT {
                 return Err(Issue::new("too long", "write at most 1h"));

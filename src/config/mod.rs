@@ -128,15 +128,15 @@ impl Config {
         for table in &layers.windows {
             windows.read(table, report);
         }
-        let load = windows.load();
+        let concurrency = windows.expected_concurrency();
         let windows = windows.all;
         warn_unused(&layers, &windows, report);
         let sections = sections?;
         let graph = &sections.graph;
-        if load > graph.max_concurrent as f64 {
+        if concurrency > graph.max_concurrent as f64 {
             let wrong = Issue::new(
                 format!(
-                    "{} windows at their intervals keep about {load:.0} requests in flight, but only {} are allowed",
+                    "{} windows at their intervals keep about {concurrency:.0} requests in flight, but only {} are allowed",
                     windows.len(),
                     graph.max_concurrent
                 ),

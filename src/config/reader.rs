@@ -75,7 +75,7 @@ impl<'a> TableReader<'a> {
     }
 
     /// The key's value, converted by `read`; `None` if it is invalid, or absent without a default.
-    pub(super) fn take<T>(
+    pub(super) fn read<T>(
         &mut self,
         key: &'static str,
         read: impl FnOnce(RawValue<'_>) -> Result<T, Issue>,

@@ -106,11 +106,11 @@ pub struct StoreConfig {
 }
 
 impl StoreConfig {
-    const KEYS: &[ConfigKey] = &[ConfigKey::set("path", r#""/var/lib/calmirror""#)];
+    const KEYS: &[ConfigKey] = &[ConfigKey::with_default("path", r#""/var/lib/calmirror""#)];
 
     fn read(table: &LayeredTable, _: &Sources, report: &mut DiagnosticSink) -> Option<Self> {
         let mut reader = TableReader::new(table, report);
-        Some(Self { path: reader.take("path", |written| written.path())? })
+        Some(Self { path: reader.read("path", |written| written.path())? })
     }
 
     changes!("store", { path: refused, });
@@ -128,11 +128,11 @@ pub struct FeedConfig {
 const MIN_RETENTION: Duration = Duration::from_secs(3600);
 
 impl FeedConfig {
-    const KEYS: &[ConfigKey] = &[ConfigKey::set("retention", r#""30d""#)];
+    const KEYS: &[ConfigKey] = &[ConfigKey::with_default("retention", r#""30d""#)];
 
     fn read(table: &LayeredTable, _: &Sources, report: &mut DiagnosticSink) -> Option<Self> {
         let mut reader = TableReader::new(table, report);
-        let retention = reader.take("retention", |written| written.duration(MIN_RETENTION));
+        let retention = reader.read("retention", |written| written.duration(MIN_RETENTION));
         Some(Self { retention: retention? })
     }
 
@@ -162,13 +162,15 @@ pub enum LogFormat {
 }
 
 impl LogConfig {
-    const KEYS: &[ConfigKey] =
-        &[ConfigKey::set("level", r#""info""#), ConfigKey::set("format", r#""auto""#)];
+    const KEYS: &[ConfigKey] = &[
+        ConfigKey::with_default("level", r#""info""#),
+        ConfigKey::with_default("format", r#""auto""#),
+    ];
 
     fn read(table: &LayeredTable, _: &Sources, report: &mut DiagnosticSink) -> Option<Self> {
         let mut reader = TableReader::new(table, report);
-        let level = reader.take("level", |written| level(written.text()?));
-        let format = reader.take("format", log_format);
+        let level = reader.read("level", |written| level(written.text()?));
+        let format = reader.read("format", log_format);
         Some(Self { level: level?, format: format? })
     }
 
@@ -176,21 +178,21 @@ impl LogConfig {
 }
 
 const ACCOUNT: &[ConfigKey] = &[
-    ConfigKey::unset("tenant"),
-    ConfigKey::unset("client_id"),
-    ConfigKey::unset("client_secret_file"),
-    ConfigKey::unset("client_secret_env"),
-    ConfigKey::unset("certificate_file"),
-    ConfigKey::unset("access_token_file"),
+    ConfigKey::without_default("tenant"),
+    ConfigKey::without_default("client_id"),
+    ConfigKey::without_default("client_secret_file"),
+    ConfigKey::without_default("client_secret_env"),
+    ConfigKey::without_default("certificate_file"),
+    ConfigKey::without_default("access_token_file"),
 ];
 
 /// The keys of a window, in addition to every key of `[defaults]`.
 const WINDOW: &[ConfigKey] = &[
-    ConfigKey::unset("name"),
-    ConfigKey::unset("account"),
-    ConfigKey::unset("mailbox"),
-    ConfigKey::unset("mailboxes_file"),
-    ConfigKey::unset("calendar"),
+    ConfigKey::without_default("name"),
+    ConfigKey::without_default("account"),
+    ConfigKey::without_default("mailbox"),
+    ConfigKey::without_default("mailboxes_file"),
+    ConfigKey::without_default("calendar"),
 ];
 
 /// Planned sign-in methods. They have their own error, so that users do not look for a typo.

@@ -73,7 +73,7 @@ macro_rules! window_settings {
             /// These settings, overridden by those of a table.
             pub(super) fn overridden(&self, reader: &mut TableReader<'_>) -> Self {
                 let mut over = self.clone();
-                $(match reader.take(stringify!($key), $read) {
+                $(match reader.read(stringify!($key), $read) {
                     Some(value) => {
                         over.values.$key = value;
                         over.invalid.remove(stringify!($key));

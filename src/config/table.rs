@@ -16,11 +16,11 @@ pub(super) struct ConfigKey {
 }
 
 impl ConfigKey {
-    pub(super) const fn set(name: &'static str, default: &'static str) -> Self {
+    pub(super) const fn with_default(name: &'static str, default: &'static str) -> Self {
         Self { name, default: Some(default) }
     }
 
-    pub(super) const fn unset(name: &'static str) -> Self {
+    pub(super) const fn without_default(name: &'static str) -> Self {
         Self { name, default: None }
     }
 }

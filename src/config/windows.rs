@@ -79,9 +79,9 @@ impl<'a> WindowCollector<'a> {
     pub(super) fn read(&mut self, table: &LayeredTable, report: &mut DiagnosticSink) {
         let mut reader = TableReader::new(table, report);
         let many = reader.has("mailboxes_file");
-        let name = reader.take("name", |written| written.text().map(str::to_owned));
-        let mailbox = reader.take("mailbox", |written| Ok(written.text()?.to_owned()));
-        let file = reader.take("mailboxes_file", |written| written.path());
+        let name = reader.read("name", |written| written.text().map(str::to_owned));
+        let mailbox = reader.read("mailbox", |written| Ok(written.text()?.to_owned()));
+        let file = reader.read("mailboxes_file", |written| written.path());
         if !many && !reader.has("mailbox") {
             let remedy = "write the user's id or address, or name a mailboxes_file";
             reader.missing("mailbox", "missing", remedy);
@@ -100,7 +100,7 @@ impl<'a> WindowCollector<'a> {
             if named && name.is_none() {
                 return;
             }
-            if let Err(wrong) = self.mailbox(&text, &entry) {
+            if let Err(wrong) = self.check_mailbox(&text, &entry) {
                 reader.fault("mailbox", wrong);
                 return;
             }
@@ -122,7 +122,7 @@ impl<'a> WindowCollector<'a> {
 
     fn entry(&self, reader: &mut TableReader<'_>) -> Option<WindowEntry> {
         let settings = self.defaults.overridden(reader);
-        let calendar = reader.take("calendar", |written| {
+        let calendar = reader.read("calendar", |written| {
             let text = written.text()?;
             Ok(if text == "default" { CalendarRef::Default } else { CalendarRef::Id(text.into()) })
         });
@@ -148,7 +148,7 @@ impl<'a> WindowCollector<'a> {
             return None;
         }
         reader
-            .take("account", |written| {
+            .read("account", |written| {
                 let text = written.text()?;
                 match self.accounts.get_key_value(text) {
                     Some((name, _)) => Ok(Some(name.clone())),
@@ -221,7 +221,7 @@ impl<'a> WindowCollector<'a> {
         Some(edges)
     }
 
-    fn mailbox(&self, text: &str, entry: &WindowEntry) -> Result<(), Issue> {
+    fn check_mailbox(&self, text: &str, entry: &WindowEntry) -> Result<(), Issue> {
         let strange = |c: char| c.is_control() || c.is_whitespace() || "/\\,;\"<>?".contains(c);
         if text.len() > 320 || text.chars().any(strange) {
             return Err(Issue::new(
@@ -276,7 +276,7 @@ impl<'a> WindowCollector<'a> {
                 continue;
             }
             let origin = ValueOrigin::File { path: path.clone(), line: index + 1 };
-            if let Err(wrong) = self.mailbox(line, entry) {
+            if let Err(wrong) = self.check_mailbox(line, entry) {
                 reader.report.fault(&origin, &key, wrong);
             } else {
                 if let Some(wrong) = mailbox_warning(line) {
@@ -363,7 +363,7 @@ impl<'a> WindowCollector<'a> {
     }
 
     /// The average number of requests in flight if every idle round takes a second.
-    pub(super) fn load(&self) -> f64 {
+    pub(super) fn expected_concurrency(&self) -> f64 {
         self.all
             .iter()
             .map(|window| {
