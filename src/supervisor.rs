@@ -170,18 +170,18 @@ impl Supervisor {
         let known = store.windows().await?.into_iter();
         let unwanted =
             known.filter(|(name, _, leaving)| !leaving && !names.contains(&**name)).map(|w| w.1);
-        let attached =
+        let registered =
             store.replace_windows(registrations(&specs, now), unwanted.collect(), now).await?;
         // A window's own worker drops the windows that it replaces, before anything else.
         let taken: BTreeSet<WindowId> =
-            attached.iter().flat_map(|a| a.replaces.iter().chain([&a.id])).copied().collect();
+            registered.iter().flat_map(|a| a.replaces.iter().chain([&a.id])).copied().collect();
         let known = store.windows().await?;
         let drops = known
             .into_iter()
             .filter(|(_, id, _)| !taken.contains(id))
             .map(|(name, id, _)| (name, id))
             .collect();
-        self.start_workers(specs, attached, &mut BTreeMap::new());
+        self.start_workers(specs, registered, &mut BTreeMap::new());
         let Services { store, env, client, .. } = (*self.services).clone();
         let (retention, graph) = (self.retention.subscribe(), client.metrics());
         self.spawn_task("store maintenance", move |stop| {
@@ -207,15 +207,15 @@ impl Supervisor {
         let FleetChange { removed, to_start, retimed } = change;
         let names = removed.iter().chain(to_start.iter().map(|spec| &spec.window.name));
         let mut stopped = self.stop_workers(&names.cloned().collect()).await?;
-        let leaving: Vec<WindowId> =
+        let unwanted: Vec<WindowId> =
             removed.iter().filter_map(|name| self.fleet.id(name)).collect();
-        let registered = if to_start.is_empty() && leaving.is_empty() {
+        let registered = if to_start.is_empty() && unwanted.is_empty() {
             Ok(Vec::new())
         } else {
             let now = self.services.env.now();
             let corrected = self.services.client.clock(now).corrected(now);
             let registrations = registrations(&to_start, corrected);
-            self.services.store.replace_windows(registrations, leaving, now).await
+            self.services.store.replace_windows(registrations, unwanted, now).await
         };
         let registered = match registered {
             Ok(registered) => registered,

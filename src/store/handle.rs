@@ -196,7 +196,7 @@ impl Store {
         self.replace_windows(wanted, Vec::new(), at).await
     }
 
-    /// Like [`Store::register`], but first frees the names of the `leaving` windows, in the same
+    /// Like [`Store::register`], but first frees the names of the `unwanted` windows, in the same
     /// write. Those windows are then being dropped; [`Store::drop_window`] has to finish that.
     ///
     /// # Errors
@@ -205,10 +205,10 @@ impl Store {
     pub async fn replace_windows(
         &self,
         wanted: Vec<WindowRegistration>,
-        leaving: Vec<WindowId>,
+        unwanted: Vec<WindowId>,
         at: Timestamp,
     ) -> Result<Vec<RegisteredWindow>, StoreError> {
-        self.ask(|reply| WriteJob::Register { wanted, leaving, at, reply }).await
+        self.ask(|reply| WriteJob::Register { wanted, unwanted, at, reply }).await
     }
 
     /// Writes moved edges and resets every segment to enumerate for that reason (counted as a

@@ -32,10 +32,10 @@ pub(super) type WindowEdit = Box<dyn FnOnce(&mut WindowRecord) + Send>;
 pub(super) enum WriteJob {
     /// Write a commit; `deferred` is set if no caller waits for it.
     Commit { commit: Box<Commit>, deferred: Option<DeferredCommit>, reply: JobReply<CommitOutcome> },
-    /// Free the names of the `leaving` windows, then register the wanted ones.
+    /// Free the names of the `unwanted` windows, then register the wanted ones.
     Register {
         wanted: Vec<WindowRegistration>,
-        leaving: Vec<WindowId>,
+        unwanted: Vec<WindowId>,
         at: Timestamp,
         reply: JobReply<Vec<RegisteredWindow>>,
     },
@@ -109,7 +109,7 @@ impl CommitGroup {
 pub(super) fn estimated_bytes(job: &WriteJob) -> usize {
     match job {
         WriteJob::Commit { commit, .. } => parts::weight(commit),
-        WriteJob::Register { wanted, leaving, .. } => (wanted.len() + leaving.len()) * WINDOW,
+        WriteJob::Register { wanted, unwanted, .. } => (wanted.len() + unwanted.len()) * WINDOW,
         WriteJob::Reset { .. } => RESET,
         WriteJob::Drop { .. } | WriteJob::Trim { .. } => SLICE,
         WriteJob::Flush { .. } | WriteJob::Close { .. } => 0,

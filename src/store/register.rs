@@ -20,26 +20,26 @@ use crate::mirror::segment_set::SegmentSet;
 use crate::mirror::status::{LastResync, ResyncReason};
 use crate::mirror::window::MAX_SEGMENT_DAYS;
 
-/// Registers one wanted window. `next` is the number of the next new window; `leaving` has the
+/// Registers one wanted window. `next` is the number of the next new window; `dropping` has the
 /// windows that are still being dropped, by name.
 pub(super) fn register(
     tree: &Tree,
     wanted: &WindowRegistration,
     at: Timestamp,
     next: &mut u32,
-    leaving: &BTreeMap<Arc<str>, Vec<WindowId>>,
+    dropping: &BTreeMap<Arc<str>, Vec<WindowId>>,
     batch: &mut WriteBatch,
 ) -> Result<RegisteredWindow, TreeError> {
     // All windows that had this name and still exist: a new window may get ids that are in any of
     // them.
-    let mut replaces = leaving.get(&wanted.name).cloned().unwrap_or_default();
+    let mut replaces = dropping.get(&wanted.name).cloned().unwrap_or_default();
     let named = tree.get(&keys::name(&wanted.name))?;
     let id = named.map(|v| record::from_number(&v)).transpose()?;
     if let Some(id) = id.and_then(|n| u32::try_from(n).ok()).map(WindowId)
         && let Some(record) = tree.window(id)?
     {
         if record.identity == wanted.identity {
-            let known = known_as(tree, id, record, wanted, at, batch)?;
+            let known = register_known(tree, id, record, wanted, at, batch)?;
             return Ok(RegisteredWindow { replaces, ..known });
         }
         mark_dropping(id, &record, batch);
@@ -61,10 +61,11 @@ pub(super) fn register(
     batch.put(keys::name(&wanted.name), record::number(id.0.into()));
     batch.put(keys::window(id), record.encode());
     batch.put(keys::NEXT_WINDOW.to_vec(), record::number((*next).into()));
-    Ok(RegisteredWindow { replaces, ..attached(id, &record, Counters::default(), &[], None) })
+    Ok(RegisteredWindow { replaces, ..registered(id, &record, Counters::default(), &[], None) })
 }
 
-fn known_as(
+/// Registers a wanted window that the store has under this name and identity.
+fn register_known(
     tree: &Tree,
     id: WindowId,
     mut record: WindowRecord,
@@ -88,7 +89,7 @@ fn known_as(
         record.shape = wanted.shape.clone();
         reset(tree, id, &mut record, &mut counters, reason, at, batch)?;
     }
-    Ok(attached(id, &record, counters, &positions, resync))
+    Ok(registered(id, &record, counters, &positions, resync))
 }
 
 /// Whether every segment has a delta link (or is listed completely) and no pending entries.
@@ -160,7 +161,8 @@ pub(super) fn mark_dropping(id: WindowId, record: &WindowRecord, batch: &mut Wri
     batch.put(keys::dropping(id), record.encode());
 }
 
-fn attached(
+/// The stored state of a registered window.
+fn registered(
     id: WindowId,
     record: &WindowRecord,
     counters: Counters,

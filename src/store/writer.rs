@@ -181,8 +181,8 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             match job {
                 // The deferred commits are refused as well, so nothing is left to flush.
                 WriteJob::Flush { reply } => drop(reply.send(Ok(()))),
-                WriteJob::Register { ref wanted, ref leaving, at, .. }
-                    if self.fits_start_reserve(&job) || self.is_noop(wanted, leaving, at) =>
+                WriteJob::Register { ref wanted, ref unwanted, at, .. }
+                    if self.fits_start_reserve(&job) || self.is_noop(wanted, unwanted, at) =>
                 {
                     possible.push(job);
                 }
@@ -199,10 +199,10 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
     }
 
     /// Whether the registrations would change nothing.
-    fn is_noop(&self, wanted: &[WindowRegistration], leaving: &[WindowId], at: Timestamp) -> bool {
+    fn is_noop(&self, wanted: &[WindowRegistration], unwanted: &[WindowId], at: Timestamp) -> bool {
         let mut batch = WriteBatch::default();
         let (mut next, none) = (0, BTreeMap::new());
-        leaving.is_empty()
+        unwanted.is_empty()
             && wanted.iter().all(|wanted| {
                 // A fault occurs again in `register_windows` and is reported there.
                 register::register(&self.tree, wanted, at, &mut next, &none, &mut batch).is_err()
@@ -237,12 +237,12 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 let outcome = self.commit(*commit, group);
                 group.queue_reply(reply, outcome)
             }
-            WriteJob::Register { wanted, leaving, at, reply } => {
-                let attached = self.register_windows(group, &wanted, &leaving, at);
-                for attached in attached.iter().flatten() {
-                    self.count(CommitOutcome::default(), attached.resync);
+            WriteJob::Register { wanted, unwanted, at, reply } => {
+                let registered = self.register_windows(group, &wanted, &unwanted, at);
+                for window in registered.iter().flatten() {
+                    self.count(CommitOutcome::default(), window.resync);
                 }
-                group.queue_reply(reply, attached)
+                group.queue_reply(reply, registered)
             }
             WriteJob::Reset { window, edit, reason, at, reply } => {
                 self.apply(group)?;
@@ -350,10 +350,10 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             }
             self.apply(group)?;
         }
-        let mut leaving = BTreeMap::<_, Vec<WindowId>>::new();
+        let mut dropping = BTreeMap::<_, Vec<WindowId>>::new();
         for window in self.tree.dropping_windows() {
             let (name, id) = window?;
-            leaving.entry(name).or_default().push(id);
+            dropping.entry(name).or_default().push(id);
         }
         let next = self.tree.number(keys::NEXT_WINDOW)?;
         let mut next = u32::try_from(next).unwrap_or(u32::MAX).max(1);
@@ -361,7 +361,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         for slice in wanted.chunks(MAX_BATCH_WINDOWS) {
             for wanted in slice {
                 let batch = &mut group.batch;
-                all.push(register::register(&self.tree, wanted, at, &mut next, &leaving, batch)?);
+                all.push(register::register(&self.tree, wanted, at, &mut next, &dropping, batch)?);
             }
             self.apply(group)?;
         }
