@@ -54,7 +54,7 @@ impl EventDigest {
 
 /// Whether the mirror and a listing of a segment disagree about an event.
 pub fn differ(edges: Edges, mirrored: Option<&EventDigest>, listed: Option<&EventDigest>) -> bool {
-    let inside = |sketch: &EventDigest| series::inside(edges, sketch.span, sketch.all_day);
+    let inside = |digest: &EventDigest| series::inside(edges, digest.span, digest.all_day);
     match (mirrored, listed) {
         (Some(mirrored), Some(listed)) => !mirrored.same(listed),
         // Near the edges delta alone decides, as in a round.

@@ -155,7 +155,7 @@ impl Store {
                 .filter(|(_, row)| row.is_shown() && row.segments.contains(segment));
             let seen = held.map(|(id, row)| AuditRow {
                 id,
-                sketch: EventDigest::of(&row.item()),
+                digest: EventDigest::of(&row.item()),
                 master: row.master.clone(),
             });
             Ok((seen.collect(), next))

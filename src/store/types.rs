@@ -112,7 +112,7 @@ pub struct AuditRow {
     /// The event.
     pub id: EventHash,
     /// The compared digest.
-    pub sketch: EventDigest,
+    pub digest: EventDigest,
     /// The series it belongs to.
     pub master: Option<EventId>,
 }

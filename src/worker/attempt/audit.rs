@@ -84,7 +84,7 @@ impl Attempt<'_> {
                 return Ok(AuditOutcome::Unavailable);
             };
             let mut judge = |id, row: Option<AuditRow>, listed: Option<ListedEvent>| {
-                let mirrored = row.as_ref().map(|row| row.sketch);
+                let mirrored = row.as_ref().map(|row| row.digest);
                 let digest = listed.as_ref().map(|(digest, _)| digest);
                 if differ(*edges, mirrored.as_ref(), digest) {
                     found.add(segment, id, mirrored);
@@ -260,7 +260,7 @@ impl Attempt<'_> {
                 },
                 // A listing of a whole window may skip an event while others are added or removed.
                 (None, Some(row))
-                    if self.listed(row.sketch.span, row.id, Some("id")).await?.is_some() =>
+                    if self.listed(row.digest.span, row.id, Some("id")).await?.is_some() =>
                 {
                     spurious += 1;
                 }
