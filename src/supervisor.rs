@@ -168,8 +168,9 @@ impl Supervisor {
         let store = self.services.store.clone();
         let names: BTreeSet<&str> = specs.iter().map(|spec| &*spec.window.name).collect();
         let known = store.windows().await?.into_iter();
-        let unwanted =
-            known.filter(|(name, _, leaving)| !leaving && !names.contains(&**name)).map(|w| w.1);
+        let unwanted = known
+            .filter(|window| !window.dropping && !names.contains(&*window.name))
+            .map(|window| window.id);
         let registered =
             store.replace_windows(registrations(&specs, now), unwanted.collect(), now).await?;
         // A window's own worker drops the windows that it replaces, before anything else.
@@ -178,8 +179,8 @@ impl Supervisor {
         let known = store.windows().await?;
         let drops = known
             .into_iter()
-            .filter(|(_, id, _)| !taken.contains(id))
-            .map(|(name, id, _)| (name, id))
+            .filter(|window| !taken.contains(&window.id))
+            .map(|window| (window.name, window.id))
             .collect();
         self.start_workers(specs, registered, &mut BTreeMap::new());
         let Services { store, env, client, .. } = (*self.services).clone();

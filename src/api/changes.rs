@@ -93,7 +93,7 @@ async fn is_known(app: &AppState, name: &str) -> Result<bool, Problem> {
     }
     let store = app.store.clone();
     let stored = app.limits.run(async move { store.windows().await }).await??;
-    Ok(stored.iter().any(|(stored, ..)| **stored == *name))
+    Ok(stored.iter().any(|stored| *stored.name == *name))
 }
 
 /// One reader of the feed.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::error::StoreError;
 use super::row::EventRow;
 use super::shared::StoreShared;
-use super::{AuditRow, Store};
+use super::{AuditRow, KnownWindow, OutsideCount, Store};
 use crate::mirror::audit::EventDigest;
 use crate::mirror::change::RemovalReason;
 use crate::mirror::commit::{Removal, StoredKind};
@@ -23,8 +23,8 @@ use crate::mirror::window::{Edges, WindowIdentity};
 const SLICE: usize = 512;
 
 impl Store {
-    /// Names and numbers of all windows, ordered by number; the flag marks those being dropped.
-    pub async fn windows(&self) -> Result<Vec<(Arc<str>, WindowId, bool)>, StoreError> {
+    /// All windows, ordered by number.
+    pub async fn windows(&self) -> Result<Vec<KnownWindow>, StoreError> {
         self.read_tree(|tree| tree.windows()).await
     }
 
@@ -125,15 +125,15 @@ impl Store {
         &self,
         window: WindowId,
         edges: Edges,
-    ) -> Result<(usize, usize), StoreError> {
+    ) -> Result<OutsideCount, StoreError> {
         let read = move |shared: &StoreShared| {
-            let (mut outside, mut all) = (0, 0);
+            let mut count = OutsideCount::default();
             let group = each_shown_row(shared, window, |_, row| {
                 let Span { start, end } = row.span();
-                all += 1;
-                outside += usize::from(!edges.overlap(start, end));
+                count.all += 1;
+                count.outside += usize::from(!edges.overlap(start, end));
             })?;
-            Ok(((outside, all), group))
+            Ok((count, group))
         };
         self.shared().read(read).await
     }

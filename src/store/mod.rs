@@ -57,6 +57,6 @@ pub use self::feed::FeedFilter;
 pub use self::follower::{BATCH_BYTES, Follower};
 pub use self::handle::Store;
 pub use self::types::{
-    AuditRow, Change, Changes, EventQuery, Events, OpenReport, RegisteredWindow, StoreOptions,
-    WindowRegistration,
+    AuditRow, Change, Changes, EventQuery, Events, KnownWindow, OpenReport, OutsideCount,
+    RegisteredWindow, StoreOptions, WindowRegistration,
 };

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::KnownWindow;
 use super::batch::{self, WriteBatch};
 use super::error::{PlanError, StoreError, TreeError};
 use super::keys;
@@ -175,16 +176,16 @@ impl Tree {
         Ok(series)
     }
 
-    /// Every window's name and number, and whether it is being dropped; ordered by number.
-    pub(super) fn windows(&self) -> Result<Vec<(Arc<str>, WindowId, bool)>, TreeError> {
+    /// Every window, ordered by number.
+    pub(super) fn windows(&self) -> Result<Vec<KnownWindow>, TreeError> {
         let mut windows = Vec::new();
-        for (kind, leaving) in [(keys::WINDOW, false), (keys::DROPPING, true)] {
+        for (kind, dropping) in [(keys::WINDOW, false), (keys::DROPPING, true)] {
             for window in self.windows_of(kind) {
                 let (name, id) = window?;
-                windows.push((name, id, leaving));
+                windows.push(KnownWindow { name, id, dropping });
             }
         }
-        windows.sort_by_key(|(_, id, _)| *id);
+        windows.sort_by_key(|window| window.id);
         Ok(windows)
     }
 

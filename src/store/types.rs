@@ -66,6 +66,17 @@ pub struct WindowRegistration {
     pub edges: Edges,
 }
 
+/// A window that the store knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownWindow {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its number.
+    pub id: WindowId,
+    /// Whether it is being dropped; another window may have its name by now.
+    pub dropping: bool,
+}
+
 /// A window as the store has it.
 #[derive(Clone, Debug)]
 pub struct RegisteredWindow {
@@ -115,6 +126,15 @@ pub struct AuditRow {
     pub digest: EventDigest,
     /// The series it belongs to.
     pub master: Option<EventId>,
+}
+
+/// How many events of a window lie outside a range.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OutsideCount {
+    /// Those outside.
+    pub outside: usize,
+    /// All events of the window.
+    pub all: usize,
 }
 
 /// A reader's query for events of a window.

@@ -276,7 +276,7 @@ async fn what_a_window_had_not_dropped_yet_is_left_to_its_successor() {
     }
     watch(supervisor, 1).await;
     let known = supervisor.services.store.windows().await.unwrap();
-    let names: Vec<&str> = known.iter().map(|(name, ..)| &**name).collect();
+    let names: Vec<&str> = known.iter().map(|window| &*window.name).collect();
     assert_eq!(names, ["bob", "alice"], "removed windows are still stored: {known:?}");
     ground.end().await;
 }
@@ -308,7 +308,7 @@ async fn a_round_requested_just_before_a_reload_that_fails_begins_at_once() {
     assert!(ground.supervisor.drain(Duration::from_secs(30)).await);
     // Settled, so the window's next round is not due for a while.
     let windows = store.windows().await.unwrap();
-    let (_, alice, _) = *windows.iter().find(|(name, ..)| &**name == "alice").unwrap();
+    let alice = windows.iter().find(|window| &*window.name == "alice").unwrap().id;
     let phase = Phase::Settled { delta: Some(Link::new("http://127.0.0.1:1/v1.0/delta")) };
     let position = Some(Position::new(phase, false));
     store.commit(Commit { position, ..Commit::new(alice, 0, env.now()) }).await.unwrap();

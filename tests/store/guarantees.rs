@@ -165,7 +165,7 @@ async fn attaching_tells_what_changed() {
     assert_eq!(changes.value.len(), 1);
     assert_eq!(changes.value[0].reason, Some(RemovalReason::WindowDropped));
     assert_eq!(&*changes.value[0].window, "alice");
-    assert_eq!(store.windows().await.unwrap(), [("alice".into(), again.id, false)]);
+    assert_eq!(store.windows().await.unwrap(), [live("alice", again.id)]);
     store.close().await.unwrap();
 }
 
@@ -252,7 +252,7 @@ async fn only_a_start_takes_of_the_space_that_is_kept_free() {
         let told = store.replace_windows(wanted, leaving, at(1)).await;
         assert!(matches!(told, Err(StoreError::Full)), "{told:?}");
     }
-    assert_eq!(store.windows().await.unwrap(), [("a".into(), w, false)]);
+    assert_eq!(store.windows().await.unwrap(), [live("a", w)]);
     // A request that changes nothing needs no space.
     let again = store.register(vec![wanted("a")], at(1)).await.unwrap().remove(0);
     assert_eq!((again.id, again.resyncs), (w, 0));

@@ -16,8 +16,8 @@ use calmirror::mirror::window::{
     BodyFormat, CalendarRef, Completion, Edge, Edges, EventShape, WindowIdentity,
 };
 use calmirror::store::{
-    BATCH_BYTES, Change, Changes, EventQuery, FeedError, FeedFilter, Follower, Store, StoreOptions,
-    WindowRegistration,
+    BATCH_BYTES, Change, Changes, EventQuery, FeedError, FeedFilter, Follower, KnownWindow, Store,
+    StoreOptions, WindowRegistration,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -69,6 +69,11 @@ pub fn wanted(name: &str) -> WindowRegistration {
         end: Edge::At(edges.end),
         edges,
     }
+}
+
+/// A window in the store's list that is not being dropped.
+pub fn live(name: &str, id: WindowId) -> KnownWindow {
+    KnownWindow { name: name.into(), id, dropping: false }
 }
 
 pub async fn attach(store: &Store, name: &str) -> WindowId {
@@ -241,7 +246,7 @@ pub async fn fold(store: &Store, window: Option<WindowId>) -> Mirror {
 /// The events in the windows' own listings, read page by page.
 pub async fn mirror(store: &Store, windows: &[WindowId]) -> Mirror {
     let mut mirror = Mirror::new();
-    for (name, window, _) in store.windows().await.unwrap() {
+    for KnownWindow { name, id: window, .. } in store.windows().await.unwrap() {
         if !windows.contains(&window) {
             continue;
         }

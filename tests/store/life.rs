@@ -11,7 +11,7 @@ use calmirror::mirror::page::Span;
 use calmirror::mirror::position::{PendingEntry, WindowId};
 use calmirror::mirror::status::ResyncReason;
 use calmirror::store::{
-    BATCH_BYTES, EventQuery, FeedFilter, Follower, Store, StoreError, StoreOptions,
+    BATCH_BYTES, EventQuery, FeedFilter, Follower, KnownWindow, Store, StoreError, StoreOptions,
 };
 
 #[tokio::test]
@@ -251,7 +251,7 @@ async fn a_dropped_window_leaves_tombstones_and_nothing_else() {
     Follower::from_now(&store, FeedFilter::All).wait().await.unwrap();
     assert!(store.durable_seq() > 701 + 200, "the first slice");
     dropping.abort();
-    assert_eq!(store.windows().await.unwrap()[0], ("a".into(), a, true));
+    assert_eq!(store.windows().await.unwrap()[0], KnownWindow { dropping: true, ..live("a", a) });
     // Its remaining events are still complete.
     assert!(fold(&store, None).await.values().all(|e| e["subject"] != serde_json::Value::Null));
     let refused = store.commit(commit(a)).await;
@@ -264,7 +264,7 @@ async fn a_dropped_window_leaves_tombstones_and_nothing_else() {
     let store = open(&dir);
     store.drop_window(a, at(2)).await.unwrap();
     store.drop_window(a, at(2)).await.unwrap();
-    assert_eq!(store.windows().await.unwrap(), [("b".into(), b, false)]);
+    assert_eq!(store.windows().await.unwrap(), [live("b", b)]);
     let changes = changes_after(&store, store.seq(&cursor).unwrap(), 10_000).await.unwrap();
     assert_eq!(changes.value.len(), 700);
     let dropped = |c: &calmirror::store::Change| {

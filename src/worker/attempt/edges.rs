@@ -52,8 +52,8 @@ impl Attempt<'_> {
     /// Holds a move that would drop most of the window, for `confirm_after`; returns whether it
     /// still waits.
     async fn hold_move(&self, moved: Edges, now: Timestamp) -> Result<bool, AttemptError> {
-        let (leaving, events) = self.context.services.store.outside(self.context.id, moved).await?;
-        if !is_mass_removal(leaving, events) {
+        let count = self.context.services.store.outside(self.context.id, moved).await?;
+        if !is_mass_removal(count.outside, count.all) {
             return Ok(false);
         }
         let mut state = self.context.handle.lock();

@@ -18,7 +18,7 @@ pub(super) async fn of_store(store: &Store) -> Value {
     let stored = store.windows().await.unwrap();
     let listed: Vec<Value> = stored
         .iter()
-        .map(|(name, window, leaving)| json!({"name": &**name, "number": window.0, "leaving": leaving}))
+        .map(|window| json!({"name": &*window.name, "number": window.id.0, "leaving": window.dropping}))
         .collect();
     let identities: BTreeMap<String, Value> = store
         .identities()
@@ -45,8 +45,8 @@ pub(super) async fn of_store(store: &Store) -> Value {
         windows.insert(wanted.name.to_string(), window);
     }
     let mut leaving = Map::new();
-    for (_, window, _) in stored.iter().filter(|(.., leaving)| *leaving) {
-        leaving.insert(window.0.to_string(), events(store, *window).await);
+    for window in stored.iter().filter(|window| window.dropping) {
+        leaving.insert(window.id.0.to_string(), events(store, window.id).await);
     }
     let changes = changes_after(store, 0, None, 100_000).await;
     assert!(changes.at_end);

@@ -297,7 +297,7 @@ async fn third(store: &Store) {
     c.counters.success = Some(minutes(-10));
     write(store, c).await;
     let windows = store.windows().await.unwrap();
-    let find = |name: &str| windows.iter().find(|(n, ..)| &**n == name).unwrap().1;
+    let find = |name: &str| windows.iter().find(|window| &*window.name == name).unwrap().id;
     let leaving = LEAVING.into_iter().map(find).collect();
     store.replace_windows(Vec::new(), leaving, minutes(-9)).await.unwrap();
     // Only the first slice of the larger window's removals.

@@ -48,7 +48,7 @@ pub(super) async fn api(directory: &Path) -> Value {
         let stuck = daemon.fleet.window("stuck").unwrap().last_error.is_some();
         let held = daemon.fleet.window("held").unwrap().state == WindowState::Held;
         let windows = daemon.store.windows().await.unwrap();
-        (stuck && held && windows.iter().all(|(.., leaving)| !leaving)).then_some(())
+        (stuck && held && windows.iter().all(|window| !window.dropping)).then_some(())
     })
     .await;
     let api = Api::at(&directory.join("api.sock"));
