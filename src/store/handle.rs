@@ -260,9 +260,9 @@ impl Store {
     pub async fn trim(&self, before: Timestamp) -> Result<u64, StoreError> {
         let mut all = 0;
         loop {
-            let (trimmed, more) = self.ask(|reply| WriteJob::Trim { before, reply }).await?;
-            all += trimmed;
-            if !more {
+            let trimmed = self.ask(|reply| WriteJob::Trim { before, reply }).await?;
+            all += trimmed.count;
+            if !trimmed.more {
                 return Ok(all);
             }
         }

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::batch::WriteBatch;
 use super::error::{PlanError, StoreError, TreeError};
 use super::parts;
-use super::purge::PurgeProgress;
+use super::purge::{PurgeProgress, Trimmed};
 use super::record::WindowRecord;
 use super::shared::DeferredCommit;
 use super::{RegisteredWindow, WindowRegistration};
@@ -54,8 +54,8 @@ pub(super) enum WriteJob {
         step: PurgeProgress,
         reply: JobReply<Option<PurgeProgress>>,
     },
-    /// One slice of trimming; the reply is how many left and whether there may be more.
-    Trim { before: Timestamp, reply: JobReply<(u64, bool)> },
+    /// One slice of trimming.
+    Trim { before: Timestamp, reply: JobReply<Trimmed> },
     /// Write the deferred commits.
     Flush { reply: JobReply<()> },
     /// Write the deferred commits and stop.

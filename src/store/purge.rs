@@ -85,8 +85,18 @@ pub(super) fn drop_slice(
     }
 }
 
+/// A slice of trimming.
+pub(super) struct Trimmed {
+    /// Tombstones that leave.
+    pub(super) count: u64,
+    /// The new lowest valid seq, if any leave.
+    pub(super) min_seq: Option<Seq>,
+    /// Whether there may be more.
+    pub(super) more: bool,
+}
+
 /// Plans the trimming of the oldest tombstones written before `before`, as seen at `now` (both
-/// microseconds). Returns how many leave, the new lowest valid seq, and whether there may be more.
+/// microseconds).
 ///
 /// Tombstones leave in seq order: one behind a younger one waits for it. A time ahead of `now` came
 /// from a wrong clock and is ignored: such a tombstone leaves with the next one behind it that is
@@ -96,7 +106,7 @@ pub(super) fn trim_slice(
     before: i64,
     now: i64,
     batch: &mut WriteBatch,
-) -> Result<(u64, Option<Seq>, bool), TreeError> {
+) -> Result<Trimmed, TreeError> {
     let mut oldest = Vec::new();
     let mut due = 0;
     for entry in tree.db.scan_prefix([keys::AGE]) {
@@ -116,7 +126,7 @@ pub(super) fn trim_slice(
             }
         }
     }
-    let mut floor = None;
+    let mut min_seq = None;
     for key in &oldest[..due] {
         let seq = keys::seq_of(key).ok_or(TreeError::Damaged("age"))?;
         if let Some(FeedEntry { window, id, .. }) = tree.entry(seq)? {
@@ -124,10 +134,10 @@ pub(super) fn trim_slice(
         }
         batch.delete_change(seq);
         batch.delete(key.to_vec());
-        floor = Some(seq);
+        min_seq = Some(seq);
     }
-    if let Some(floor) = floor {
-        batch.put(keys::FLOOR.to_vec(), record::number(floor));
+    if let Some(min_seq) = min_seq {
+        batch.put(keys::FLOOR.to_vec(), record::number(min_seq));
     }
-    Ok((due as u64, floor, due == SLICE))
+    Ok(Trimmed { count: due as u64, min_seq, more: due == SLICE })
 }

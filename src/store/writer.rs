@@ -32,7 +32,7 @@ use super::job::{CommitGroup, WriteJob, estimated_bytes, refuse};
 use super::keys;
 use super::parts;
 use super::plan;
-use super::purge;
+use super::purge::{self, Trimmed};
 use super::record::FeedChecksum;
 use super::reserve::SpaceReserve;
 use super::shared::StoreShared;
@@ -272,10 +272,10 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 let now = self.shared.env.now().as_microsecond();
                 let before = before.as_microsecond();
                 let slice = purge::trim_slice(&self.tree, before, now, &mut group.batch);
-                if let Ok((_, Some(floor), _)) = slice {
-                    self.shared.raise_min_seq(floor);
+                if let Ok(Trimmed { min_seq: Some(min_seq), .. }) = slice {
+                    self.shared.raise_min_seq(min_seq);
                 }
-                group.queue_reply(reply, slice.map(|(trimmed, _, more)| (trimmed, more)))?;
+                group.queue_reply(reply, slice)?;
                 self.apply(group)
             }
             WriteJob::Flush { reply } => group.queue_reply(reply, Ok::<_, TreeError>(())),
