@@ -39,13 +39,13 @@ impl Incarnations {
         given.or(self.0.first()).map_or(0, |i| i.id)
     }
 
-    /// The cursor for a seq, made while `floor` is the lowest valid seq.
-    pub(super) fn cursor(&self, seq: Seq, floor: Seq) -> String {
+    /// The cursor for a seq, made while `min_seq` is the lowest valid seq.
+    pub(super) fn cursor(&self, seq: Seq, min_seq: Seq) -> String {
         let mut bytes = Vec::with_capacity(27);
         bytes.push(VERSION);
         bytes.extend_from_slice(&self.of(seq).to_be_bytes());
         bytes.extend_from_slice(&seq.to_be_bytes());
-        bytes.extend_from_slice(&floor.to_be_bytes());
+        bytes.extend_from_slice(&min_seq.to_be_bytes());
         bytes.extend_from_slice(&check(&bytes));
         URL_SAFE_NO_PAD.encode(bytes)
     }
@@ -55,7 +55,7 @@ impl Incarnations {
     /// # Errors
     /// [`FeedError::Malformed`] if it is not a cursor, [`FeedError::SnapshotRequired`] if this
     /// store, whose last seq is `durable`, never issued it or cannot continue from it.
-    pub(super) fn seq(&self, cursor: &str, durable: Seq, floor: Seq) -> Result<Seq, FeedError> {
+    pub(super) fn seq(&self, cursor: &str, durable: Seq, min_seq: Seq) -> Result<Seq, FeedError> {
         let bytes = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| FeedError::Malformed)?;
         let (body, sum) = bytes.split_last_chunk::<2>().ok_or(FeedError::Malformed)?;
         let [VERSION, numbers @ ..] = body else { return Err(FeedError::Malformed) };
@@ -66,7 +66,7 @@ impl Incarnations {
             return Err(FeedError::Malformed);
         }
         let [id, seq, made_at] = [id, seq, made_at].map(|b| u64::from_be_bytes(*b));
-        let reaches = seq == 0 || seq.max(made_at) >= floor;
+        let reaches = seq == 0 || seq.max(made_at) >= min_seq;
         if self.of(seq) == id && seq <= durable && reaches {
             Ok(seq)
         } else {

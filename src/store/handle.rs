@@ -73,7 +73,7 @@ impl Store {
             opened.incarnations,
             opened.tree.clone(),
             opened.last_seq,
-            opened.floor,
+            opened.min_seq,
         ));
         let (jobs, queue) = mpsc::channel(QUEUE);
         let path = options.path.clone();
@@ -280,8 +280,8 @@ impl Store {
         format!("{}-{:x}-{changed:x}", self.incarnation(), window.0)
     }
 
-    /// The highest seq of a trimmed tombstone. A cursor below it that was made before the tombstone
-    /// was trimmed is no longer valid.
+    /// The lowest valid seq: the highest one of a trimmed tombstone. A cursor below it that was made
+    /// before the tombstone was trimmed is no longer valid.
     pub fn min_seq(&self) -> Seq {
         self.inner.shared.min_seq()
     }

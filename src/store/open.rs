@@ -35,7 +35,8 @@ pub(super) struct OpenedTree {
     pub(super) file: File,
     pub(super) incarnations: Incarnations,
     pub(super) last_seq: Seq,
-    pub(super) floor: Seq,
+    /// The lowest valid seq.
+    pub(super) min_seq: Seq,
     pub(super) opening: OpenReport,
 }
 
@@ -309,9 +310,9 @@ fn begin(
     directory::make_private(dir)?;
     Watermark { format: FORMAT, seq: last_seq, incarnation: new.id }.write(path)?;
     directory::existing(fs::remove_file(suspect_path(path)))?;
-    let floor = tree.number(keys::FLOOR)?;
+    let min_seq = tree.number(keys::FLOOR)?;
     let incarnations = Incarnations(incarnations);
-    Ok(OpenedTree { watcher, tree, file, incarnations, last_seq, floor, opening })
+    Ok(OpenedTree { watcher, tree, file, incarnations, last_seq, min_seq, opening })
 }
 
 /// Syncs the files that sled creates but never syncs, and their directories.

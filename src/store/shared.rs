@@ -56,7 +56,7 @@ impl StoreShared {
         incarnations: Incarnations,
         tree: Tree,
         last_seq: Seq,
-        floor: Seq,
+        min_seq: Seq,
     ) -> Self {
         Self {
             path,
@@ -66,7 +66,7 @@ impl StoreShared {
             applied: AtomicU64::new(0),
             durable_group: watch::Sender::new(0),
             durable: watch::Sender::new(last_seq),
-            min_seq: AtomicU64::new(floor),
+            min_seq: AtomicU64::new(min_seq),
             changed: (0..CHANGE_SLOTS).map(|_| AtomicU64::new(0)).collect(),
             full: AtomicBool::new(false),
             over: watch::Sender::new(None),
@@ -103,8 +103,8 @@ impl StoreShared {
 
     /// Raises the lowest valid seq. Called before the trimming batch is applied, so that no cursor
     /// below it is accepted in between.
-    pub(super) fn raise_min_seq(&self, floor: Seq) {
-        self.min_seq.fetch_max(floor, Ordering::AcqRel);
+    pub(super) fn raise_min_seq(&self, seq: Seq) {
+        self.min_seq.fetch_max(seq, Ordering::AcqRel);
     }
 
     /// Records whether there was enough disk space for a group.
@@ -143,7 +143,7 @@ impl StoreShared {
         *self.durable.borrow()
     }
 
-    /// The highest seq of a trimmed tombstone.
+    /// The lowest valid seq: the highest one of a trimmed tombstone.
     pub(super) fn min_seq(&self) -> Seq {
         self.min_seq.load(Ordering::Acquire)
     }
