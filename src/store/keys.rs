@@ -17,7 +17,7 @@ pub(super) const NEXT_WINDOW: &[u8] = b"m/next_window";
 /// The checksum of the seqs of all changes.
 pub(super) const SUM: &[u8] = b"m/sum";
 /// The highest seq of a trimmed tombstone.
-pub(super) const FLOOR: &[u8] = b"m/floor";
+pub(super) const MIN_SEQ: &[u8] = b"m/floor";
 
 // The kinds of keys: their first byte.
 pub(super) const INCARNATION: u8 = b'i';

@@ -261,7 +261,7 @@ fn check(
     // The change with the last assigned seq exists until its tombstone is trimmed.
     let last = tree.keys(&[keys::FEED]).next_back().transpose()?;
     let newest = last.and_then(|key| keys::seq_of(&key)).unwrap_or(0);
-    if newest != last_seq && (newest > last_seq || tree.number(keys::FLOOR)? != last_seq) {
+    if newest != last_seq && (newest > last_seq || tree.number(keys::MIN_SEQ)? != last_seq) {
         return Err(OpenAttemptError::Damaged("the feed does not end at the last seq".to_owned()));
     }
     audit::audit(tree, suspect, env)?;
@@ -310,7 +310,7 @@ fn begin(
     directory::make_private(dir)?;
     Watermark { format: FORMAT, seq: last_seq, incarnation: new.id }.write(path)?;
     directory::existing(fs::remove_file(suspect_path(path)))?;
-    let min_seq = tree.number(keys::FLOOR)?;
+    let min_seq = tree.number(keys::MIN_SEQ)?;
     let incarnations = Incarnations(incarnations);
     Ok(OpenedTree { watcher, tree, file, incarnations, last_seq, min_seq, opening })
 }

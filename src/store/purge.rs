@@ -137,7 +137,7 @@ pub(super) fn trim_slice(
         min_seq = Some(seq);
     }
     if let Some(min_seq) = min_seq {
-        batch.put(keys::FLOOR.to_vec(), record::number(min_seq));
+        batch.put(keys::MIN_SEQ.to_vec(), record::number(min_seq));
     }
     Ok(Trimmed { count: due as u64, min_seq, more: due == SLICE })
 }
