@@ -34,8 +34,8 @@ pub struct Commit {
     pub finished_pending: Vec<PendingKey>,
     /// Whether all pending entries of the segment are deleted first.
     pub clear_pending: bool,
-    /// The ids that page `.0` of the current enumeration carried, in any order.
-    pub seen: Option<(u32, Vec<EventHash>)>,
+    /// The seen list of one page of the current enumeration.
+    pub seen: Option<SeenPage>,
     /// Whether all seen lists of the segment are deleted first.
     pub clear_seen: bool,
     /// The segment's new position.
@@ -45,6 +45,15 @@ pub struct Commit {
     /// Whether the store may defer the commit, because no caller waits for it: for up to the
     /// store's `max_defer` (at most 30 s), so that it shares a flush with others.
     pub deferrable: bool,
+}
+
+/// The seen list of a page: the ids that it carried.
+#[derive(Clone, Debug)]
+pub struct SeenPage {
+    /// The number of the page.
+    pub page: u32,
+    /// Its ids, in any order.
+    pub ids: Vec<EventHash>,
 }
 
 /// An event that a segment no longer holds; it leaves the mirror when no segment holds it.

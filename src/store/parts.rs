@@ -129,6 +129,7 @@ mod tests {
     use super::super::row::EventRow;
     use super::*;
     use crate::mirror::change::RemovalReason;
+    use crate::mirror::commit::SeenPage;
     use crate::mirror::page::{EventKind, Link, Span};
     use crate::mirror::position::{Phase, Position, WindowId};
     use crate::mirror::segment_set::SegmentSet;
@@ -163,7 +164,7 @@ mod tests {
         commit.position =
             Some(Position::new(Phase::Settled { delta: Some(Link::new("next")) }, false));
         commit.counters.round = Some(7);
-        commit.seen = Some((0, vec![EventId::new("e1").hash()]));
+        commit.seen = Some(SeenPage { page: 0, ids: vec![EventId::new("e1").hash()] });
         commit
     }
 

@@ -16,7 +16,7 @@ use super::register;
 use super::tree::Tree;
 use crate::mirror::change::Seq;
 use crate::mirror::clock::{self, MAX_PAUSE};
-use crate::mirror::commit::{Commit, CommitOutcome};
+use crate::mirror::commit::{Commit, CommitOutcome, SeenPage};
 use crate::mirror::segment_set::SegmentSet;
 use crate::mirror::status::{AuditRecord, LastResync, ResyncReason};
 
@@ -106,7 +106,7 @@ fn write_seen(tree: &Tree, commit: &Commit, batch: &mut WriteBatch) -> Result<()
     if commit.clear_seen {
         tree.delete_all(&keys::seen_all(window, segment), batch)?;
     }
-    if let Some((page, ids)) = &commit.seen {
+    if let Some(SeenPage { page, ids }) = &commit.seen {
         tree.delete_all(&keys::seen_page(window, segment, *page), batch)?;
         for (part, value) in (0..).zip(record::seen_parts(ids)) {
             batch.put(keys::seen(window, segment, *page, part), value);

@@ -117,7 +117,7 @@ async fn attaching_tells_what_changed() {
     let mut c = commit(w);
     c.upserts = vec![single("a", 1, "1")];
     c.position = Some(settled("l"));
-    c.seen = Some((0, vec![hash("a")]));
+    c.seen = Some(seen(0, [hash("a")]));
     store.commit(c).await.unwrap();
     let again = store.register(vec![wanted("alice")], at(9)).await.unwrap().remove(0);
     assert!(again.settled && again.resync.is_none() && again.edges_at == at(0));
@@ -180,10 +180,10 @@ async fn what_an_enumeration_did_not_see_is_told() {
         single("out", 999_999, ""),
         single("seen", 3, ""),
     ];
-    c.seen = Some((0, vec![hash("o")]));
+    c.seen = Some(seen(0, [hash("o")]));
     store.commit(c).await.unwrap();
     let mut c = commit(w);
-    c.seen = Some((1, vec![hash("seen")]));
+    c.seen = Some(seen(1, [hash("seen")]));
     let sweeping = Phase::Sweeping { delta: Some(Link::new("d")), reason: ResyncReason::New };
     c.position = Some(Position::new(sweeping, false));
     store.commit(c).await.unwrap();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use calmirror::env::Env;
 use calmirror::mirror::change::{ChangeKind, RemovalReason};
-use calmirror::mirror::commit::{Commit, CommitOutcome, Removal};
+use calmirror::mirror::commit::{Commit, CommitOutcome, Removal, SeenPage};
 use calmirror::mirror::page::{EventHash, EventId, EventKind, Item, Link, Span};
 use calmirror::mirror::position::{Phase, Position, WindowId};
 use calmirror::mirror::window::{
@@ -69,6 +69,11 @@ pub fn wanted(name: &str) -> WindowRegistration {
         end: Edge::At(edges.end),
         edges,
     }
+}
+
+/// The seen list of a page.
+pub fn seen(page: u32, ids: impl IntoIterator<Item = EventHash>) -> SeenPage {
+    SeenPage { page, ids: ids.into_iter().collect() }
 }
 
 /// A window in the store's list that is not being dropped.

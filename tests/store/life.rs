@@ -110,7 +110,7 @@ async fn large_events_are_kept_whole() {
         );
         let mut c = commit(w);
         c.finished_pending = vec![todo[0].key()];
-        c.seen = Some((0, (0..10_000).map(|n| hash(&n.to_string())).collect()));
+        c.seen = Some(seen(0, (0..10_000).map(|n| hash(&n.to_string()))));
         store.commit(c).await.unwrap();
         assert!(store.pending(w, 0).await.unwrap().is_empty());
         assert_eq!(store.unseen(w, 0, wanted("").edges).await.unwrap().len(), 2);
@@ -236,7 +236,7 @@ async fn a_dropped_window_leaves_tombstones_and_nothing_else() {
     put(&store, a, items).await;
     put(&store, b, vec![single("kept", 1, "")]).await;
     let mut c = commit(a);
-    c.seen = Some((0, vec![hash("o1")]));
+    c.seen = Some(seen(0, [hash("o1")]));
     c.pending = vec![PendingEntry::Removal { id: hash("o1") }];
     c.position = Some(settled("l"));
     store.commit(c).await.unwrap();
@@ -353,7 +353,7 @@ async fn a_window_with_fewer_segments_lets_go_of_the_others_rows() {
     let moved = store.register(vec![wanted("a")], at(1)).await.unwrap().remove(0);
     assert_eq!(moved.resync, Some(ResyncReason::WindowMoved));
     assert_eq!(store.segments(w).await.unwrap(), [0]);
-    store.commit(Commit { seen: Some((0, vec![hash("only0")])), ..commit(w) }).await.unwrap();
+    store.commit(Commit { seen: Some(seen(0, [hash("only0")])), ..commit(w) }).await.unwrap();
     let unseen = store.unseen(w, 0, wanted("a").edges).await.unwrap();
     assert_eq!(unseen.len(), 3, "only1, only2 and seam");
     let mut c = commit(w);

@@ -2,7 +2,7 @@
 //! complete.
 
 use super::{Round, Step};
-use crate::mirror::commit::{Commit, StoredKind, StoredKinds};
+use crate::mirror::commit::{Commit, SeenPage, StoredKind, StoredKinds};
 use crate::mirror::page::{EventHash, EventId, EventKind, Item, Link, Page, PageEnd};
 use crate::mirror::pending::etags_match;
 use crate::mirror::position::Phase;
@@ -19,7 +19,7 @@ impl Round {
         if let Phase::Enumerating { page: number, reason, .. } = &self.progress.phase
             && *reason != ResyncReason::New
         {
-            commit.seen = Some((*number, seen_ids(&page)));
+            commit.seen = Some(SeenPage { page: *number, ids: seen_ids(&page) });
         }
         // Unreadable items exist too.
         for unread in page.unreadable.iter().filter_map(|u| u.id.as_ref()) {

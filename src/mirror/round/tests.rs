@@ -224,8 +224,8 @@ fn a_dead_link_begins_an_enumeration_and_keeps_every_row() {
     let mut carried = page(vec![single("a")], &[], delta("d1"));
     carried.unreadable.push(unreadable);
     let (round, commit) = step_page(round, carried, &[]);
-    let (number, seen) = commit.seen.clone().unwrap();
-    assert_eq!((number, seen.len()), (0, 2), "what could not be read is not swept either");
+    let seen = commit.seen.clone().unwrap();
+    assert_eq!((seen.page, seen.ids.len()), (0, 2), "what could not be read is not swept either");
     let (round, effect) = round.step(RoundInput::Committed(9), AT);
     assert!(matches!(effect, Step::Do(Effect::Unseen)));
     let ghost = Removal { id: EventId::new("ghost").hash(), reason: RemovalReason::Deleted };

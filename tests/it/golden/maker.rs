@@ -9,7 +9,7 @@ use std::path::Path;
 
 use calmirror::env::Env;
 use calmirror::mirror::change::RemovalReason;
-use calmirror::mirror::commit::{Commit, Removal};
+use calmirror::mirror::commit::{Commit, Removal, SeenPage};
 use calmirror::mirror::fallback::StallKind;
 use calmirror::mirror::page::{EventHash, EventId, Item};
 use calmirror::mirror::position::{PendingEntry, Phase, Position, SegmentIndex, WindowId};
@@ -220,7 +220,7 @@ async fn seen(store: &Store, window: WindowId, name: &str) {
         if page == 1 && name == "resync" {
             ids.extend((0..4200_u128).map(|n| EventHash(n.to_be_bytes())));
         }
-        c.seen = Some((page, ids));
+        c.seen = Some(SeenPage { page, ids });
         write(store, c).await;
     }
 }
