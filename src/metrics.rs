@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::time::Instant;
 
+use crate::mirror::change::ChangeKind;
 use crate::mirror::clock::ClockCheck;
 use crate::mirror::outcome::RoundOutcome;
 use crate::mirror::status::ResyncReason;
@@ -221,7 +222,7 @@ impl Default for StoreMetrics {
     fn default() -> Self {
         Self {
             commits: LatencyHistogram::with_bounds(&COMMIT_BOUNDS),
-            changes: CounterSet::of(["created", "updated", "removed"]),
+            changes: CounterSet::of(ChangeKind::ALL.map(ChangeKind::as_str)),
             rows: AtomicU64::default(),
             resyncs: CounterSet::of(ResyncReason::resyncs().map(ResyncReason::as_str)),
         }
@@ -276,9 +277,16 @@ pub struct AccessMetrics {
     pub refused: CounterSet,
 }
 
+impl AccessMetrics {
+    /// The word of a request with a wrong token.
+    pub const WRONG_TOKEN: &str = "wrong_token";
+    /// The word of a request refused because too many wrong tokens wait.
+    pub const TOO_MANY_ATTEMPTS: &str = "too_many_attempts";
+}
+
 impl Default for AccessMetrics {
     fn default() -> Self {
-        Self { refused: CounterSet::of(["wrong_token", "too_many_attempts"]) }
+        Self { refused: CounterSet::of([Self::WRONG_TOKEN, Self::TOO_MANY_ATTEMPTS]) }
     }
 }
 

@@ -107,10 +107,10 @@ impl AccessPolicy {
     /// The response to a wrong token, after its delay.
     async fn refuse_token(&self) -> Problem {
         let Ok(_place) = self.waiting.try_acquire() else {
-            self.metrics.refused.add("too_many_attempts", 1);
+            self.metrics.refused.add(AccessMetrics::TOO_MANY_ATTEMPTS, 1);
             return Problem::TooManyAttempts;
         };
-        self.metrics.refused.add("wrong_token", 1);
+        self.metrics.refused.add(AccessMetrics::WRONG_TOKEN, 1);
         tokio::time::sleep(WRONG_TOKEN_DELAY).await;
         Problem::Unauthorized
     }

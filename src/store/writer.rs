@@ -41,7 +41,7 @@ use super::watermark::{self, Watermark};
 use super::write_watcher::WriteWatcher;
 use super::{RegisteredWindow, WindowRegistration, register};
 use crate::error_chain::error_chain;
-use crate::mirror::change::Seq;
+use crate::mirror::change::{ChangeKind, Seq};
 use crate::mirror::commit::{Commit, CommitOutcome};
 use crate::mirror::position::WindowId;
 use crate::mirror::status::ResyncReason;
@@ -258,7 +258,10 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 let (tree, at, last) = (&self.tree, at.as_microsecond(), self.last_seq);
                 let slice = purge::drop_slice(tree, window, at, step, last, &mut group.batch);
                 if let Ok((seq, _)) = slice {
-                    self.shared.metrics.changes.add("removed", seq - self.last_seq);
+                    self.shared
+                        .metrics
+                        .changes
+                        .add(ChangeKind::Removed.as_str(), seq - self.last_seq);
                     if seq > self.last_seq {
                         group.changed.insert(window);
                     }
@@ -326,8 +329,12 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
     fn count(&self, outcome: CommitOutcome, resync: Option<ResyncReason>) {
         let metrics = &self.shared.metrics;
         let CommitOutcome { created, updated, removed, events: _ } = outcome;
-        for (word, n) in [("created", created), ("updated", updated), ("removed", removed)] {
-            metrics.changes.add(word, n.into());
+        for (kind, n) in [
+            (ChangeKind::Created, created),
+            (ChangeKind::Updated, updated),
+            (ChangeKind::Removed, removed),
+        ] {
+            metrics.changes.add(kind.as_str(), n.into());
         }
         if let Some(reason) = resync {
             metrics.resyncs.add(reason.as_str(), 1);
