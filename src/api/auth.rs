@@ -58,6 +58,15 @@ impl fmt::Debug for TokenHash {
     }
 }
 
+/// Whether the token of a request is right.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TokenCheck {
+    /// It is, or none is needed.
+    Right,
+    /// It is not.
+    Wrong,
+}
+
 /// The access rules of a TCP listener.
 #[derive(Debug)]
 pub(super) struct AccessPolicy {
@@ -77,11 +86,16 @@ impl AccessPolicy {
         Self { settings, listen, waiting: Semaphore::new(MAX_DELAYED), metrics }
     }
 
-    /// Whether the token is right.
+    /// Checks a request.
     ///
     /// # Errors
     /// Why the request is refused whatever its token, or although the token may read.
-    fn admit(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<bool, Problem> {
+    fn admit(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+    ) -> Result<TokenCheck, Problem> {
         let host = host(uri, headers).ok_or(Problem::BadHost)?;
         if !self.names_this_listener(name_of(host).ok_or(Problem::BadHost)?) {
             return Err(Problem::WrongHost);
@@ -94,13 +108,14 @@ impl AccessPolicy {
         }
         // `open_loopback` is honoured only while the listener is on loopback.
         if self.settings.open_loopback && self.listen.ip().is_loopback() {
-            return Ok(true);
+            return Ok(TokenCheck::Right);
         }
         let token = credential(headers).ok_or(Problem::Unauthorized)?;
         let admits = |secret: &Option<TokenHash>| secret.as_ref().is_some_and(|s| s.admits(&token));
         match (admits(&self.settings.token), admits(&self.settings.read_token)) {
             (false, true) if !reads => Err(Problem::ReadOnlyToken),
-            (all, read) => Ok(all || read),
+            (false, false) => Ok(TokenCheck::Wrong),
+            _ => Ok(TokenCheck::Right),
         }
     }
 
@@ -137,8 +152,8 @@ pub(super) async fn check(
     next: Next,
 ) -> Result<Response, Problem> {
     match policy.admit(request.method(), request.uri(), request.headers())? {
-        true => Ok(next.run(request).await),
-        false => Err(policy.refuse_token().await),
+        TokenCheck::Right => Ok(next.run(request).await),
+        TokenCheck::Wrong => Err(policy.refuse_token().await),
     }
 }
 

@@ -19,8 +19,8 @@ fn admit(policy: &AccessPolicy, method: Method, headers: &[(HeaderName, &str)]) 
     let headers =
         headers.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect();
     match policy.admit(&method, &Uri::from_static("/v1/status"), &headers) {
-        Ok(true) => 200,
-        Ok(false) => 401,
+        Ok(TokenCheck::Right) => 200,
+        Ok(TokenCheck::Wrong) => 401,
         Err(problem) => problem.into_response().status().as_u16(),
     }
 }
@@ -126,8 +126,8 @@ fn the_host_is_one_and_that_of_the_absolute_form_comes_first() {
         let name = |host: &&'static str| (header::HOST, host.parse().unwrap());
         let headers: HeaderMap = hosts.iter().map(name).collect();
         match policy.admit(&Method::GET, &Uri::from_static(uri), &headers) {
-            Ok(true) => 200,
-            Ok(false) => 401,
+            Ok(TokenCheck::Right) => 200,
+            Ok(TokenCheck::Wrong) => 401,
             Err(problem) => axum::response::IntoResponse::into_response(problem).status().as_u16(),
         }
     };
