@@ -83,15 +83,26 @@ impl Listener for TrackedListener {
     }
 }
 
+/// What becomes of a listener.
+#[derive(Default)]
+enum ListenerChange<T> {
+    /// It stays as it is.
+    #[default]
+    Keep,
+    /// This one replaces it; `None` closes it.
+    To(Option<T>),
+}
+
+/// The group that a socket had before; `None` if none was configured.
+struct PreviousGroup(Option<String>);
+
 /// Listeners that are bound and not yet served.
 #[derive(Default)]
 pub(super) struct PreparedListeners {
-    /// `None`: unchanged.
-    unix: Option<Option<UnixEndpoint>>,
-    /// `None`: unchanged.
-    tcp: Option<Option<TcpEndpoint>>,
+    unix: ListenerChange<UnixEndpoint>,
+    tcp: ListenerChange<TcpEndpoint>,
     /// The previous group of a socket whose group was changed.
-    regrouped: Option<Option<String>>,
+    regrouped: Option<PreviousGroup>,
     /// The address that was closed to bind the new one.
     released: Option<SocketAddr>,
 }
@@ -106,7 +117,11 @@ impl PreparedListeners {
             Some(path) => Some(api::bind_unix(path, config.socket_group.as_deref())?),
             None => None,
         };
-        Ok(Self { unix: Some(unix), tcp: Some(tcp(config.listen).await?), ..Self::default() })
+        Ok(Self {
+            unix: ListenerChange::To(unix),
+            tcp: ListenerChange::To(tcp(config.listen).await?),
+            ..Self::default()
+        })
     }
 }
 
@@ -162,7 +177,7 @@ impl Listeners {
         bound: &mut PreparedListeners,
     ) -> Result<(), BindError> {
         if old.listen != new.listen {
-            bound.tcp = Some(match tcp(new.listen).await {
+            bound.tcp = ListenerChange::To(match tcp(new.listen).await {
                 Err(BindError::Address { address, source })
                     if source.kind() == io::ErrorKind::AddrInUse =>
                 {
@@ -183,7 +198,7 @@ impl Listeners {
         }
         let group = new.socket_group.as_deref();
         if old.socket != new.socket {
-            bound.unix = Some(match &new.socket {
+            bound.unix = ListenerChange::To(match &new.socket {
                 Some(path) => Some(api::bind_unix(path, group)?),
                 None => None,
             });
@@ -191,7 +206,7 @@ impl Listeners {
             && let Some(active) = &self.unix
         {
             active.place.set_group(group)?;
-            bound.regrouped = Some(old.socket_group.clone());
+            bound.regrouped = Some(PreviousGroup(old.socket_group.clone()));
         }
         Ok(())
     }
@@ -200,7 +215,7 @@ impl Listeners {
     pub(super) async fn discard(&mut self, bound: PreparedListeners) {
         let PreparedListeners { unix, tcp, regrouped, released } = bound;
         drop((unix, tcp));
-        if let (Some(group), Some(active)) = (&regrouped, &self.unix)
+        if let (Some(PreviousGroup(group)), Some(active)) = (&regrouped, &self.unix)
             && let Err(error) = active.place.set_group(group.as_deref())
         {
             tracing::warn!(%error, "socket's group could not be restored");
@@ -213,7 +228,7 @@ impl Listeners {
             });
             let endpoint = TcpEndpoint { listener: listener.ok(), address };
             self.open(PreparedListeners {
-                tcp: Some(Some(endpoint)),
+                tcp: ListenerChange::To(Some(endpoint)),
                 ..PreparedListeners::default()
             });
         }
@@ -237,7 +252,7 @@ impl Listeners {
     }
 
     fn open(&mut self, bound: PreparedListeners) {
-        if let Some(endpoint) = bound.unix {
+        if let ListenerChange::To(endpoint) = bound.unix {
             let active = endpoint.map(|endpoint| {
                 // The closing of a Unix socket is never awaited, so it is not tracked.
                 let (active, router, _) =
@@ -248,7 +263,7 @@ impl Listeners {
             });
             std::mem::replace(&mut self.unix, active).map(close);
         }
-        if let Some(tcp) = bound.tcp {
+        if let ListenerChange::To(tcp) = bound.tcp {
             let active = tcp.map(|endpoint| {
                 let address = endpoint.address;
                 let (active, router, closing) =
