@@ -188,6 +188,9 @@ impl Store {
     /// a new window that `replaces` the old one; the old window frees its name at once and is left
     /// to [`Store::drop_window`]. Changed configured edges, or else a changed shape, send all
     /// segments back to the first page; the resync is counted here. Rows are kept.
+    ///
+    /// # Errors
+    /// See [`Store::replace_windows`].
     pub async fn register(
         &self,
         wanted: Vec<WindowRegistration>,
@@ -247,6 +250,9 @@ impl Store {
     /// Drops a window in slices: writes a `window_dropped` removal for every event to the feed,
     /// then deletes the rows. After an interruption, calling again does the rest. A window that is
     /// not in the store counts as dropped.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`]: calling again once there is space does the rest.
     pub async fn drop_window(&self, window: WindowId, at: Timestamp) -> Result<(), StoreError> {
         let mut next = Some(PurgeProgress::Mark);
         while let Some(step) = next {
@@ -257,6 +263,9 @@ impl Store {
 
     /// Deletes tombstones written before `before`, oldest first, and raises the feed's lowest valid
     /// seq ([`Store::min_seq`]) accordingly. Returns how many were deleted.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`]: the other tombstones can be trimmed once there is space.
     pub async fn trim(&self, before: Timestamp) -> Result<u64, StoreError> {
         let mut all = 0;
         loop {

@@ -24,16 +24,25 @@ const SLICE: usize = 512;
 
 impl Store {
     /// All windows, ordered by number.
+    ///
+    /// # Errors
+    /// If the store can no longer be used.
     pub async fn windows(&self) -> Result<Vec<KnownWindow>, StoreError> {
         self.read_tree(|tree| tree.windows()).await
     }
 
     /// Names and identities of all windows that are not being dropped.
+    ///
+    /// # Errors
+    /// If the store can no longer be used.
     pub async fn identities(&self) -> Result<BTreeMap<Arc<str>, WindowIdentity>, StoreError> {
         self.read_tree(|tree| tree.identities()).await
     }
 
     /// The position of a segment. Waits until deferred commits of that window are durable.
+    ///
+    /// # Errors
+    /// If the store can no longer be used.
     pub async fn position(
         &self,
         window: WindowId,
@@ -44,6 +53,9 @@ impl Store {
     }
 
     /// The segments of a window that have a position, ascending.
+    ///
+    /// # Errors
+    /// If the store can no longer be used.
     pub async fn segments(&self, window: WindowId) -> Result<Vec<SegmentIndex>, StoreError> {
         self.wait_for_deferred(window).await?;
         self.read_tree(move |tree| {
@@ -53,6 +65,9 @@ impl Store {
     }
 
     /// The pending entries of a segment.
+    ///
+    /// # Errors
+    /// If the store can no longer be used.
     pub async fn pending(
         &self,
         window: WindowId,
@@ -63,6 +78,9 @@ impl Store {
     }
 
     /// What the store knows of each id, in the same order.
+    ///
+    /// # Errors
+    /// If the store can no longer be used.
     pub async fn known(
         &self,
         window: WindowId,
@@ -72,11 +90,17 @@ impl Store {
     }
 
     /// A stored row as an item, masters included.
+    ///
+    /// # Errors
+    /// If the store can no longer be used.
     pub async fn item(&self, window: WindowId, id: EventHash) -> Result<Option<Item>, StoreError> {
         self.read_tree(move |tree| Ok(tree.row(window, id)?.map(|stored| stored.row.item()))).await
     }
 
     /// The rows of a series that a segment holds.
+    ///
+    /// # Errors
+    /// If the store can no longer be used.
     pub async fn series(
         &self,
         window: WindowId,
@@ -89,6 +113,9 @@ impl Store {
     /// Rows of the segment, masters excluded, that are in none of its seen lists. The reason is
     /// `left_window` if the row lies outside `edges` or another segment still holds it, else
     /// `deleted`. Rows held only by retired segments are treated as belonging to every segment.
+    ///
+    /// # Errors
+    /// If the store can no longer be used.
     pub async fn unseen(
         &self,
         window: WindowId,
@@ -121,6 +148,9 @@ impl Store {
     }
 
     /// How many events of a window lie outside `edges`, and how many it has in all.
+    ///
+    /// # Errors
+    /// If the store can no longer be used.
     pub async fn outside(
         &self,
         window: WindowId,
@@ -140,6 +170,9 @@ impl Store {
 
     /// Rows that a segment holds, masters excluded, after a hash. Also returns the hash to continue
     /// after if there may be more.
+    ///
+    /// # Errors
+    /// If the store can no longer be used.
     pub async fn audit_rows(
         &self,
         window: WindowId,

@@ -25,6 +25,9 @@ use crate::mirror::position::WindowId;
 impl Store {
     /// Events of a window. A page shows one state of the tree. A window that is not in the store
     /// has no events.
+    ///
+    /// # Errors
+    /// If the store can no longer be used.
     pub async fn events(&self, query: EventQuery) -> Result<Events, StoreError> {
         let read = move |shared: &StoreShared| {
             // Taken before reading: a change written meanwhile may be on the page already and is
@@ -39,6 +42,9 @@ impl Store {
     }
 
     /// One complete event. A master is not an event.
+    ///
+    /// # Errors
+    /// If the store can no longer be used.
     pub async fn event(&self, window: WindowId, id: &EventId) -> Result<Option<Bytes>, StoreError> {
         let id = id.clone();
         let read = move |shared: &StoreShared| {
