@@ -316,12 +316,12 @@ async fn stop(
     let until = Instant::now() + STOP;
     supervisor.drain(STOP_TIMEOUT).await;
     if timeout_at(until - CLOSE, listeners.stopped()).await.is_err() {
-        tracing::warn!("requests did not end in time, they end with the process");
+        tracing::warn!("requests not ended in time, cut off");
     }
     match timeout_at(until, store.close()).await {
         Ok(closed) => closed,
         Err(_) => {
-            tracing::warn!("store was not closed in time, the next start reads its log");
+            tracing::warn!("store not closed in time, the next start reads its log");
             Ok(())
         }
     }
@@ -341,7 +341,7 @@ async fn open(config: &Config, cache_bytes: u64, env: &Env) -> Result<Store, Sta
     if let Some(path) = opening.moved_aside {
         tracing::error!(
             moved_to = %path.display(),
-            "store was damaged: it was moved aside, everything is enumerated again"
+            "damaged store moved aside, everything is enumerated again"
         );
     }
     Ok(store)

@@ -223,8 +223,8 @@ impl Listeners {
         if let Some(address) = released {
             let listener = api::bind_tcp(address);
             let listener = listener.inspect_err(|error| {
-                let reason = error_chain(error);
-                tracing::error!(reason, "listener could not be reopened, retrying every second");
+                let (reason, retry_in_s) = (error_chain(error), REBIND_INTERVAL.as_secs());
+                tracing::error!(%address, reason, retry_in_s, "listener could not be reopened");
             });
             let endpoint = TcpEndpoint { listener: listener.ok(), address };
             self.open(PreparedListeners {

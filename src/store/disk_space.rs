@@ -79,16 +79,26 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> DiskSpace<P> {
     /// program can take everything within a second.
     pub(super) fn allows(&mut self, bytes: usize) -> bool {
         // If the system does not report it, the write itself will fail.
-        let full = self.min_free > 0
-            && (self.probe)().is_ok_and(|(free, total)| {
-                free < self.min_free.max(total / SHARE).saturating_add(taken(bytes))
-            });
+        let probed = if self.min_free > 0 { (self.probe)().ok() } else { None };
+        let space = probed.map(|(free, total)| {
+            (free, self.min_free.max(total / SHARE).saturating_add(taken(bytes)))
+        });
+        let full = space.is_some_and(|(free, needed)| free < needed);
         if full != self.full {
             self.full = full;
+            let (free_bytes, needed_bytes) = space.unzip();
             if full {
-                tracing::error!("too little disk space, writes to the store are refused");
+                tracing::error!(
+                    free_bytes,
+                    needed_bytes,
+                    "too little disk space, writes to the store are refused"
+                );
             } else {
-                tracing::info!("enough disk space again, writes to the store resume");
+                tracing::info!(
+                    free_bytes,
+                    needed_bytes,
+                    "enough disk space again, writes to the store resume"
+                );
             }
         }
         !full

@@ -78,7 +78,7 @@ fn attempt(options: &StoreOptions, env: &Env) -> Result<OpenedTree, OpenFault> {
     let suspect = suspect_path(path).try_exists()?;
     let existed = dir.join("db").try_exists()?;
     if mark.is_some() && !existed {
-        tracing::warn!("store is missing, creating a new one");
+        tracing::warn!(path = %path.display(), "store is missing, creating a new one");
     }
     if options.min_free_bytes > 0 {
         SpaceReserve::of(path).release()?;
