@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -270,10 +271,11 @@ impl Daemon {
         };
         tracing::info!("stopping");
         // Waiting reload requests fail with `ReloadError::Stopping`.
-        drop((self.reloads, self.pending));
+        drop(self.reloads);
+        let reading = self.pending.map(PendingReload::cancel);
         self.listeners.stop();
         let notify = self.supervisor.notify();
-        let stopping = stop(self.supervisor, self.listeners, self.store);
+        let stopping = stop(self.supervisor, self.listeners, reading, self.store);
         // The watchdog is fed from this task, so that it fires only if the task does not run.
         let feeding = async {
             let mut ticks = tokio::time::interval(notify.interval());
@@ -307,16 +309,22 @@ impl Daemon {
     }
 }
 
-/// Waits for workers and requests and closes the store, within [`STOP`].
+/// Waits for workers, requests and the reading of files, and closes the store, within [`STOP`].
 async fn stop(
     supervisor: Supervisor,
     mut listeners: Listeners,
+    reading: Option<JoinHandle<LoadResult>>,
     store: Store,
 ) -> Result<(), StoreError> {
     let until = Instant::now() + STOP;
     supervisor.drain(STOP_TIMEOUT).await;
     if timeout_at(until - CLOSE, listeners.stopped()).await.is_err() {
         tracing::warn!("requests not ended in time, cut off");
+    }
+    if let Some(reading) = reading
+        && timeout_at(until - CLOSE, reading).await.is_err()
+    {
+        tracing::warn!("reading of the configuration not ended in time, cut off");
     }
     match timeout_at(until, store.close()).await {
         Ok(closed) => closed,

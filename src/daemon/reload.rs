@@ -38,6 +38,13 @@ pub(super) struct PendingReload {
     reading: JoinHandle<LoadResult>,
 }
 
+impl PendingReload {
+    /// Fails the request with [`ReloadError::Stopping`]; returns the reading, which must be awaited.
+    pub(super) fn cancel(self) -> JoinHandle<LoadResult> {
+        self.reading
+    }
+}
+
 /// The new configuration, or why there is none.
 pub(super) type LoadResult = Result<Box<LoadedConfig>, ReloadError>;
 
@@ -180,8 +187,16 @@ fn fleet_change(
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
+    use tokio::sync::oneshot;
+    use tokio::time::{Duration, timeout};
+
     use super::*;
+    use crate::api::BuildInfo;
     use crate::config::Sources;
+    use crate::daemon::DaemonOptions;
+    use crate::env::Env;
+    use crate::graph::HttpTransport;
+    use crate::reload::ReloadQueue;
 
     #[test]
     fn dropping_many_and_most_needs_permission() {
@@ -237,6 +252,52 @@ client_secret_file = "secret"
         assert_eq!(fault.file, Some(directory.path().join("calmirror.toml")));
     }
 
+    #[tokio::test]
+    async fn a_stop_waits_for_files_that_are_being_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let (begin, mut begun) = tokio::sync::mpsc::unbounded_channel();
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let released = std::sync::Mutex::new(released);
+        let load = move || {
+            begin.send(()).unwrap();
+            released.lock().unwrap().recv().ok();
+            Err(Diagnostics(Vec::new()))
+        };
+        let env = Env::real();
+        let about = BuildInfo {
+            version: String::new(),
+            commit: String::new(),
+            target: String::new(),
+            started: env.now(),
+            since: Instant::now(),
+        };
+        let daemon = Daemon::start(DaemonOptions {
+            config: config(directory.path(), "one", &[]),
+            load: Arc::new(load),
+            reloads: ReloadQueue::default(),
+            telemetry: None,
+            env,
+            transport: Arc::new(HttpTransport::new().unwrap()),
+            about,
+            accept_drops: false,
+            open_loopback: false,
+            cache_bytes: 16 << 20,
+        })
+        .await
+        .unwrap();
+        let reloads = daemon.reloads();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let mut running = tokio::spawn(daemon.run(async { drop(stopped.await) }));
+        let asked = tokio::spawn(async move { reloads.ask(false).await });
+        begun.recv().await.unwrap();
+        drop(stop);
+        assert_eq!(asked.await.unwrap(), Err(ReloadError::Stopping));
+        let early = timeout(Duration::from_millis(500), &mut running).await;
+        assert!(early.is_err(), "stopped while the files were being read");
+        drop(release);
+        running.await.unwrap().unwrap();
+    }
+
     #[test]
     fn only_changed_windows_are_part_of_a_fleet_change() {
         let directory = tempfile::tempdir().unwrap();
@@ -244,8 +305,8 @@ client_secret_file = "secret"
             config(directory.path(), "one", &[("gone", "1h"), ("same", "1h"), ("timed", "1h")]);
         let new =
             config(directory.path(), "one", &[("new", "1h"), ("same", "1h"), ("timed", "2h")]);
-        let env = crate::env::Env::simulated(1, "2026-11-02T12:00:00Z".parse().unwrap());
-        let transport = Arc::new(crate::graph::HttpTransport::new().unwrap());
+        let env = Env::simulated(1, "2026-11-02T12:00:00Z".parse().unwrap());
+        let transport = Arc::new(HttpTransport::new().unwrap());
         let tokens = Tokens::new(sign_in(&new.accounts["contoso"], &new), transport, env);
         let accounts = [("contoso".into(), tokens)].into();
         let FleetChange { removed, to_start, retimed } =
