@@ -310,7 +310,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_word_nobody_knows_adds_no_series() {
+    fn an_unknown_label_value_adds_no_series() {
         let tally = CounterSet::of(["a", "b"]);
         tally.add("b", 2);
         tally.add("alice@contoso.com", 3);
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_level_falls_when_what_entered_is_dropped() {
+    fn a_gauge_falls_when_its_guard_is_dropped() {
         let level = Gauge::default();
         let (one, two) = (level.increment(), level.increment());
         assert_eq!(level.value(), 2);

@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn the_strongest_state_counts_at_every_instant() {
+    fn the_busiest_state_wins_at_every_instant() {
         for (events, expected) in [
             (
                 &[("09:00", "10:00", "busy"), ("10:00", "11:00", "busy")][..],
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn all_day_events_begin_at_the_midnight_of_their_zone() {
+    fn all_day_events_start_at_midnight_in_their_zone() {
         let mut merging = IntervalMerger {
             from: "2026-11-01T00:00:00Z".parse().unwrap(),
             to: "2026-12-01T00:00:00Z".parse().unwrap(),

@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_coding_is_the_one_that_is_wanted_most() {
+    fn the_coding_with_the_highest_weight_is_selected() {
         for (accept, best) in [
             (None, Some("identity")),
             (Some(""), Some("identity")),
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_pauses_after_each_stride() {
+    fn a_body_yields_after_each_slice() {
         let length = 10 * YIELD_BYTES + 5;
         let mut body =
             PacedBody { body: Body::from(vec![7; length]), rest: Bytes::new(), since_yield: 0 };

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tag_is_recognised_in_every_form() {
+    fn an_etag_is_recognised_in_every_form() {
         let tag = ETag::of(&("a", 1));
         assert_ne!(tag, ETag::of(&("a", 2)));
         let strong = tag.0.trim_start_matches("W/").to_owned();

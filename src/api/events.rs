@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn page_keys_survive_the_way_and_nothing_else_is_one() {
+    fn page_keys_round_trip_and_anything_else_is_refused() {
         let key = PageToken {
             start: "2026-11-21T10:00:00.123456Z".parse().unwrap(),
             id: EventId::new("AAMk+/=_-"),

@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn private_events_keep_time_and_busy_state_only() {
+    fn private_events_show_only_time_and_busy_state() {
         let event = br#"{"@odata.etag":"e","id":"1","subject":"secret","body":{"content":"x"},"sensitivity":"private","showAs":"busy","start":{"dateTime":"a"},"end":{"dateTime":"b"},"location":{"displayName":"clinic"}}"#;
         let shown = shown(Bytes::from_static(event), true);
         assert_eq!(
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_untouched() {
+    fn other_events_are_not_redacted() {
         for (event, mask) in [
             (r#"{"id":"1","subject":"s","sensitivity":"normal"}"#, true),
             (r#"{"id":"1","subject":"s"}"#, true),

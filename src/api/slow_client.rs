@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_reader_may_be_slow_but_not_too_slow() {
+    async fn a_client_below_the_minimum_rate_is_disconnected() {
         for (bytes, every, went) in [
             // No progress.
             (1, 40_000, 30..31),
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_was_slow_once_is_forgiven_while_there_is_nothing_to_send() {
+    async fn slowness_is_reset_while_there_is_nothing_to_send() {
         let (mut reader, writer) = tokio::io::duplex(10);
         let mut writer = MinRateStream::new(writer);
         let writing = tokio::spawn(async move {

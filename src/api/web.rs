@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_page_comes_with_its_policy_and_a_tag() {
+    async fn the_page_has_a_content_security_policy_and_an_etag() {
         let (status, headers, body) = ask("/", None).await;
         assert_eq!(status, StatusCode::OK);
         assert!(body.starts_with("<!doctype html>"), "{body}");
@@ -162,7 +162,7 @@ mod tests {
 
     /// A file that no other file names is dead weight; a missing file breaks the page.
     #[tokio::test]
-    async fn files_name_each_other_and_nothing_else() {
+    async fn the_page_references_only_its_own_files() {
         let mut named = vec![INDEX.to_owned()];
         for file in FILES {
             let text = std::str::from_utf8(file.content).unwrap();
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn zones_of_windows_have_a_name_that_browsers_know() {
+    async fn zones_of_windows_have_iana_names_for_browsers() {
         let (_, _, body) = ask("/page/zone/W.%20Europe%20Standard%20Time", None).await;
         assert_eq!(body, r#"{"iana":"Europe/Berlin"}"#);
         let (_, _, body) = ask("/page/zone/Nowhere", None).await;

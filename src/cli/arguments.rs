@@ -306,12 +306,12 @@ mod tests {
     use clap::CommandFactory as _;
 
     #[test]
-    fn the_form_is_consistent() {
+    fn the_command_line_definition_is_consistent() {
         Arguments::command().debug_assert();
     }
 
     #[test]
-    fn what_is_accepted_and_what_is_not() {
+    fn arguments_are_accepted_or_refused() {
         for (line, accepted) in [
             ("run", true),
             ("run --accept-drops", true),

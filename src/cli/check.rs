@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn warnings_are_told_and_are_no_faults() {
+    fn warnings_are_printed_and_are_not_errors() {
         let odd = GOOD.replace("alice@contoso.com", "alice\\u202e");
         for explain in [false, true] {
             let (exit, text) = checked(&odd, explain, false);
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_told_and_the_exit_code_says_so() {
+    fn every_fault_is_printed_and_sets_the_exit_code() {
         let bad = GOOD.replace("interval", "intervall").replace("2036-01-01", "soon");
         let (exit, text) = checked(&bad, false, false);
         assert_eq!(exit, CONFIGURATION);

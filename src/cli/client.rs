@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_is_asked_and_its_answers_are_understood() {
+    async fn requests_over_a_unix_socket_work() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("api.sock");
         let listener = tokio::net::UnixListener::bind(&path).unwrap();
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn over_tcp_the_token_is_shown() {
+    async fn over_tcp_the_token_is_sent() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let authority = listener.local_addr().unwrap().to_string();
         let serving = tokio::spawn(async { axum::serve(listener, stand_in()).await });
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_daemon_that_is_not_there_is_said_to_be_nowhere() {
+    async fn an_unreachable_daemon_is_reported() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("api.sock");
         let client = ApiClient::new(Endpoint::Socket(path.clone()), None);

@@ -130,7 +130,7 @@ mod tests {
     use clap::ValueEnum as _;
 
     #[test]
-    fn every_command_has_its_page_and_the_main_one_lists_them() {
+    fn every_command_has_a_manual_page_and_the_main_page_lists_them() {
         let directory = tempfile::tempdir().unwrap();
         let pages = directory.path().join("man1");
         assert_eq!(man(Some(&pages), &mut Vec::new()), Ok(DONE));
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn every_shell_has_a_script_that_asks_this_program() {
+    fn every_shell_has_a_completion_script_that_calls_this_program() {
         for shell in Shell::value_variants() {
             let mut text = Vec::new();
             completions(*shell, &mut text).unwrap();

@@ -63,7 +63,7 @@ mod tests {
     use crate::reload::WindowChangeCounts;
 
     #[test]
-    fn what_changed_is_told_line_by_line() {
+    fn each_change_of_a_reload_is_one_line() {
         let change = |window: &str, change, keys: &[&str]| WindowChange {
             window: window.into(),
             change,

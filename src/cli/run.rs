@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_person_has_to_correct_is_not_tried_again() {
+    fn errors_that_need_a_person_are_not_retried() {
         let path = || std::path::PathBuf::from("/run/api.sock");
         for (error, exit) in [
             (BindError::UnknownGroup("staf".to_owned()), CONFIGURATION),
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_start_that_takes_long_asks_for_more_time_in_time() {
+    async fn a_slow_start_extends_its_startup_timeout() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("notify");
         let manager = UnixDatagram::bind(&path).unwrap();

@@ -46,7 +46,7 @@ mod tests {
     use futures_util::stream;
 
     #[tokio::test]
-    async fn the_first_stop_is_an_order_and_the_second_the_end() {
+    async fn the_first_stop_signal_drains_and_the_second_exits_at_once() {
         let ignored = || ();
         let obeyed = run(stream::iter([Signal::Stop]), ignored, async |stop: CancellationToken| {
             stop.cancelled().await;
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_reload_arrives() {
+    async fn every_reload_signal_is_delivered() {
         let signals = [Signal::Reload, Signal::Reload, Signal::Reload, Signal::Stop];
         let reloads = std::cell::Cell::new(0);
         let count = || reloads.set(reloads.get() + 1);
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_daemon_that_ends_by_itself_says_why() {
+    async fn a_daemon_that_ends_on_its_own_returns_its_error() {
         let failure = CliError::new(74, "the store is in use");
         let ignored = || ();
         let outcome = run(stream::pending(), ignored, async |_: CancellationToken| {

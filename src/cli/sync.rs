@@ -172,7 +172,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_round_is_told_in_a_line() {
+    fn a_round_is_printed_in_one_line() {
         let round = json!({"number": 982, "at": "2026-11-21T10:00:00Z", "took_ms": 180, "requests": 1,
             "pages": 1, "created": 0, "updated": 1, "removed": 0});
         let error = json!({"at": "2026-11-21T10:00:00Z", "kind": "gone", "status": 404, "code": null,
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_held_window_says_so_until_when_and_what_ends_it() {
+    fn a_held_window_prints_its_end_and_its_remedy() {
         let round = json!({"number": 981, "at": "2026-11-21T10:00:00Z", "took_ms": 180, "requests": 1,
             "pages": 1, "created": 0, "updated": 1, "removed": 0});
         let value = |number: u64| {

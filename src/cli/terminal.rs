@@ -99,7 +99,7 @@ mod tests {
         "a\u{202e}b\u{2066}c\u{2069}\u{200e}\u{200f}\u{61c}d\u{1b}[2Je\u{9b}f\u{7f}g\rh\u{2028}i";
 
     #[test]
-    fn nothing_that_commands_a_terminal_is_shown() {
+    fn control_characters_are_never_printed() {
         assert_eq!(printable(TRICK), "abcd [2Je f g h i");
         assert!(!printable(TRICK).chars().any(is_control));
         assert_eq!(printable("שלום, Ünï 日本 👍🏽"), "שלום, Ünï 日本 👍🏽");
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn json_for_a_terminal_has_the_same_value() {
+    fn json_escaped_for_a_terminal_keeps_its_value() {
         let line = serde_json::to_string(&TRICK).unwrap() + "\n";
         let escaped = escaped_json(&line);
         assert!(!escaped.trim_end().chars().any(is_control), "{escaped:?}");
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_fit_whatever_they_are_made_of() {
+    fn lines_fit_the_width_with_any_characters() {
         assert_eq!(cut("abcdef", 6), "abcdef");
         assert_eq!(cut("abcdefg", 6), "abcde…");
         assert_eq!(cut("日本語です", 6), "日本…");

@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_edge_is_refused() {
+    fn invalid_edges_are_refused() {
         for text in [
             "",
             "+",

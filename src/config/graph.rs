@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_made_plain() {
+    fn addresses_are_normalised() {
         for (text, expected, origin) in [
             (
                 "https://Graph.Microsoft.com/v1.0/",

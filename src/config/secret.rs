@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_that_are_mounted_for_one_process_need_no_mode() {
+    fn secrets_mounted_for_one_process_need_no_private_mode() {
         let credentials = Some(Path::new("/run/credentials/calmirror.service"));
         for (path, mounted) in [
             ("/run/secrets/token", true),

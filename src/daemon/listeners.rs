@@ -332,7 +332,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_lost_address_is_listened_on_as_soon_as_it_is_free() {
+    async fn a_lost_address_is_bound_again_once_it_is_free() {
         let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = other.local_addr().unwrap();
         let (closing, closed) = oneshot::channel();

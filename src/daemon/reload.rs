@@ -239,7 +239,7 @@ client_secret_file = "secret"
     }
 
     #[test]
-    fn a_key_that_cannot_change_is_refused_with_its_place() {
+    fn a_change_of_a_fixed_key_is_refused_with_its_position() {
         let directory = tempfile::tempdir().unwrap();
         let old = config(directory.path(), "one", &[("same", "1h")]);
         let new = config(directory.path(), "two", &[("same", "1h")]);

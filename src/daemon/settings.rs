@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_without_a_token_is_refused_as_one_that_cannot_be_read_is() {
+    fn an_empty_token_file_is_refused_like_an_unreadable_one() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("token");
         for text in [None, Some(""), Some(" \n"), Some("\u{b}"), Some("\u{a0}\r\n")] {

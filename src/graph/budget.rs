@@ -285,7 +285,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_mailbox_has_its_own_permits_and_all_share_the_rest() {
+    async fn each_mailbox_has_its_permits_and_all_share_an_overall_limit() {
         let budgets = Budgets::new(4, 3);
         let (a, b) = (budgets.mailbox("x", "a"), budgets.mailbox("x", "b"));
         let held = join_all((0..3).map(|_| a.acquire())).await;
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_mailbox_is_one_however_it_is_spelled_and_forgotten_with_its_last_window() {
+    async fn mailboxes_ignore_case_and_are_forgotten_with_their_last_window() {
         let budgets = Budgets::new(4, 3);
         let first = budgets.mailbox("x", "Alice@Contoso.com");
         assert!(Arc::ptr_eq(&first, &budgets.mailbox("x", "alice@contoso.com")));
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn waiting_is_first_come_first_served_and_can_be_given_up() {
+    async fn permits_are_first_come_first_served_and_waits_can_be_cancelled() {
         let budgets = Budgets::new(1, 1);
         let mailbox = budgets.mailbox("x", "a");
         let held = mailbox.acquire().await;
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_throttled_mailbox_pauses_and_no_other() {
+    async fn throttling_pauses_only_its_mailbox() {
         let budgets = Budgets::new(1, 3);
         let (a, b) = (budgets.mailbox("x", "a"), budgets.mailbox("x", "b"));
         let began = Instant::now();
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn throttling_without_a_wait_backs_off_further_each_time() {
+    async fn throttling_without_retry_after_backs_off_exponentially() {
         let mailbox = Budgets::new(1, 1).mailbox("x", "a");
         let mut waits = Vec::new();
         for _ in 0..14 {
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pause_that_begins_while_waiting_gives_the_overall_permit_back() {
+    async fn a_pause_that_begins_while_waiting_releases_the_overall_permit() {
         let budgets = Budgets::new(1, 3);
         let (a, b) = (budgets.mailbox("x", "a"), budgets.mailbox("x", "b"));
         let held = b.acquire().await;
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn never_ten_thousand_in_any_ten_minutes() {
+    async fn never_ten_thousand_requests_in_any_ten_minutes() {
         let mailbox = Budgets::new(8, 8).mailbox("x", "a");
         let mut sent = Vec::new();
         for _ in 0..30_000 {
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn both_limits_change_while_requests_are_under_way() {
+    async fn both_limits_can_change_while_requests_run() {
         let budgets = Budgets::new(4, 3);
         let (a, b) = (budgets.mailbox("x", "a"), budgets.mailbox("x", "b"));
         let mut held = join_all((0..3).map(|_| a.acquire())).await;
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_mailbox_is_small() {
+    fn an_idle_mailbox_uses_little_memory() {
         assert!(size_of::<MailboxBudget>() <= 160, "{}", size_of::<MailboxBudget>());
     }
 }

@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn links_of_the_origin_pass_byte_for_byte() {
+    fn links_of_the_origin_are_kept_byte_for_byte() {
         let origin = Origin::of("https://graph.microsoft.com/v1.0").unwrap();
         for link in [
             "https://graph.microsoft.com/v1.0/me/calendarView/delta?$skiptoken=R0usmcCM996atia_s",
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_links_do_not_pass() {
+    fn hostile_links_are_refused() {
         let origin = Origin::of("https://graph.microsoft.com/v1.0").unwrap();
         for link in [
             "",
@@ -256,7 +256,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn whatever_passes_leads_to_the_origin_for_every_parser(
+        fn every_accepted_link_leads_to_the_origin_for_every_parser(
             before in "(https?|HTTPS)?(:|:/|://|:\\\\)?[@:/a-z0-9.%\\\\]{0,12}",
             after in "[@:/?#%.a-z0-9\\\\\\[\\]$=&' \t]{0,24}",
         ) {

@@ -72,7 +72,7 @@ mod tests {
     const SOON: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
-    async fn answers_wait_for_memory_and_one_at_a_time_exceeds_it() {
+    async fn responses_wait_for_memory_and_only_one_at_a_time_may_exceed_it() {
         let memory = PageMemory::new(10 * UNIT);
         let mut answers = [(); 4].map(|()| Reservation::default());
         let [first, second, third, fourth] = &mut answers;

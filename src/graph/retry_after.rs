@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_form_is_read_and_nothing_beyond_an_hour_believed() {
+    fn every_form_of_retry_after_is_read_and_capped_at_an_hour() {
         let now: Timestamp = "2026-11-21T10:00:00Z".parse().unwrap();
         let seconds = |s: f64| Some(Duration::from_secs_f64(s));
         for (value, expected) in [

@@ -73,7 +73,7 @@ mod tests {
     const HOUR: SignedDuration = SignedDuration::from_hours(1);
 
     #[test]
-    fn only_a_known_and_small_skew_is_usable() {
+    fn only_a_known_and_small_clock_skew_is_usable() {
         assert!(!ClockCheck::Unknown.is_usable() && !ClockCheck::Unknown.is_wrong());
         assert!(ClockCheck::Unchecked.is_usable());
         for minutes in [-10, 0, 10] {
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn edges_are_computed_for_graphs_time_where_the_clock_is_wrong() {
+    fn edges_are_computed_from_graphs_time_if_the_clock_is_wrong() {
         let now: Timestamp = "2036-11-02T12:00:00Z".parse().unwrap();
         let years = SignedDuration::from_hours(24 * 3653);
         let right = now.checked_sub(years).unwrap();
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn no_wait_is_longer_than_it_can_mean() {
+    fn stored_waits_beyond_their_maximum_are_ignored() {
         let now: Timestamp = "2026-11-02T12:00:00Z".parse().unwrap();
         let at = |hours: i64| now.checked_add(HOUR * i32::try_from(hours).unwrap()).unwrap();
         assert!(wait_continues(at(1), HOUR, now), "the full wait");

@@ -132,19 +132,19 @@ mod tests {
     }
 
     #[test]
-    fn endless_rounds_get_larger_pages_and_then_snapshots() {
+    fn endless_rounds_get_larger_pages_then_snapshot_mode() {
         assert_eq!(ladder(all(StallKind::NoProgress), 200).0, [200, 400, 800, 1000]);
         assert_eq!(ladder(all(StallKind::NoProgress), 1000).0, [1000]);
     }
 
     #[test]
-    fn heavy_pages_get_smaller_and_then_snapshots() {
+    fn oversized_pages_get_smaller_pages_then_snapshot_mode() {
         assert_eq!(ladder(all(StallKind::PageTooLarge), 200).0, [200, 100, 50, 25, 12, 10]);
         assert_eq!(ladder(all(StallKind::PageTooLarge), 7).0, [7], "the configured size stays");
     }
 
     #[test]
-    fn who_met_both_is_listed_at_once() {
+    fn a_segment_with_both_stalls_enters_snapshot_mode_at_once() {
         use StallKind::{NoProgress, PageTooLarge};
         assert_eq!(ladder([NoProgress, PageTooLarge].into_iter(), 200).0, [200, 400]);
         assert_eq!(
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn listed_pages_shrink_too_until_nothing_is_left() {
+    fn listed_pages_shrink_to_the_minimum() {
         let (_, mut fallback) = ladder(all(StallKind::NoProgress), 400);
         assert_eq!(fallback.next(StallKind::NoProgress, 400, AT), None);
         let mut sizes = Vec::new();
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn another_configured_page_size_is_obeyed() {
+    fn a_changed_page_size_is_used() {
         let fallback = Fallback::default().next(StallKind::NoProgress, 200, AT).unwrap();
         assert_eq!((fallback.page_size(200), fallback.page_size(50)), (400, 50));
     }

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_outcome_has_a_word_of_its_own() {
+    fn every_outcome_has_a_unique_word() {
         let words: BTreeSet<&str> = RoundOutcome::counted().map(RoundOutcome::as_str).collect();
         assert_eq!(words.len(), RoundOutcome::counted().count());
         assert!(!words.contains(RoundOutcome::Crashed.as_str()));

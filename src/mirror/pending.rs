@@ -358,7 +358,7 @@ mod tests {
     use crate::mirror::position::WindowId;
 
     #[test]
-    fn a_cancelled_removal_keeps_no_proof() {
+    fn a_cancelled_removal_discards_its_proof() {
         let id = EventId::new("a").hash();
         let mut pending = PendingWork::default();
         let mut commit = Commit::new(WindowId(7), 0, Timestamp::UNIX_EPOCH);

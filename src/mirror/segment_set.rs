@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn segments_come_and_go() {
+    fn segments_are_inserted_and_removed() {
         let mut set: SegmentSet = [0, 5, 63].into_iter().collect();
         assert!(set.contains(0) && set.contains(63) && !set.contains(1));
         set.remove(5);

@@ -125,7 +125,7 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(1);
 
     #[test]
-    fn the_same_ids_twice_in_a_row_are_once_too_often() {
+    fn two_pages_in_a_row_with_the_same_ids_are_a_stall() {
         let pages = [page(&["a"]), page(&["b", "c"]), page(&["b", "c"])];
         assert_eq!(stuck_at(pages.into_iter(), SHORT), Some(3));
         // Empty pages between them do not hide it.
@@ -137,13 +137,13 @@ mod tests {
     }
 
     #[test]
-    fn ten_thousand_pages_are_enough() {
+    fn ten_thousand_pages_are_a_stall() {
         let pages = (0..).map(|n| page(&[&format!("e{n}")]));
         assert_eq!(stuck_at(pages, SHORT), Some(10_001));
     }
 
     #[test]
-    fn five_hundred_empty_pages_in_a_row_are_enough() {
+    fn five_hundred_empty_pages_in_a_row_are_a_stall() {
         assert_eq!(stuck_at(std::iter::repeat_with(|| page(&[])), SHORT), Some(500));
         let broken =
             (0..).map(|n| if n % 400 == 399 { page(&[&format!("e{n}")]) } else { page(&[]) });
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn half_an_hour_of_answers_without_a_new_id_is_enough() {
+    fn half_an_hour_without_a_new_id_is_a_stall() {
         let minute = Duration::from_secs(60);
         let old = |n: u32| page(&[["a", "b", "c"][n as usize % 3]]);
         assert_eq!(stuck_at((0..).map(old), minute), Some(34), "the first three were new");
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_something_and_the_end_is_the_end() {
+    fn unreadable_items_are_progress_and_a_delta_link_ends_the_round() {
         let (mut detector, mut ids_seen) = (StallDetector::default(), BTreeSet::new());
         let mut nameless = page(&[]);
         nameless.unreadable.push(UnreadableItem { id: None, reason: "x" });

@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn segments_are_halved_until_they_are_days_or_too_many() {
+    fn segments_are_halved_down_to_one_day_or_the_maximum_count() {
         let mut days = MAX_SEGMENT_DAYS;
         let mut halves = Vec::new();
         while let Some(half) = halved_segment_days(edges(1000), days) {

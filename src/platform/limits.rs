@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_process_leaves_no_core() {
+    fn core_dumps_are_disabled() {
         disable_core_dumps();
         let limit = getrlimit(Resource::Core);
         assert_eq!((limit.current, limit.maximum), (Some(0), Some(0)));

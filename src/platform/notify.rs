@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manager_hears_each_message_whole() {
+    fn a_service_manager_receives_each_message_whole() {
         let (_directory, manager, notify) = managed(&[("WATCHDOG_USEC", "30000000")]);
         notify.ready("2 windows: 2 settled");
         assert_eq!(received(&manager), "READY=1\nSTATUS=2 windows: 2 settled\n");
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manager_that_does_not_read_holds_nothing_up() {
+    fn a_service_manager_that_does_not_read_blocks_nothing() {
         let (_directory, _manager, notify) = managed(&[]);
         let begun = tokio::time::Instant::now();
         // More than the socket buffer holds.
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn an_abstract_socket_is_a_socket_and_nobody_is_nobody() {
+    fn abstract_sockets_work_and_no_address_disables_notifications() {
         let name = format!("calmirror-notify-{}", std::process::id());
         let address = SocketAddr::from_abstract_name(&name).unwrap();
         let manager = UnixDatagram::bind_addr(&address).unwrap();
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn the_watchdog_of_another_process_is_not_ours() {
+    fn the_watchdog_of_another_process_is_ignored() {
         for (pid, usec, rhythm) in [
             (None, "4000000", Duration::from_secs(2)),
             (Some("7"), "4000000", Duration::from_secs(2)),

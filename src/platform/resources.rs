@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernels_file_is_read() {
+    fn the_kernels_format_is_parsed() {
         let status = "Name:\tcalmirror\nVmRSS:\t    2048 kB\nThreads:\t3\n";
         assert_eq!(resident(status), Some(2 << 20));
         for nonsense in ["", "VmRSS:"] {
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_takes_something() {
+    fn the_usage_of_this_process_is_not_zero() {
         let Resources { resident, cpu_s, descriptors, most_descriptors } = resources();
         assert!(resident.is_some_and(|bytes| bytes > 1 << 20));
         assert!(cpu_s > 0.0);

@@ -239,7 +239,7 @@ mod tests {
     use crate::tests::Lines;
 
     #[test]
-    fn no_level_brings_out_the_detail_of_other_peoples_code() {
+    fn no_level_enables_the_debug_logs_of_dependencies() {
         let lines = Lines::default();
         let writer = lines.clone();
         let (subscriber, telemetry) =
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn of_many_lines_of_a_kind_few_are_told_and_the_rest_counted() {
+    async fn repeated_log_lines_are_limited_and_the_rest_counted() {
         let lines = Lines::default();
         let writer = lines.clone();
         let (quota, woken) = LogThrottle::new();
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_tells_no_content() {
+    fn panics_log_no_content() {
         let text = "événement secret".to_owned();
         let cut = std::panic::catch_unwind(|| text[..1].len()).unwrap_err();
         assert_eq!(panic_message(&*cut), "message withheld");
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn auto_goes_where_standard_error_leads() {
+    fn auto_selects_the_format_by_standard_error() {
         assert_eq!(auto_format(true, false), OutputFormat::Journald);
         assert_eq!(auto_format(false, true), OutputFormat::Text);
         assert_eq!(auto_format(false, false), OutputFormat::Json);
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn levels_and_directives_are_told_from_nonsense() {
+    fn valid_levels_and_directives_are_accepted_and_others_refused() {
         for good in ["info", "warn", "off", "info,calmirror::worker=debug"] {
             assert!(check_level(good).is_ok(), "{good}");
         }

@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn every_result_is_counted_and_only_those_that_changed_nothing_are_noted() {
+    fn every_result_is_counted_and_only_failures_are_noted() {
         let at = "2026-11-02T12:00:00Z".parse().unwrap();
         let faults = |count: usize| ReloadError::Faults(vec![fault("api.listen"); count]);
         let one = fault("api.listen").to_string();

@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_request_gets_its_own_answer_and_none_is_left_without() {
+    async fn each_request_gets_its_own_result() {
         let mut queue = ReloadQueue::default();
         let handle = queue.handle();
         let mut asked = Box::pin(handle.ask(true));

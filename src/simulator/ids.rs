@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_differ_only_by_case_or_by_dash_and_underscore() {
+    fn neighbouring_ids_differ_only_by_case_or_by_dash_and_underscore() {
         let ids = MailboxIds { mailbox: 1, immutable: false };
         let id = |key| ids.of(IdTarget { calendar: 0, key, day: 0 });
         assert_ne!(id(0), id(1));
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_names_nothing() {
+    fn malformed_ids_are_refused() {
         let ids = MailboxIds { mailbox: 1, immutable: false };
         for id in ["", "x", "AAMk", "é".repeat(80).as_str()] {
             assert_eq!(ids.read(id), None);

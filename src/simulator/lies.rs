@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lie_leaves_a_page_that_goes_on_with_its_link() {
+    fn a_lie_keeps_the_page_valid_and_its_link() {
         let event = invented_event("AAMkADThereAAA=");
         for items in [String::new(), event.to_string()] {
             let head = format!("{{\"@odata.context\":\"c\",\"value\":[{items}");

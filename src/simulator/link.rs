@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_token_is_noticed() {
+    fn a_damaged_token_is_refused() {
         let text = TOKEN.write(1);
         for at in (0..text.len()).step_by(7) {
             let mut damaged = text.clone().into_bytes();

@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kept_page_with_any_link_is_one_valid_gzip_stream() {
+    fn a_cached_page_with_any_link_is_one_valid_gzip_stream() {
         for length in [0, 1, 100, 5000, 300_000] {
             let raw: Vec<u8> = (0..length).map(|i: u32| (i % 251 * (i % 7)) as u8).collect();
             let mut head = PageHead::new(raw.clone(), 0, true);

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_fall_on_the_days_a_calendar_shows() {
+    fn recurrence_patterns_fall_on_the_expected_days() {
         let every_third = Pattern::Daily { every: 3 };
         assert_eq!(
             days(every_third, "2026-01-01", Some("2026-01-08"), "2025-12-01", "2026-02-01"),

@@ -225,22 +225,22 @@ async fn every_reading_with(master: MasterOnPage) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_simple_client_reaches_the_truth_with_masters_first() {
+async fn a_simple_client_converges_with_masters_first() {
     every_reading_with(MasterOnPage::First).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_simple_client_reaches_the_truth_with_masters_last() {
+async fn a_simple_client_converges_with_masters_last() {
     every_reading_with(MasterOnPage::Last).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_simple_client_reaches_the_truth_without_masters() {
+async fn a_simple_client_converges_without_masters() {
     every_reading_with(MasterOnPage::Absent).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn however_nasty_a_simple_client_reaches_the_truth() {
+async fn a_simple_client_converges_under_all_faults() {
     // The listings of series have to be complete, since this client reads no plain view.
     let listed = |behaviour: Behaviour| Behaviour {
         instances: InstanceListing::Complete,
@@ -305,7 +305,7 @@ async fn pages_alone_suffice(name: &str, seed: u64, behaviour: Behaviour) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_resent_series_is_the_whole_of_it() {
+async fn a_resent_series_is_complete() {
     for (seed, (name, behaviour)) in Behaviour::all().into_iter().enumerate() {
         if behaviour.resend == Resend::Whole {
             pages_alone_suffice(&name, seed as u64, behaviour).await;
@@ -314,7 +314,7 @@ async fn a_resent_series_is_the_whole_of_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tombstones_name_everything_that_left() {
+async fn tombstones_name_every_removed_event() {
     for (seed, (name, behaviour)) in Behaviour::all().into_iter().enumerate() {
         if behaviour.resend == Resend::Tombstones {
             pages_alone_suffice(&name, seed as u64, behaviour).await;

@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_are_read_as_graph_reads_them() {
+    fn dates_are_parsed_like_graph_does() {
         let noon = "2026-03-01T12:00:00Z".parse::<Timestamp>().ok();
         for text in [
             "2026-03-01T12:00:00Z",
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn zones_go_by_both_kinds_of_name_and_keep_summer_time() {
+    fn zones_have_windows_and_iana_names_and_observe_daylight_saving() {
         for name in ["Pacific Standard Time", "America/Los_Angeles"] {
             let zone = Zone::named(name).unwrap_or_else(Zone::utc);
             let instant = |month| zone.instant(jiff::civil::date(2026, month, 1).at(9, 0, 0, 0));

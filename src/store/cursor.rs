@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_history_that_went_another_way_is_refused() {
+    fn a_cursor_of_a_diverged_history_is_refused() {
         let ran_on = store(&[(7, 1)]);
         let copy = store(&[(7, 1), (8, 10)]);
         let foreign = store(&[(3, 1)]);
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_trimmed_asks_for_a_snapshot() {
+    fn a_trimmed_cursor_requires_a_snapshot() {
         let store = store(&[(7, 1)]);
         let required = |result| matches!(result, Err(FeedError::SnapshotRequired));
         assert!(required(store.seq(&store.cursor(4, 0), 9, 5)));
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_cursor_is_said_to_be_none() {
+    fn malformed_cursors_are_refused() {
         let store = store(&[(7, 1)]);
         let good = store.cursor(3, 0);
         for i in 0..good.len() {

@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_that_cannot_be_read_is_an_error() {
+    fn an_unreadable_byte_is_an_error() {
         let read = |at| {
             let file = Failing { at, interrupted: Cell::new(false) };
             let mut bytes = 0;
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_puts_everything_back() {
+    fn an_image_restores_the_whole_directory() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         fs::write(at("db"), b"log log log").unwrap();

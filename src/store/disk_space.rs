@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn writing_stops_below_the_reserve_and_goes_on_by_itself() {
+    fn writing_stops_below_the_reserve_and_resumes_by_itself() {
         let free = Cell::new(1000);
         let mut space = DiskSpace::new(500, || Ok((free.get(), 2000)));
         assert!(space.allows(1));
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_may_use_what_is_kept_free() {
+    fn a_start_may_use_the_reserved_space() {
         let mut space = DiskSpace::new(64 << 20, || Ok((START + 3000, 1 << 30)));
         assert!(!space.allows(1));
         assert!(space.allows_start(1000));
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_footprint_is_of_all_files_and_tells_what_was_moved_aside() {
+    fn the_footprint_counts_all_files_and_names_moved_ones() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         let empty = footprint(path).unwrap();
@@ -161,14 +161,14 @@ mod tests {
     }
 
     #[test]
-    fn half_a_percent_of_a_large_disk_is_kept() {
+    fn half_a_percent_of_a_large_disk_is_reserved() {
         assert!(!DiskSpace::new(1, || Ok((4, 1000))).allows(0));
         assert!(DiskSpace::new(1, || Ok((5, 1000))).allows(0));
         assert!(DiskSpace::new(0, || Ok((0, 1000))).allows(1));
     }
 
     #[test]
-    fn an_unknown_amount_is_no_reason_to_stop() {
+    fn an_unknown_amount_of_free_space_does_not_stop_writing() {
         assert!(DiskSpace::new(1, || Err(io::ErrorKind::Unsupported.into())).allows(1));
     }
 }

@@ -225,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_of_the_system_have_their_own_remedies() {
+    fn each_system_error_maps_to_its_own_fault() {
         let of = |kind| OpenFault::from(io::Error::new(kind, "x"));
         assert!(matches!(of(io::ErrorKind::StorageFull), OpenFault::Full));
         assert!(matches!(of(io::ErrorKind::ReadOnlyFilesystem), OpenFault::ReadOnly));
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_told_apart() {
+    fn a_full_disk_is_distinguished_from_other_errors() {
         let full = TreeError::Sled(sled::Error::Io(io::ErrorKind::StorageFull.into()));
         assert!(matches!(full.to_store_error(), StoreError::Full));
         let broken = TreeError::Sync(io::ErrorKind::Other.into());

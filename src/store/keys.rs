@@ -278,7 +278,7 @@ mod tests {
         }
 
         #[test]
-        fn keys_name_what_they_were_made_of(
+        fn keys_decode_to_their_parts(
             w in any::<u32>(), s in 0..64u8, a in hash(), b in hash(), seq in any::<u64>(), n in 1..9u16,
         ) {
             let w = WindowId(w);

@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_says_that_a_page_was_processed_goes_with_the_last_part() {
+    fn the_position_is_written_with_the_last_part() {
         let dir = tempfile::tempdir().unwrap();
         let parts = cut_at(&tree(&dir), large(), 5000).unwrap();
         let (last, earlier) = parts.split_last().unwrap();
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_lost_a_series_is_whole_and_removals_come_after_events() {
+    fn parts_lose_nothing_keep_series_together_and_order_removals_last() {
         let dir = tempfile::tempdir().unwrap();
         let parts = cut_at(&tree(&dir), large(), 5000).unwrap();
         let count = |of: fn(&Commit) -> usize| parts.iter().map(of).sum::<usize>();
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_series_leaves_in_one_part() {
+    fn a_series_is_removed_in_one_part() {
         let dir = tempfile::tempdir().unwrap();
         let tree = tree(&dir);
         let mut batch = WriteBatch::default();
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_usual_commit_and_a_to_do_that_is_cleared_stay_whole() {
+    fn small_commits_and_cleared_pending_entries_are_not_split() {
         let dir = tempfile::tempdir().unwrap();
         let tree = tree(&dir);
         assert_eq!(cut(&tree, large()).unwrap().len(), 1);

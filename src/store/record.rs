@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_layout_is_told_from_damage() {
+    fn a_newer_layout_is_not_damage() {
         let good = number(7);
         assert_eq!(from_number(&good).unwrap(), 7);
         let mut newer = good.clone();
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_in_mirror_says_how_it_is_written() {
+    fn no_type_in_mirror_derives_a_serialization() {
         let mut rooms =
             vec![std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/mirror")];
         while let Some(room) = rooms.pop() {

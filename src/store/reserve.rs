@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn space_is_held_once_and_follows_the_store() {
+    fn space_is_reserved_once_and_released_with_the_store() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("store")).unwrap();
         let reserve = SpaceReserve::of(dir.path());

@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_told_before_it_is_durable() {
+    async fn nothing_is_published_before_it_is_durable() {
         let dir = tempfile::tempdir().unwrap();
         let shared = shared(&dir);
         shared.apply(1, number(1)).unwrap();
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_never_durable_is_never_told() {
+    async fn writes_that_never_became_durable_are_never_published() {
         let dir = tempfile::tempdir().unwrap();
         let shared = shared(&dir);
         shared.apply(1, number(1)).unwrap();
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_while_reading_condemns_the_store() {
+    async fn a_panic_while_reading_fails_the_store() {
         let dir = tempfile::tempdir().unwrap();
         let shared = shared(&dir);
         let read = shared.read(|_| -> Result<((), u64), StoreError> {

@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_written_is_read() {
+    fn the_watermark_round_trips() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Watermark::read(dir.path()).unwrap(), None);
         let mark = Watermark { format: FORMAT, seq: 42, incarnation: u64::MAX };

@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_is_numbered_and_waited_for_no_longer_than_asked() {
+    async fn a_round_request_returns_its_number_and_waits_no_longer_than_asked() {
         let fleet = fleet(&["alice"]);
         let begun = Instant::now();
         let started = fleet.sync("alice", None).await.unwrap();

@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_full_disk_is_waited_out() {
+    async fn maintenance_waits_until_the_disk_has_space() {
         let dir = tempfile::tempdir().unwrap();
         let (store, env, id) = store(&dir, u64::MAX).await;
         let stop = CancellationToken::new();
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_ends_with_the_store() {
+    async fn maintenance_ends_with_the_store() {
         let dir = tempfile::tempdir().unwrap();
         let (store, env, id) = store(&dir, 0).await;
         let stop = CancellationToken::new();

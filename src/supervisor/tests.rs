@@ -113,7 +113,7 @@ async fn watch(supervisor: &mut Supervisor, seconds: u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_watchdog_is_fed_by_the_loop_and_by_nothing_else() {
+async fn only_the_loop_feeds_the_watchdog() {
     let mut ground = Ground::new().await;
     assert_eq!(ground.heard(), "READY=1\nSTATUS=2 windows: 2 enumerating\n");
     tokio::time::sleep(Duration::from_secs(60)).await;
@@ -146,7 +146,7 @@ async fn a_stuck_worker_is_restarted_and_counted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reload_ends_a_request_at_once_and_cuts_off_what_does_not_end() {
+async fn a_reload_drops_requests_at_once_and_cuts_off_stuck_workers() {
     let mut ground = Ground::new().await;
     let supervisor = &mut ground.supervisor;
     watch(supervisor, 1).await;
@@ -208,7 +208,7 @@ async fn a_reload_reports_how_a_worker_that_it_stops_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_names_some_of_the_windows_whose_workers_it_cuts_off() {
+async fn a_stop_logs_some_names_of_the_workers_it_cut_off() {
     let Ground { directory, mut supervisor, .. } = Ground::new().await;
     let tokens = supervisor.tokens["contoso"].clone();
     let rooms = (10..22).map(|number| format!("room {number}"));
@@ -236,7 +236,7 @@ async fn a_stop_names_some_of_the_windows_whose_workers_it_cuts_off() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_janitor_that_panics_is_not_missed() {
+async fn a_panicking_maintenance_task_is_restarted() {
     // A zero period makes the timer panic, which simulates a bug in the maintenance task.
     let max_defer = Duration::ZERO;
     let mut ground = Ground::with(|options| StoreOptions { max_defer, ..options }).await;
@@ -263,7 +263,7 @@ async fn a_worker_that_holds_its_thread_starves_the_watchdog() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_window_had_not_dropped_yet_is_left_to_its_successor() {
+async fn a_window_inherits_the_pending_drops_of_its_predecessor() {
     let mut ground = Ground::new().await;
     let supervisor = &mut ground.supervisor;
     let tokens = supervisor.tokens["contoso"].clone();
@@ -282,7 +282,7 @@ async fn what_a_window_had_not_dropped_yet_is_left_to_its_successor() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_not_wanted_at_a_start_has_left_before_anything_else_happens() {
+async fn unconfigured_windows_are_marked_for_dropping_before_the_workers_start() {
     let ground = Ground::new().await;
     let Services { store, client, env, .. } = (*ground.supervisor.services).clone();
     let tokens = ground.supervisor.tokens["contoso"].clone();
@@ -328,7 +328,7 @@ async fn a_round_requested_just_before_a_reload_that_fails_begins_at_once() {
 /// A window reconfigured under a wrong clock gets edges by Graph's time: edges by the wrong clock
 /// would remove all its events.
 #[tokio::test(start_paused = true)]
-async fn edges_that_are_configured_under_a_wrong_clock_are_of_graphs_time() {
+async fn edges_configured_under_a_wrong_clock_use_graphs_time() {
     let mut ground = Ground::new().await;
     let supervisor = &mut ground.supervisor;
     let tokens = supervisor.tokens["contoso"].clone();

@@ -111,7 +111,7 @@ mod tests {
     const DAY: Duration = Duration::from_secs(86_400);
 
     #[tokio::test(start_paused = true)]
-    async fn a_failed_audit_waits_and_a_suspicion_does_not() {
+    async fn a_failed_audit_waits_but_suspected_drift_does_not() {
         let mut audited = window("alice");
         audited.settings.audit = Some(DAY);
         let failing = (0..5).map(|_| reply(500, ""));

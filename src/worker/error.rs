@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_that_is_stuck_says_why() {
+    fn a_stuck_page_names_its_cause() {
         let stuck = AttemptError::Stuck {
             kind: StallKind::PageTooLarge,
             cause: Some(graph()),

@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whatever_ends_a_round_wakes_those_who_wait_for_it() {
+    async fn every_end_of_a_round_wakes_its_waiters() {
         type Finish = fn(&WindowHandle);
         let ends: [(&str, Finish); 3] = [
             ("a crash", |handle| handle.on_crash(NOON)),
@@ -302,7 +302,7 @@ mod tests {
 
     /// The states before and after the window's worker is replaced.
     #[tokio::test(start_paused = true)]
-    async fn a_window_in_trouble_stays_so_when_it_is_attached_again() {
+    async fn a_window_in_trouble_stays_in_trouble_when_it_is_reattached() {
         for (before, settled, after) in [
             (WindowState::Enumerating, true, WindowState::Settled),
             (WindowState::Following, false, WindowState::Enumerating),

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn quiet_rounds_are_counted_and_all_others_are_kept() {
+    fn idle_rounds_are_counted_and_all_others_are_kept() {
         let mut history = RoundHistory::default();
         assert_eq!(numbers(&history), (None, vec![], 0));
         for number in 1..=3 {
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_of_three_segments_asks_three_times_in_a_quiet_round() {
+    fn an_idle_round_of_three_segments_has_three_requests() {
         let mut history = RoundHistory::default();
         let mut past_round = round(1, RoundOutcome::Settled);
         past_round.round.requests = 3;
@@ -198,7 +198,7 @@ mod tests {
 
     /// There may be a million windows.
     #[test]
-    fn an_entry_is_small() {
+    fn a_history_entry_uses_little_memory() {
         assert_eq!(size_of::<Option<PackedRound>>(), 36);
         assert!(size_of::<RoundHistory>() <= 24);
     }

@@ -85,7 +85,7 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     #[tokio::test(start_paused = true)]
-    async fn a_moment_stays_where_it_is_while_the_wall_clock_jumps() {
+    async fn a_monotonic_time_is_unaffected_by_wall_clock_jumps() {
         let now: Timestamp = "2026-11-02T12:00:00Z".parse().unwrap();
         let years = SignedDuration::from_hours(10 * 365 * 24);
         let mut due = MonotonicTime::at(Instant::now() + HOUR, now);
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stored_time_ahead_counts_from_this_moment() {
+    async fn a_stored_time_in_the_future_counts_from_now() {
         let now: Timestamp = "2026-11-02T12:00:00Z".parse().unwrap();
         let ahead = now.checked_add(HOUR).unwrap();
         assert_eq!(MonotonicTime::from_stored(ahead, now).age(), Duration::ZERO);

@@ -165,7 +165,7 @@ async fn the_first_round_is_spread_and_waits_for_a_pause_of_the_mailbox() {
 
 /// A stored time may come from a wrong clock.
 #[tokio::test(start_paused = true)]
-async fn no_stored_time_is_waited_for_longer_than_a_confirmation_takes() {
+async fn waits_for_stored_times_are_capped_at_confirm_after() {
     let lab = Lab::new(window("alice"), []).await;
     let (worker, now) = (lab.worker(), lab.services.env.now());
     let longest = lab.window.settings.confirm_after;
@@ -198,7 +198,7 @@ async fn a_worker_runs_rounds_until_it_is_stopped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_what_neither_moves_nor_queues_is_stuck() {
+async fn only_a_round_without_progress_that_is_not_queued_is_stuck() {
     let begun = Instant::now();
     let minutes = || begun.elapsed().as_secs() / 60;
     unchanged_for(STALL_LIMIT, || Some(1)).await;

@@ -71,7 +71,7 @@ impl Scene {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_fault_that_passes_costs_a_repetition() {
+async fn every_transient_fault_costs_one_repetition() {
     let scene = Scene::settled(1501).await;
     for fault in [
         Fault::UnavailableEmpty,
@@ -104,7 +104,7 @@ async fn every_fault_that_passes_costs_a_repetition() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_body_that_comes_in_time_is_waited_for() {
+async fn a_slow_body_within_the_timeout_is_awaited() {
     let scene = Scene::settled(1502).await;
     scene.simulator.mutate_randomly();
     scene.simulator.plan(PlannedFault::once(Fault::SlowBody { every: 500 }).path("delta"));
@@ -120,7 +120,7 @@ async fn a_slow_body_that_comes_in_time_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_without_end_and_a_bomb_are_read_to_the_cap_and_told() {
+async fn endless_bodies_and_bombs_are_read_to_the_cap_and_reported() {
     let scene = Scene::settled(1503).await;
     for fault in [Fault::EndlessBody, Fault::Bomb] {
         let what = format!("{fault:?}");
@@ -197,7 +197,7 @@ const RETRY_AFTER: [(Option<&str>, u64, u64); 10] = [
 ];
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_in_whatever_form_is_kept_and_an_absurd_one_is_capped() {
+async fn every_form_of_retry_after_is_obeyed_and_absurd_waits_are_capped() {
     for (number, (value, least, most)) in (0..).zip(RETRY_AFTER) {
         for status in [429, 503] {
             if status == 503 && value.is_none() {
@@ -227,7 +227,7 @@ async fn a_wait_in_whatever_form_is_kept_and_an_absurd_one_is_capped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_refusal_to_sign_in_is_one_question_and_a_state() {
+async fn every_refused_sign_in_costs_one_token_request_and_sets_the_state() {
     for (number, how) in (0..).zip([
         SignInRefusal::WrongSecret,
         SignInRefusal::ExpiredSecret,
@@ -293,7 +293,7 @@ impl Transport for Scripted {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_link_dies_by_any_code_in_any_case_under_any_4xx_and_no_location_is_followed() {
+async fn every_dead_link_code_is_recognised_under_any_4xx_and_no_location_is_followed() {
     let answer: Arc<std::sync::Mutex<Option<(u16, String)>>> = Arc::default();
     let hosts: Arc<std::sync::Mutex<std::collections::BTreeSet<String>>> = Arc::default();
     let scene = Scene::over(1550, |simulator| {
@@ -362,7 +362,7 @@ fn holds(directory: &std::path::Path, bytes: &[u8]) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_is_asked_in_one_form_and_none_keeps_no_body() {
+async fn each_stream_keeps_its_body_format_and_none_stores_no_body() {
     const SECRET: &str = "never to be kept";
     for (number, body) in (0..).zip([Kept::Html, Kept::Text, Kept::None]) {
         let directory = tempfile::tempdir().unwrap();

@@ -132,7 +132,7 @@ fn events_of(page: &str) -> Vec<Value> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_documented_exchange_leaves_exactly_what_the_article_implies() {
+async fn the_documented_exchange_yields_exactly_the_events_of_the_article() {
     let directory = tempfile::tempdir().unwrap();
     let env = Env::simulated(1, rig::noon());
     let article = Arc::new(Article { asked: Mutex::default(), answers: ARTICLE });

@@ -189,7 +189,7 @@ async fn lies(behaviour: Behaviour, complete: Completion, what: &str) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_delta_never_said_is_found_and_repaired() {
+async fn changes_that_delta_missed_are_found_and_repaired() {
     for (number, (name, behaviour)) in (0..).zip(Behaviour::all()) {
         if number % 4 == 0 {
             lies(behaviour.clone(), Completion::Master, &name).await;
@@ -203,7 +203,7 @@ async fn what_delta_never_said_is_found_and_repaired() {
 /// Private events of another mailbox are listed but cannot be fetched by id. Changes of them that
 /// delta omitted are repaired too.
 #[tokio::test(start_paused = true)]
-async fn events_that_only_listings_have_are_repaired() {
+async fn events_missing_from_delta_are_repaired() {
     let directory = tempfile::tempdir().unwrap();
     let env = Env::simulated(8, noon());
     let behaviour = Behaviour { private_events: PrivateEvents::ListedOnly, ..Behaviour::calm() };
@@ -230,7 +230,7 @@ async fn events_that_only_listings_have_are_repaired() {
 /// A calendar that changes continuously: every listing differs from the mirror, and the next round
 /// explains every difference.
 #[tokio::test(start_paused = true)]
-async fn what_the_next_round_explains_is_no_difference() {
+async fn a_difference_explained_by_the_next_round_is_not_drift() {
     for seed in [1, 2] {
         let directory = tempfile::tempdir().unwrap();
         let env = Env::simulated(seed, noon());
@@ -278,7 +278,7 @@ async fn what_the_next_round_explains_is_no_difference() {
 
 /// The cost of an audit: one listing when it is due, and nothing if audits are off.
 #[tokio::test(start_paused = true)]
-async fn a_quiet_audit_costs_its_listing_and_remembers_when_it_was() {
+async fn an_audit_without_drift_costs_one_listing_and_stores_its_time() {
     for audit in [None, Some(7 * 24 * HOUR)] {
         let directory = tempfile::tempdir().unwrap();
         let env = Env::simulated(3, noon());
@@ -328,7 +328,7 @@ async fn a_quiet_audit_costs_its_listing_and_remembers_when_it_was() {
 /// Large drift is not repaired event by event: the window is enumerated again, and a mass removal
 /// is held as usual.
 #[tokio::test(start_paused = true)]
-async fn much_drift_is_a_resync_whose_removals_are_judged() {
+async fn large_drift_causes_a_resync_with_checked_removals() {
     let directory = tempfile::tempdir().unwrap();
     let env = Env::simulated(5, noon());
     let simulator = simulator(5, Behaviour::calm(), &env);
@@ -381,7 +381,7 @@ async fn much_drift_is_a_resync_whose_removals_are_judged() {
 
 /// A failed audit leaves the mirror and the rounds alone, and is repeated later.
 #[tokio::test(start_paused = true)]
-async fn an_audit_that_fails_is_made_later() {
+async fn a_failed_audit_is_repeated_later() {
     let directory = tempfile::tempdir().unwrap();
     let env = Env::simulated(6, noon());
     let simulator = simulator(6, Behaviour::calm(), &env);

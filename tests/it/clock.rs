@@ -133,7 +133,7 @@ async fn seconds(seconds: u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_that_jumps_and_returns_moves_nothing() {
+async fn a_clock_that_jumps_and_returns_moves_no_edge() {
     for (seed, days) in (1..).zip(JUMPS) {
         let mut scene = Scene::settled(seed).await;
         // The process restarts in the jump, after it, both, or not at all.
@@ -173,7 +173,7 @@ async fn a_clock_that_jumps_and_returns_moves_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn edges_of_a_window_that_was_made_under_a_wrong_clock_come_back() {
+async fn edges_of_a_window_created_under_a_wrong_clock_are_corrected() {
     for (seed, days) in (10..).zip(JUMPS) {
         let scene = Scene::settled(seed).await;
         let Scene { simulator, rig, window, env, right, .. } = scene;
@@ -263,7 +263,7 @@ async fn a_week_of_downtime_moves_the_edges_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_hold_lasts_longer_than_confirm_after_whatever_the_clock_shows() {
+async fn no_hold_lasts_longer_than_confirm_after_at_any_clock() {
     for (seed, days) in (30..).zip(JUMPS) {
         for restarts in [[false, false], [true, false], [false, true]] {
             let when = format!("{days} days, restarts {restarts:?}");
@@ -304,7 +304,7 @@ async fn no_hold_lasts_longer_than_confirm_after_whatever_the_clock_shows() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_pause_is_remembered_for_longer_than_an_hour() {
+async fn stored_pauses_are_capped_at_an_hour() {
     let scene = Scene::settled(40).await;
     scene.env.advance_wall_clock(DAY * 3650);
     let pause = Fault::Throttled { retry_after: Some("1800".into()) };
@@ -359,7 +359,7 @@ async fn delta_is_tried_again_within_a_day_although_the_clock_jumped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_round_asked_for_tries_a_refused_sign_in_at_once() {
+async fn a_requested_round_retries_a_refused_sign_in_at_once() {
     let scene = Scene::settled(60).await;
     let refused = PlannedFault::once(Fault::SignIn { how: SignInRefusal::WrongSecret });
     scene.simulator.plan(refused.times(2));
@@ -391,7 +391,7 @@ async fn a_round_asked_for_tries_a_refused_sign_in_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ages_count_from_the_start_where_the_store_knows_a_time_ahead() {
+async fn ages_count_from_the_start_if_the_stored_time_is_in_the_future() {
     let scene = Scene::settled(70).await;
     scene.env.advance_wall_clock(DAY * -365);
     let scene = scene.restarted().await;

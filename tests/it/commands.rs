@@ -21,7 +21,7 @@ fn lines(outcome: &Outcome) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn exit_codes_tell_healthy_from_ill_from_absent() {
+async fn exit_codes_distinguish_healthy_unhealthy_and_unreachable() {
     let ground = DaemonFixture::new(81, &["alice", "bob"]).await;
     for arguments in
         [&["status"][..], &["health"], &["events", "alice"], &["changes"], &["sync", "--all"]]
@@ -64,7 +64,7 @@ async fn exit_codes_tell_healthy_from_ill_from_absent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scripts_get_the_documented_shapes() {
+async fn json_output_has_the_documented_shapes() {
     let ground = DaemonFixture::new(82, &["alice"]).await;
     let daemon = ground.run().await;
     ground.settle("alice").await;
@@ -127,7 +127,7 @@ async fn scripts_get_the_documented_shapes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_remembered_cursor_goes_on_without_gap_or_repetition() {
+async fn a_saved_cursor_resumes_without_gap_or_repetition() {
     let ground = DaemonFixture::new(83, &["alice", "bob"]).await;
     let mut daemon = ground.run().await;
     let state = ground.path("cursor");
@@ -169,7 +169,7 @@ async fn a_remembered_cursor_goes_on_without_gap_or_repetition() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_that_has_had_enough_is_no_failure() {
+async fn a_closed_pipe_is_not_a_failure() {
     let ground = DaemonFixture::new(84, &["alice", "bob"]).await;
     let daemon = ground.run().await;
     ground.settle("alice").await;
@@ -186,7 +186,7 @@ async fn a_reader_that_has_had_enough_is_no_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_asked_wrongly_is_a_usage_error() {
+async fn wrong_arguments_are_usage_errors() {
     let ground = DaemonFixture::new(85, &[]).await;
     for arguments in [
         &["no-such-command"][..],
@@ -216,7 +216,7 @@ async fn what_is_asked_wrongly_is_a_usage_error() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_taken_port_is_told_with_what_to_do() {
+async fn a_port_in_use_is_reported_with_a_remedy() {
     let ground = DaemonFixture::new(87, &[]).await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -236,7 +236,7 @@ async fn a_taken_port_is_told_with_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sync_of_a_mailbox_that_pauses_says_what_it_waits_for() {
+async fn a_sync_of_a_throttled_mailbox_prints_the_reason_for_its_wait() {
     let ground = DaemonFixture::new(90, &["alice"]).await;
     let daemon = ground.run().await;
     ground.settle("alice").await;
@@ -256,7 +256,7 @@ async fn a_sync_of_a_mailbox_that_pauses_says_what_it_waits_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_start_is_one_line_with_what_it_starts() {
+async fn a_start_logs_one_line_about_the_fleet() {
     let ground = DaemonFixture::new(88, &["alice", "bob"]).await;
     let daemon = ground.run().await;
     let log = daemon.log();
@@ -277,7 +277,7 @@ async fn a_start_is_one_line_with_what_it_starts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn variables_that_are_empty_are_not_set_and_a_token_in_clear_is_told() {
+async fn empty_variables_count_as_unset_and_a_plain_token_is_warned_about() {
     let ground = DaemonFixture::new(89, &[]).await;
     let daemon = ground.run().await;
     let variables = ["CALMIRROR_API", "CALMIRROR_TOKEN", "CALMIRROR__API__SOCKET"];
@@ -302,7 +302,7 @@ async fn variables_that_are_empty_are_not_set_and_a_token_in_clear_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_socket_is_meant_from_the_directory_of_the_file_by_clients_too() {
+async fn clients_resolve_socket_paths_relative_to_the_configuration_file() {
     let ground = DaemonFixture::new(86, &["alice"]).await;
     let socket = ground.path("api.sock").display().to_string();
     let text = fs::read_to_string(&ground.config).unwrap();
@@ -314,7 +314,7 @@ async fn a_socket_is_meant_from_the_directory_of_the_file_by_clients_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_that_goes_away_is_no_fault() {
+async fn a_client_that_disconnects_is_not_an_error() {
     use std::io::Read as _;
     use std::process::Stdio;
 
@@ -357,7 +357,7 @@ async fn a_reader_that_goes_away_is_no_fault() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fleet_is_filtered_and_mistyped_windows_are_recognised() {
+async fn the_fleet_is_filtered_and_mistyped_windows_get_a_suggestion() {
     let ground = DaemonFixture::new(84, &["alice", "bob", "room-cedar"]).await;
     let daemon = ground.run().await;
     for window in ["alice", "bob", "room-cedar"] {

@@ -50,7 +50,7 @@ mailbox = "dave@contoso.com"
 "#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_fault_is_told_at_once_by_check_and_by_run() {
+async fn check_and_run_report_every_fault_at_once() {
     let ground = DaemonFixture::new(61, &[]).await;
     ground.configure(&(ground.preamble() + WINDOWS));
     fs::write(ground.path("open.secret"), "s3cret").unwrap();
@@ -89,7 +89,7 @@ async fn every_fault_is_told_at_once_by_check_and_by_run() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_is_missing_or_no_toml_is_told_with_its_name() {
+async fn a_missing_or_malformed_file_is_reported_with_its_name() {
     let ground = DaemonFixture::new(62, &[]).await;
     ground.configure("[store\npath = 1");
     for command in ["check", "run"] {
@@ -108,7 +108,7 @@ async fn a_file_that_is_missing_or_no_toml_is_told_with_its_name() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_good_configuration_shows_its_windows_and_where_values_come_from() {
+async fn a_valid_configuration_shows_its_windows_and_the_origin_of_values() {
     let ground = DaemonFixture::new(63, &["alice"]).await;
     let checked = ground.cli(&["check"]).await;
     assert_eq!(checked.code, Some(0), "{checked:?}");

@@ -92,22 +92,22 @@ async fn every_reading(master: &str) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_reading_converges_with_the_master_first() {
+async fn every_interpretation_converges_with_the_master_first() {
     every_reading("first").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_reading_converges_with_the_master_last() {
+async fn every_interpretation_converges_with_the_master_last() {
     every_reading("last").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_reading_converges_without_the_master() {
+async fn every_interpretation_converges_without_the_master() {
     every_reading("absent").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn occurrences_that_come_whole_are_kept_like_bare_ones() {
+async fn full_occurrences_are_stored_like_stubs() {
     for (number, (name, reading)) in (0..).zip(Behaviour::all()).step_by(3) {
         let limited_instances = number % 2 == 0;
         let case = Case {
@@ -124,7 +124,7 @@ async fn occurrences_that_come_whole_are_kept_like_bare_ones() {
 /// Listings of series without exceptions, private events that cannot be fetched by id, and both. An
 /// event missing from one of these answers stays until the plain view lacks it too.
 #[tokio::test(start_paused = true)]
-async fn what_one_answer_lacks_stays_and_what_is_deleted_leaves() {
+async fn events_missing_from_one_response_stay_and_deleted_ones_are_removed() {
     use InstanceListing::{Complete as All, OccurrencesOrNotFound, WithoutExceptions};
     use PrivateEvents::{ListedOnly, Readable};
     let readings = [
@@ -161,7 +161,7 @@ async fn exact_occurrences_converge_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn faults_that_pass_leave_no_trace() {
+async fn transient_faults_leave_no_trace() {
     for seed in 300..312 {
         let behaviour = Behaviour::by_seed(seed);
         let case =

@@ -23,7 +23,7 @@ fn functions(files: Vec<PathBuf>) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_test_that_the_table_names_exists() {
+fn every_test_named_in_graph_md_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let known = functions([rust_files("src"), rust_files("tests")].concat());
     let text = std::fs::read_to_string(root.join("docs/graph.md")).unwrap();

@@ -337,16 +337,16 @@ async fn every_edit(place: CalendarKind) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_edit_in_a_default_calendar_is_told_exactly() {
+async fn every_edit_in_a_default_calendar_yields_the_exact_changes() {
     every_edit(CalendarKind::Default).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_edit_in_a_named_calendar_is_told_exactly() {
+async fn every_edit_in_a_named_calendar_yields_the_exact_changes() {
     every_edit(CalendarKind::Named).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_edit_in_a_shared_calendar_is_told_exactly() {
+async fn every_edit_in_a_shared_calendar_yields_the_exact_changes() {
     every_edit(CalendarKind::Shared).await;
 }

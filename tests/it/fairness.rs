@@ -28,7 +28,7 @@ fn plan(singles: usize) -> Population {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_great_enumeration_makes_no_idle_window_late() {
+async fn a_large_enumeration_does_not_delay_idle_windows() {
     let directory = tempfile::tempdir().unwrap();
     let env = Env::simulated(7, noon());
     let simulator = Simulator::new(SimulatorSettings {

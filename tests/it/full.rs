@@ -20,7 +20,7 @@ pub(crate) fn shim(source: &str, library: &Path) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_daemon_ends_with_the_remedy_and_a_start_on_the_full_disk_serves_what_was_shown() {
+async fn a_full_disk_ends_the_daemon_with_a_remedy_and_a_new_start_serves_the_same_events() {
     let ground = DaemonFixture::new(82, &["alice"]).await;
     let library = ground.path("write_fault.so");
     if !shim("write_fault.c", &library) {

@@ -96,7 +96,7 @@ fn assert_contains(at: &str, actual: &Value, recorded: &Value) {
 }
 
 #[tokio::test]
-async fn an_old_store_opens_and_holds_what_it_held() {
+async fn an_old_store_opens_with_its_contents() {
     for version in VERSIONS {
         let directory = golden(version);
         // The second opening reads what this version wrote in the first.
@@ -120,7 +120,7 @@ async fn an_old_store_opens_and_holds_what_it_held() {
 }
 
 #[tokio::test]
-async fn an_old_store_is_served_as_it_was() {
+async fn an_old_store_is_served_unchanged() {
     for version in VERSIONS {
         let directory = golden(version);
         let mut recorded = recorded(version, "api.json.gz");
@@ -157,7 +157,7 @@ fn first_request(name: &str, position: Option<&Position>) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_old_store_goes_on_from_its_links() {
+async fn an_old_store_continues_from_its_links() {
     assert!(
         BASE.starts_with("http://127.0.0.1:1/"),
         "the links in the golden stores have this base"

@@ -137,7 +137,7 @@ async fn changed_ids(scene: &Scene, after: u64) -> BTreeSet<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_malformed_page_passes_or_waits_and_the_mirror_stands() {
+async fn a_malformed_page_is_read_or_retried_and_the_mirror_is_unchanged() {
     let scene = Scene::ordinary(901).await;
     for fault in [Fault::NotJson, Fault::NeitherLink, Fault::BothLinks, Fault::Truncated] {
         let name = format!("{fault:?}");
@@ -171,7 +171,7 @@ async fn a_malformed_page_passes_or_waits_and_the_mirror_stands() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unreadable_item_is_skipped_and_the_round_goes_on() {
+async fn an_unreadable_item_is_skipped_and_the_round_continues() {
     let scene = Scene::ordinary(902).await;
     for how in
         [CorruptItem::NotAnObject, CorruptItem::NoId, CorruptItem::NumberId, CorruptItem::BadDate]
@@ -189,7 +189,7 @@ async fn an_unreadable_item_is_skipped_and_the_round_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_link_that_leads_away_is_never_followed() {
+async fn a_link_to_another_host_is_never_followed() {
     let asked: Arc<Mutex<Vec<http::Uri>>> = Arc::default();
     let seen = asked.clone();
     let look = move |request: &http::Request<Bytes>| {
@@ -221,7 +221,7 @@ async fn a_link_that_leads_away_is_never_followed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_token_costs_one_refresh_and_one_repetition() {
+async fn a_refused_token_costs_one_renewal_and_one_repetition() {
     let scene = Scene::ordinary(904).await;
     for path in ["deltatoken", "skiptoken"] {
         for _ in 0..30 {
@@ -256,7 +256,7 @@ async fn a_refused_token_costs_one_refresh_and_one_repetition() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_mailbox_that_is_gone_or_forbidden_keeps_its_mirror() {
+async fn a_deleted_or_forbidden_mailbox_keeps_its_mirror() {
     let scene = Scene::ordinary(905).await;
     for how in [
         MailboxFault::NotEnabled,
@@ -299,7 +299,7 @@ async fn a_mailbox_that_is_gone_or_forbidden_keeps_its_mirror() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_throttled_mailbox_is_left_alone_as_long_as_it_asks() {
+async fn a_throttled_mailbox_gets_no_requests_until_its_wait_ends() {
     let directory = tempfile::tempdir().unwrap();
     let env = Env::simulated(906, noon());
     let simulator = simulator(906, Behaviour::calm(), &env);
@@ -353,7 +353,7 @@ async fn a_throttled_mailbox_is_left_alone_as_long_as_it_asks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_panics_is_restarted_and_hurts_nobody() {
+async fn a_panicking_worker_is_restarted_and_affects_no_other() {
     let directory = tempfile::tempdir().unwrap();
     let env = Env::simulated(909, noon());
     let simulator = simulator(909, Behaviour::calm(), &env);

@@ -140,7 +140,7 @@ async fn cut_off_everywhere(behaviour: Behaviour, changes: u32) {
 
 /// A `Retry-After` also holds for the next process, however the last one ended.
 #[tokio::test(start_paused = true)]
-async fn a_mailbox_that_wants_to_be_left_alone_is_left_alone_over_a_restart() {
+async fn a_throttling_pause_survives_a_restart() {
     for crash in [false, true] {
         let directory = tempfile::tempdir().unwrap();
         let env = Env::simulated(1700, noon());
@@ -173,13 +173,13 @@ async fn a_mailbox_that_wants_to_be_left_alone_is_left_alone_over_a_restart() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_resync_cut_off_anywhere_goes_on_and_tells_nothing() {
+async fn a_resync_interrupted_anywhere_resumes_and_publishes_nothing() {
     let behaviour = Behaviour { master: MasterOnPage::Absent, ..Behaviour::calm() };
     cut_off_everywhere(behaviour, 0).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_resync_cut_off_anywhere_tells_what_differs_once() {
+async fn a_resync_interrupted_anywhere_publishes_each_difference_once() {
     let behaviour = Behaviour {
         master: MasterOnPage::Absent,
         bare_exceptions: true,

@@ -63,7 +63,7 @@ async fn requests(ground: &DaemonFixture, daemon: &mut Daemon, at_least: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_killed_twenty_times_ends_as_if_it_had_never_been() {
+async fn a_daemon_killed_twenty_times_converges() {
     let kills: u32 =
         std::env::var("CALMIRROR_KILLS").map_or(20, |kills| kills.parse().expect("a number"));
     let ground = DaemonFixture::new(41, &WINDOWS).await;

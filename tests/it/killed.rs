@@ -119,7 +119,7 @@ fn a_master() -> PlannedFault {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_before_the_sweep_of_a_quiet_resync_it_goes_on_and_tells_nothing() {
+async fn a_kill_before_the_sweep_of_an_unchanged_resync_publishes_nothing() {
     // The first of six masters, and the last.
     for skip in [0, 5] {
         let scene = Scene::new(51).await.kill("resync", a_master().skip(skip)).await;
@@ -130,7 +130,7 @@ async fn killed_before_the_sweep_of_a_quiet_resync_it_goes_on_and_tells_nothing(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_before_a_sweep_it_sweeps_and_tells_each_difference_once() {
+async fn a_kill_before_a_sweep_publishes_each_difference_once() {
     let scene = Scene::new(52).await;
     for event in scene.first_ids("singleInstance", 7) {
         scene.edit(Edit::Delete { event });
@@ -141,7 +141,7 @@ async fn killed_before_a_sweep_it_sweeps_and_tells_each_difference_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_before_a_series_is_complete_it_completes_it_before_it_asks_again() {
+async fn a_kill_before_a_series_is_complete_completes_it_before_the_next_request() {
     // The request for its master, or the listing of its instances.
     for stalled in [a_master(), PlannedFault::once(Fault::Stall).path("/instances")] {
         let scene = Scene::new(53).await;

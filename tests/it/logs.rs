@@ -146,12 +146,12 @@ async fn canary(seed: u64, format: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_most_talkative_json_tells_no_secret_link_or_content() {
+async fn json_logs_at_trace_contain_no_secret_link_or_content() {
     canary(61, "json").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_most_talkative_text_tells_no_secret_link_or_content() {
+async fn text_logs_at_trace_contain_no_secret_link_or_content() {
     canary(62, "text").await;
 }
 
@@ -239,7 +239,7 @@ async fn debug_output_of_values_and_errors_shows_no_secret() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trouble_is_told_once_with_its_window_and_so_is_its_end() {
+async fn trouble_and_its_end_are_logged_once_with_the_window() {
     let ground = DaemonFixture::new(63, &["alice", "bob"]).await;
     // With a low log level each line must still name the window.
     let daemon = with_level(&ground, "warn,calmirror::worker=info").await;
@@ -330,7 +330,7 @@ async fn at_debug_a_round_is_one_line_of_its_window() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn text_has_the_window_and_the_round_too_and_a_missing_journal_is_told() {
+async fn text_logs_name_window_and_round_and_report_a_missing_journal() {
     let ground = DaemonFixture::new(66, &["alice"]).await;
     let text = fs::read_to_string(&ground.config).unwrap();
     let journald = "format = \"journald\"\nlevel = \"debug\"\n";

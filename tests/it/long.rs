@@ -159,7 +159,7 @@ async fn over_the_seam(seed: u64, complete: Completion) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_that_moves_over_a_seam_is_never_absent() {
+async fn an_event_that_moves_over_a_segment_boundary_is_never_absent() {
     for seed in (0..14).chain([51]) {
         let complete = if seed % 4 == 3 { Completion::Exact } else { Completion::Master };
         over_the_seam(seed, complete).await;
@@ -168,7 +168,7 @@ async fn an_event_that_moves_over_a_seam_is_never_absent() {
 
 /// A window without limit: many segments, of which those far from today are requested less often.
 #[tokio::test(start_paused = true)]
-async fn a_window_to_2099_is_cut_and_its_far_end_rests() {
+async fn a_window_to_2099_is_split_and_its_distant_segments_rest() {
     let directory = tempfile::tempdir().unwrap();
     let env = Env::simulated(1, noon());
     let simulator = graph(1, Behaviour::calm(), &env, &[ALICE]);
@@ -298,7 +298,7 @@ async fn edges_move_for_weeks_and_lose_nothing() {
 
 /// A start that moves towards a fixed end: in the end the window is empty and makes no requests.
 #[tokio::test(start_paused = true)]
-async fn a_window_that_runs_empty_stays_idle() {
+async fn a_window_that_becomes_empty_stays_idle() {
     let directory = tempfile::tempdir().unwrap();
     let env = Env::simulated(2, noon());
     let simulator = graph(2, Behaviour::calm(), &env, &[ALICE]);

@@ -130,7 +130,7 @@ const STILL: &[&str] = &[
 ];
 
 #[tokio::test(start_paused = true)]
-async fn every_documented_metric_is_there_and_moves() {
+async fn every_documented_metric_exists_and_changes() {
     let directory = tempfile::tempdir().unwrap();
     let env = Env::simulated(31, noon());
     let graph = simulator(31, Behaviour::by_seed(31), &env);
@@ -299,7 +299,7 @@ async fn series(windows: usize) -> BTreeSet<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_windows_have_no_more_series_than_few() {
+async fn the_number_of_series_does_not_grow_with_the_windows() {
     let few = series(10).await;
     assert_eq!(few, series(500).await);
     assert!(few.len() < 300, "{} series", few.len());

@@ -206,7 +206,7 @@ async fn a_listing_of_empty_pages_ends() {
 
 /// Page requests are never refused; only the token endpoint is down.
 #[tokio::test(start_paused = true)]
-async fn a_token_endpoint_that_is_down_leaves_pages_and_links_alone() {
+async fn a_failing_token_endpoint_affects_neither_pages_nor_links() {
     let (_directory, simulator, rig) = sixty_events().await;
     simulator.plan(PlannedFault::always(Fault::UnknownError).path("/token"));
     simulator.expire_tokens();
@@ -221,7 +221,7 @@ async fn a_token_endpoint_that_is_down_leaves_pages_and_links_alone() {
 /// One removal in the near segment waits for the far segment, which is failing. Other changes in
 /// the near segment are published meanwhile.
 #[tokio::test(start_paused = true)]
-async fn a_parked_removal_does_not_freeze_its_segment() {
+async fn a_waiting_removal_does_not_block_its_segment() {
     let (directory, env, simulator) = calm();
     let gone = edit(&simulator, single("gone", noon() + days(1)));
     edit(&simulator, single("stays", noon() + days(2)));
@@ -250,7 +250,7 @@ async fn a_parked_removal_does_not_freeze_its_segment() {
 /// However a listing breaks off, received changes are published, the series stays pending, and the
 /// rest of the calendar continues.
 #[tokio::test(start_paused = true)]
-async fn a_listing_that_always_breaks_off_keeps_nobody_else_waiting() {
+async fn a_listing_that_always_fails_delays_no_other_series() {
     let timeout = |_| Err(TransportError::new(transport::TransportErrorKind::Timeout));
     let (_directory, rig, simulator, _) = spoilt(timeout).await;
     rig.fleet.sync(ALICE, Some(LONG)).await.unwrap();
@@ -267,7 +267,7 @@ async fn a_listing_that_always_breaks_off_keeps_nobody_else_waiting() {
 /// From the second dead link in a round on, the window waits, and the waits double although each
 /// attempt fetches pages.
 #[tokio::test(start_paused = true)]
-async fn links_that_keep_dying_are_waited_for_longer_each_time() {
+async fn links_that_keep_dying_back_off_exponentially() {
     let (directory, env, simulator) = calm();
     for n in 0..60 {
         edit(&simulator, single("x", noon() + days(n)));

@@ -21,7 +21,7 @@ pub(crate) fn peak(daemon: &Daemon) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_far_too_large_costs_bounded_memory() {
+async fn a_huge_response_costs_bounded_memory() {
     for fault in [
         Fault::Lie { how: Lie::SixtyMebibytes },
         Fault::Lie { how: Lie::TenThousand },
@@ -102,7 +102,7 @@ async fn expecting(fault: &Fault, windows: u32) -> (DaemonFixture, Daemon, Vec<S
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_too_large_are_bounded_in_sum_and_hold_nothing_up() {
+async fn huge_responses_are_bounded_in_total_and_block_nothing() {
     for (fault, windows) in too_large() {
         let (ground, daemon, names) = expecting(&fault, windows).await;
         let mut longest = until_left(&ground, 0).await;
@@ -121,7 +121,7 @@ async fn answers_too_large_are_bounded_in_sum_and_hold_nothing_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_too_large_do_not_hold_up_a_stop() {
+async fn huge_responses_do_not_delay_a_stop() {
     for (fault, windows) in too_large() {
         let (ground, daemon, _) = expecting(&fault, windows).await;
         until_left(&ground, windows / 2).await;

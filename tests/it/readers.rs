@@ -55,7 +55,7 @@ fn ask(ground: &DaemonFixture, index: usize) -> UnixStream {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn readers_that_take_nothing_cost_little_and_do_not_hold_up_the_end() {
+async fn clients_that_read_nothing_cost_little_and_do_not_delay_shutdown() {
     let ground = DaemonFixture::new(72, &[]).await;
     large(&ground);
     let manager = ground.path("notify");

@@ -145,7 +145,7 @@ client_secret_file = "secret"
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_changed_interval_neither_delays_nor_bunches_rounds() {
+async fn a_changed_interval_neither_delays_nor_clusters_rounds() {
     let names: Vec<String> = (0..60).map(|n| format!("room{n:02}")).collect();
     let mailboxes: Vec<&str> = names.iter().map(String::as_str).collect();
     let windows = |more: &'static str| -> Vec<(&str, &str, &str)> {
@@ -219,7 +219,7 @@ fn assert_spread(dues: &[i64], within: i64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_round_under_way_goes_on_when_only_times_change() {
+async fn a_running_round_continues_if_only_times_change() {
     let live = Live::start(
         {
             let (simulator, env) = graph(2, &["alice"], 100);
@@ -245,7 +245,7 @@ async fn a_round_under_way_goes_on_when_only_times_change() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_window_that_moves_in_the_middle_of_a_round_ends_in_the_truth() {
+async fn a_window_whose_edges_change_during_a_round_converges() {
     for (seed, wait) in [(3, 5), (4, 25), (5, 70), (6, 200)] {
         let (simulator, env) = graph(seed, &["alice", "bob"], 40);
         let live =
@@ -293,7 +293,7 @@ async fn feed(live: &Live) -> Vec<(String, ChangeKind, Option<RemovalReason>)> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_mailbox_under_an_old_name_begins_when_the_old_events_are_gone() {
+async fn a_new_mailbox_under_an_old_name_starts_after_the_old_events_are_removed() {
     let live = Live::start(
         graph(7, &["alice", "bob", "carol"], 60),
         &[("w", "alice", ""), ("x", "carol", "")],
@@ -324,7 +324,7 @@ async fn another_mailbox_under_an_old_name_begins_when_the_old_events_are_gone()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_window_that_comes_back_while_it_is_dropped_is_a_new_one() {
+async fn a_window_configured_again_while_it_is_dropped_is_new() {
     let live =
         Live::start(graph(8, &["alice", "bob"], 300), &[("a", "alice", ""), ("b", "bob", "")])
             .await;
@@ -348,7 +348,7 @@ async fn a_window_that_comes_back_while_it_is_dropped_is_a_new_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_storm_of_reloads_ends_in_the_last_configuration() {
+async fn many_reloads_end_in_the_last_configuration() {
     let mailboxes = ["a", "b", "c", "d", "e", "f"];
     let live = Live::start(graph(9, &mailboxes, 12), &[("keep", "a", "interval = \"30s\"")]).await;
     live.settled("keep").await;
@@ -409,7 +409,7 @@ async fn a_storm_of_reloads_ends_in_the_last_configuration() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reload_that_is_refused_changes_nothing() {
+async fn a_refused_reload_changes_nothing() {
     let live = Live::start(graph(10, &["alice"], 5), &[("a", "alice", "")]).await;
     let before = live.settled("a").await;
     let requests = live.requests();

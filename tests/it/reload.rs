@@ -38,7 +38,7 @@ async fn last(ground: &DaemonFixture) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_changed_changes_and_nobody_else_notices() {
+async fn a_reload_affects_only_changed_windows() {
     let ground = DaemonFixture::new(91, &["same", "gone", "timed", "moved", "other"]).await;
     ground.populate("new");
     ground.configure(&text(
@@ -115,7 +115,7 @@ async fn what_changed_changes_and_nobody_else_notices() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_faulty_configuration_changes_nothing_and_is_told_everywhere() {
+async fn a_faulty_configuration_changes_nothing_and_is_reported_everywhere() {
     let ground = DaemonFixture::new(92, &["alice"]).await;
     let good = text(&ground, &[("alice", "")]);
     ground.configure(&good);
@@ -211,7 +211,7 @@ async fn a_truncated_file_does_not_wipe_a_fleet() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refused_sign_in_is_tried_again_with_the_rotated_secret() {
+async fn a_refused_sign_in_is_retried_with_the_rotated_secret() {
     let ground = DaemonFixture::new(95, &["alice", "more"]).await;
     let good = text(&ground, &[("alice", "")]);
     ground.configure(&good);
@@ -278,7 +278,7 @@ async fn a_refused_sign_in_is_tried_again_with_the_rotated_secret() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_kill_in_the_middle_of_a_drop_costs_nothing() {
+async fn a_drop_interrupted_by_a_kill_is_completed() {
     let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
     let ground = DaemonFixture::new(97, &names).await;
     let all: Vec<(&str, &str)> = names.iter().map(|name| (*name, "")).collect();
@@ -328,7 +328,7 @@ fn another_group() -> Option<(String, u32)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reload_that_the_full_disk_refuses_leaves_everything_as_it_was() {
+async fn a_reload_refused_by_a_full_disk_changes_nothing() {
     let ground = DaemonFixture::new(99, &["kept", "gone", "moved", "new"]).await;
     let Some(small) = Small::mount(&ground.path("store"), "size=192m,mode=0700") else {
         return skip("this process may not mount a file system");

@@ -83,7 +83,7 @@ async fn assert_true(rig: &Rig, simulator: &Simulator, status: &WindowStatus, wh
 /// An occurrence moves into a segment that cannot list its series. It stays in place until that
 /// segment can list it; other removals from the first segment take effect.
 #[tokio::test(start_paused = true)]
-async fn what_moves_into_a_series_that_cannot_be_listed_stays_until_it_can() {
+async fn an_event_that_moves_into_an_unlistable_series_stays_until_it_can_be_listed() {
     for seed in 0..6 {
         let directory = tempfile::tempdir().unwrap();
         let env = Env::simulated(seed, noon());
@@ -144,7 +144,7 @@ async fn what_moves_into_a_series_that_cannot_be_listed_stays_until_it_can() {
 /// All instances that one segment holds of a series without lookup by id (fact 180) move to another
 /// segment. The first segment must not remove them before the second one has them.
 #[tokio::test(start_paused = true)]
-async fn a_private_series_that_moves_over_a_seam_is_never_absent() {
+async fn a_private_series_that_moves_over_a_segment_boundary_is_never_absent() {
     let directory = tempfile::tempdir().unwrap();
     let env = Env::simulated(1, noon());
     let simulator = graph(1, Behaviour::calm(), &env);

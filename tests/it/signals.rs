@@ -20,7 +20,7 @@ async fn ends_quickly(daemon: &mut Daemon) -> Option<i32> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn term_and_int_end_it_in_good_order_with_the_store_whole() {
+async fn sigterm_and_sigint_shut_down_cleanly_with_an_intact_store() {
     let ground = DaemonFixture::new(51, &["alice"]).await;
     let mut held = Follower::default();
     for signal in ["TERM", "INT"] {
@@ -50,7 +50,7 @@ async fn term_and_int_end_it_in_good_order_with_the_store_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_ends_quickly_in_the_middle_of_a_request() {
+async fn a_stop_during_a_request_is_fast() {
     let ground = DaemonFixture::new(52, &["alice", "bob"]).await;
     // Bob's next round is an hour away; stopping does not wait for it.
     let text = fs::read_to_string(&ground.config).unwrap();
@@ -79,7 +79,7 @@ async fn stalled_reader(ground: &DaemonFixture) -> UnixStream {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn asked_twice_it_ends_at_once_and_the_store_is_still_whole() {
+async fn a_second_stop_signal_exits_at_once_with_an_intact_store() {
     let ground = DaemonFixture::new(53, &["alice", "bob", "carol"]).await;
     let mut daemon = ground.run().await;
     for name in ["alice", "bob", "carol"] {
@@ -113,7 +113,7 @@ async fn asked_twice_it_ends_at_once_and_the_store_is_still_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_that_never_reads_does_not_keep_it_from_ending() {
+async fn a_client_that_never_reads_does_not_prevent_shutdown() {
     let ground = DaemonFixture::new(56, &["alice", "bob", "carol"]).await;
     let mut daemon = ground.run().await;
     for name in ["alice", "bob", "carol"] {
@@ -128,7 +128,7 @@ async fn a_reader_that_never_reads_does_not_keep_it_from_ending() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_takes_long_to_open_is_not_waited_for() {
+async fn a_stop_does_not_wait_for_a_slow_store_opening() {
     let ground = DaemonFixture::new(58, &["alice"]).await;
     let library = ground.path("lock_fault.so");
     if !crate::full::shim("lock_fault.c", &library) {
@@ -153,7 +153,7 @@ async fn a_store_that_takes_long_to_open_is_not_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_terminal_that_goes_away_takes_demo_and_simulate_along() {
+async fn demo_and_simulate_end_with_their_terminal() {
     let ground = DaemonFixture::new(59, &[]).await;
     let mut codes = Vec::new();
     for name in ["demo", "simulate"] {
@@ -177,7 +177,7 @@ async fn a_terminal_that_goes_away_takes_demo_and_simulate_along() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hup_is_no_reason_to_die() {
+async fn sighup_does_not_end_the_daemon() {
     let ground = DaemonFixture::new(54, &["alice"]).await;
     let mut daemon = ground.run().await;
     let before = ground.settle("alice").await.last_round.unwrap().number;
@@ -212,7 +212,7 @@ async fn next_status_message(manager: &UnixDatagram) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_service_manager_hears_the_whole_life() {
+async fn a_service_manager_is_notified_of_every_state() {
     let ground = DaemonFixture::new(57, &["alice"]).await;
     let socket = ground.path("notify");
     let manager = UnixDatagram::bind(&socket).unwrap();

@@ -42,7 +42,7 @@ fn child() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn threads_that_never_return_stop_neither_answers_nor_rounds_nor_the_end() {
+async fn blocked_threads_stop_neither_responses_nor_rounds_nor_shutdown() {
     let ground = DaemonFixture::new(71, &["alice"]).await;
     let log = ground.path("log");
     let child = Command::new(std::env::current_exe().unwrap())

@@ -49,7 +49,7 @@ async fn filled(ground: &DaemonFixture) -> Follower {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_second_daemon_is_refused_and_the_first_does_not_notice() {
+async fn a_second_daemon_is_refused_without_affecting_the_first() {
     let ground = DaemonFixture::new(71, &["alice"]).await;
     let daemon = ground.run().await;
     let before = ground.settle("alice").await.last_round.unwrap().number;
@@ -113,7 +113,7 @@ fn sealed(payload: &[u8]) -> Vec<u8> {
 
 /// Root ignores file permissions, so this obstacle must stop root as well.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_path_that_is_a_file_is_left_as_it_is() {
+async fn a_store_path_that_is_a_file_is_not_touched() {
     let ground = DaemonFixture::new(73, &["alice"]).await;
     fs::write(ground.path("store"), "somebody's notes").unwrap();
     let refused = ground.cli(&["run"]).await;
@@ -151,7 +151,7 @@ async fn damage(seed: u64, how: impl Fn(&Path)) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_cut_short_is_moved_aside_and_had_again() {
+async fn a_truncated_store_is_moved_aside_and_rebuilt() {
     damage(74, |store| {
         let db = fs::File::options().write(true).open(store.join("db")).unwrap();
         db.set_len(db.metadata().unwrap().len() / 3).unwrap();
@@ -160,7 +160,7 @@ async fn a_store_cut_short_is_moved_aside_and_had_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_with_garbage_in_it_is_moved_aside_and_had_again() {
+async fn a_corrupted_store_is_moved_aside_and_rebuilt() {
     damage(75, |store| {
         let db = fs::File::options().write(true).open(store.join("db")).unwrap();
         let length = db.metadata().unwrap().len();
@@ -209,7 +209,7 @@ pub(crate) fn skip(why: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_read_only_store_is_refused_and_left_alone() {
+async fn a_read_only_store_is_refused_and_not_touched() {
     let ground = DaemonFixture::new(76, &["alice"]).await;
     let Some(small) = Small::mount(&ground.path("store"), "size=192m,mode=0700") else {
         return skip("this process may not mount a file system");
@@ -231,7 +231,7 @@ async fn a_read_only_store_is_refused_and_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_disk_that_fills_stops_writing_not_reading_and_heals() {
+async fn a_full_disk_stops_writes_but_not_reads_and_recovers() {
     let ground = DaemonFixture::new(77, &["alice", "bob"]).await;
     let Some(small) = Small::mount(&ground.path("store"), "size=192m,mode=0700") else {
         return skip("this process may not mount a file system");
@@ -279,7 +279,7 @@ pub(crate) fn fill_up(at: &Path) -> PathBuf {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_disk_that_others_fill_neither_ends_the_daemon_nor_stops_a_start() {
+async fn a_disk_filled_by_others_neither_ends_the_daemon_nor_prevents_a_start() {
     let ground = DaemonFixture::new(78, &["alice"]).await;
     let Some(small) = Small::mount(&ground.path("store"), "size=192m,mode=0700") else {
         return skip("this process may not mount a file system");
@@ -338,7 +338,7 @@ fn set_mode(path: &Path, mode: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_others_may_read_is_closed_to_them() {
+async fn a_store_readable_by_others_is_made_private() {
     let ground = DaemonFixture::new(79, &["alice"]).await;
     filled(&ground).await;
     let (store, inner) = (ground.path("store"), ground.path("store/store"));
@@ -361,7 +361,7 @@ async fn a_store_that_others_may_read_is_closed_to_them() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_open_directory_of_another_user_is_refused_with_the_remedy() {
+async fn an_open_directory_of_another_user_is_refused_with_a_remedy() {
     let ground = DaemonFixture::new(80, &["alice"]).await;
     let store = ground.path("store");
     fs::create_dir(&store).unwrap();

@@ -166,7 +166,7 @@ fn mode(status: &WindowStatus) -> &'static str {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rounds_without_end_end_with_larger_pages() {
+async fn endless_rounds_end_with_larger_pages() {
     let slow = Duration::from_secs(10)..Duration::from_secs(25);
     for (seed, fault, latency) in [
         (1, endless(50), None),
@@ -219,7 +219,7 @@ async fn rounds_without_end_end_with_larger_pages() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_never_ends_is_listed_and_followed_again_when_it_works() {
+async fn an_endless_stream_enters_snapshot_mode_and_returns_to_delta() {
     for (seed, complete) in [(4, Completion::Master), (5, Completion::Exact)] {
         let mut scene = Scene::settled(seed, Behaviour::by_seed(seed), complete).await;
         scene.enter_snapshot_mode().await;
@@ -360,7 +360,7 @@ async fn every_kind_of_change_arrives_in_snapshot_mode() {
 /// All faults at once by seed, with restarts in mid-round. After the faults stop the mirror is
 /// exact.
 #[tokio::test(start_paused = true)]
-async fn stuck_streams_in_bad_weather_end_in_the_truth() {
+async fn stuck_streams_converge_under_random_faults() {
     for seed in 20..23 {
         let complete = if seed % 4 == 0 { Completion::Exact } else { Completion::Master };
         let mut scene = Scene::settled(seed, Behaviour::by_seed(seed), complete).await;
@@ -409,7 +409,7 @@ async fn stuck_streams_in_bad_weather_end_in_the_truth() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn segments_that_are_too_long_are_halved_and_nothing_is_away_meanwhile() {
+async fn segments_that_are_too_long_are_halved_without_losing_events() {
     let mut scene = Scene::ordinary(11).await;
     for _ in 0..5 {
         scene.simulator.mutate_randomly();

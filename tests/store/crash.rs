@@ -109,7 +109,7 @@ fn child() {
 }
 
 #[tokio::test]
-async fn what_was_answered_survives_a_kill() {
+async fn acknowledged_commits_survive_a_kill() {
     let dir = tempfile::tempdir().unwrap();
     let mut answered = [0; WINDOWS];
     let mut dice = fastrand::Rng::with_seed(7);

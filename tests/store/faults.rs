@@ -94,7 +94,7 @@ fn child_opens() {
 }
 
 #[tokio::test]
-async fn a_read_that_fails_once_while_opening_costs_nothing() {
+async fn a_single_read_error_while_opening_is_harmless() {
     let dir = tempfile::tempdir().unwrap();
     let Some(shim) = shim("read_fault.c", dir.path()) else {
         eprintln!("skipped: there is no C compiler");
@@ -156,7 +156,7 @@ async fn a_read_that_fails_once_while_opening_costs_nothing() {
 /// Opening keeps the content of a small store, to restore it on failure. It must not overwrite what
 /// another process has written since.
 #[tokio::test]
-async fn what_another_process_wrote_while_we_opened_is_not_put_back() {
+async fn writes_of_another_process_during_the_opening_are_not_reverted() {
     let dir = tempfile::tempdir().unwrap();
     let Some(shim) = shim("lock_fault.c", dir.path()) else {
         eprintln!("skipped: there is no C compiler");
@@ -208,7 +208,7 @@ fn child_commits() {
 /// fails, acknowledged commits are there when the store is opened again, and the store does not
 /// count as damaged.
 #[tokio::test]
-async fn a_disk_that_is_full_in_the_instant_of_writing_costs_nothing_that_was_answered() {
+async fn a_disk_full_during_a_write_loses_no_acknowledged_commit() {
     let dir = tempfile::tempdir().unwrap();
     let Some(shim) = shim("write_fault.c", dir.path()) else {
         eprintln!("skipped: there is no C compiler");
@@ -253,7 +253,7 @@ async fn a_disk_that_is_full_in_the_instant_of_writing_costs_nothing_that_was_an
 /// A store restored to a state before its newest change must be recognised as old, even if that
 /// change was made right after an opening.
 #[tokio::test]
-async fn the_first_change_of_an_opening_is_known_to_be_missing() {
+async fn a_lost_first_change_of_an_opening_is_detected() {
     let dir = tempfile::tempdir().unwrap();
     let (now, before) = (dir.path().join("now"), dir.path().join("before"));
     let store = open_at(&now);
@@ -382,7 +382,7 @@ async fn fold_count(store: &Store) -> usize {
 }
 
 #[test]
-fn a_huge_commit_is_not_held_in_memory_again() {
+fn a_huge_commit_is_not_copied_in_memory() {
     let dir = tempfile::tempdir().unwrap();
     // Free memory returns to the system at once: otherwise glibc keeps about 30 MiB in fragments,
     // varying between runs.

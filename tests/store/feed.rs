@@ -153,7 +153,7 @@ fn a_cancelled_read_is_repeated() {
 
 /// Tombstones written under a clock that was ahead, and under one that was behind.
 #[tokio::test]
-async fn tombstones_with_wrong_times_hold_nothing_up_and_leave_with_their_neighbours() {
+async fn tombstones_with_wrong_times_are_trimmed_with_their_neighbours() {
     let dir = tempfile::tempdir().unwrap();
     let env = Env::simulated(1, at(1000));
     let store = Store::open(&options(&dir), &env).unwrap().0;
@@ -188,7 +188,7 @@ async fn tombstones_with_wrong_times_hold_nothing_up_and_leave_with_their_neighb
 }
 
 #[tokio::test]
-async fn old_tombstones_leave_and_old_cursors_are_told() {
+async fn old_tombstones_are_trimmed_and_old_cursors_refused() {
     let (dir, store, w) = fresh("a").await;
     let items = (0..600).map(|n| single(&format!("e{n}"), n, "")).collect();
     put(&store, w, items).await;
@@ -220,7 +220,7 @@ async fn old_tombstones_leave_and_old_cursors_are_told() {
 }
 
 #[tokio::test]
-async fn cursors_mean_the_same_after_restarts() {
+async fn cursors_are_valid_after_restarts() {
     let dir = tempfile::tempdir().unwrap();
     let mut given: Vec<(String, u64)> = Vec::new();
     for n in 0..5 {

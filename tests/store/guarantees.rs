@@ -10,7 +10,7 @@ use calmirror::mirror::status::ResyncReason;
 use calmirror::store::{Store, StoreError, StoreOptions};
 
 #[tokio::test]
-async fn what_was_committed_is_there_after_a_restart() {
+async fn commits_are_present_after_a_restart() {
     let (dir, store, w) = fresh("alice").await;
     let mut c = commit(w);
     c.upserts =
@@ -51,7 +51,7 @@ async fn what_was_committed_is_there_after_a_restart() {
 }
 
 #[tokio::test]
-async fn an_event_stands_in_the_feed_once() {
+async fn an_event_is_in_the_feed_once() {
     let (_dir, store, w) = fresh("alice").await;
     let step = |store: &calmirror::store::Store, upserts, removals| {
         let mut c = commit(w);
@@ -112,7 +112,7 @@ async fn a_changed_master_changes_its_occurrences() {
 }
 
 #[tokio::test]
-async fn attaching_tells_what_changed() {
+async fn registering_a_window_again_reports_what_changed() {
     let (_dir, store, w) = fresh("alice").await;
     let mut c = commit(w);
     c.upserts = vec![single("a", 1, "1")];
@@ -170,7 +170,7 @@ async fn attaching_tells_what_changed() {
 }
 
 #[tokio::test]
-async fn what_an_enumeration_did_not_see_is_told() {
+async fn events_missing_from_an_enumeration_are_published_as_removed() {
     let (_dir, store, w) = fresh("alice").await;
     let mut c = commit(w);
     c.upserts = vec![
@@ -200,7 +200,7 @@ async fn what_an_enumeration_did_not_see_is_told() {
 }
 
 #[tokio::test]
-async fn a_window_that_settled_once_has_settled_for_good() {
+async fn settled_once_is_never_reset() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = open(&dir);
     let w = attach(&store, "alice").await;
@@ -238,7 +238,7 @@ async fn a_window_that_settled_once_has_settled_for_good() {
 }
 
 #[tokio::test]
-async fn only_a_start_takes_of_the_space_that_is_kept_free() {
+async fn only_a_start_uses_the_reserved_space() {
     let dir = tempfile::tempdir().unwrap();
     let options = StoreOptions { min_free_bytes: u64::MAX, ..options(&dir) };
     let store = Store::open(&options, &Env::real()).unwrap().0;
@@ -260,7 +260,7 @@ async fn only_a_start_takes_of_the_space_that_is_kept_free() {
 }
 
 #[tokio::test]
-async fn a_commit_in_parts_that_is_refused_leaves_nothing() {
+async fn a_refused_commit_in_parts_writes_nothing() {
     let (_dir, store, w) = fresh("a").await;
     // Parts follow the order of the hashes: the series is in the last one.
     let mut names: Vec<String> = (0..200).map(|n| format!("e{n}")).collect();

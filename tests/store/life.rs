@@ -15,7 +15,7 @@ use calmirror::store::{
 };
 
 #[tokio::test]
-async fn pages_of_events_with_equal_starts() {
+async fn events_with_equal_starts_are_paged_completely() {
     let (_dir, store, w) = fresh("alice").await;
     let items = (0..40).map(|n| single(&format!("e{n:02}"), n / 15, "")).collect();
     put(&store, w, items).await;
@@ -29,7 +29,7 @@ async fn pages_of_events_with_equal_starts() {
 }
 
 #[tokio::test]
-async fn pages_and_changes_end_where_they_get_large() {
+async fn pages_of_events_and_changes_are_limited_in_bytes() {
     let (_dir, store, w) = fresh("alice").await;
     let large = "x".repeat(3 << 20);
     for n in 0..4 {
@@ -54,7 +54,7 @@ async fn pages_and_changes_end_where_they_get_large() {
 }
 
 #[tokio::test]
-async fn an_event_is_listed_where_it_overlaps() {
+async fn an_event_is_listed_in_every_range_it_overlaps() {
     let (_dir, store, w) = fresh("alice").await;
     const DAY: i64 = 24 * 60;
     let mut negative = lasting("before-the-epoch", -40_000_000, 60, "");
@@ -173,7 +173,7 @@ async fn many_tasks_write_and_read_at_once() {
 }
 
 #[tokio::test]
-async fn one_bad_commit_spoils_no_other() {
+async fn one_failed_commit_affects_no_other() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
     let (a, b) = (attach(&store, "a").await, attach(&store, "b").await);
@@ -194,7 +194,7 @@ async fn one_bad_commit_spoils_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_submitted_lingers_but_is_never_stale() {
+async fn deferred_commits_wait_but_reads_are_never_stale() {
     let dir = tempfile::tempdir().unwrap();
     let env = Env::simulated(1, at(0));
     let store = Store::open(&options(&dir), &env).unwrap().0;
@@ -297,7 +297,7 @@ async fn too_little_space_refuses_writing_only() {
 }
 
 #[tokio::test]
-async fn what_lingered_while_the_disk_filled_up_is_given_up_and_the_next_is_told() {
+async fn deferred_commits_are_dropped_on_a_full_disk_and_the_next_commit_fails() {
     let (dir, store, w) = fresh("a").await;
     let deferrable = |link: &str| {
         let mut c = commit(w);
@@ -323,7 +323,7 @@ async fn what_lingered_while_the_disk_filled_up_is_given_up_and_the_next_is_told
 }
 
 #[tokio::test]
-async fn a_closed_store_says_so() {
+async fn a_closed_store_returns_an_error() {
     let (dir, store, w) = fresh("a").await;
     let other = store.clone();
     store.close().await.unwrap();
@@ -335,7 +335,7 @@ async fn a_closed_store_says_so() {
 }
 
 #[tokio::test]
-async fn a_window_with_fewer_segments_lets_go_of_the_others_rows() {
+async fn a_window_with_fewer_segments_releases_the_rows_of_the_others() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
     let mut long = wanted("a");
@@ -366,7 +366,7 @@ async fn a_window_with_fewer_segments_lets_go_of_the_others_rows() {
 /// An event that another segment still holds is not removed: it only leaves this segment, does not
 /// count towards a mass removal, and stays visible to readers.
 #[tokio::test]
-async fn what_another_segment_holds_leaves_this_one_only() {
+async fn an_event_held_by_another_segment_leaves_only_this_segment() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
     let mut long = wanted("a");
@@ -404,7 +404,7 @@ async fn what_another_segment_holds_leaves_this_one_only() {
 /// An event moved from the first segment into the second, whose stream is ahead. An older version
 /// in the first segment's stream is ignored, and then the first segment removes the event.
 #[tokio::test]
-async fn a_segment_that_is_behind_does_not_bring_yesterdays_event_back() {
+async fn a_lagging_segment_does_not_restore_an_older_event() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
     let w = store.register(vec![wanted("a")], at(0)).await.unwrap().remove(0).id;
@@ -428,7 +428,7 @@ async fn a_segment_that_is_behind_does_not_bring_yesterdays_event_back() {
 }
 
 #[tokio::test]
-async fn a_fleet_becomes_known_at_once() {
+async fn many_windows_are_registered_in_one_transaction() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
     let all: Vec<_> = (0..3000).map(|n| wanted(&format!("w{n}"))).collect();

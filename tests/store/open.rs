@@ -93,7 +93,7 @@ async fn one_process_at_a_time() {
 }
 
 #[tokio::test]
-async fn a_newer_store_is_left_alone() {
+async fn a_newer_store_is_not_touched() {
     let dir = tempfile::tempdir().unwrap();
     built(&dir).await;
     let json = br#"{"format":2,"something":"else"}"#;
@@ -141,7 +141,7 @@ async fn a_record_of_another_version_is_not_damage() {
 }
 
 #[tokio::test]
-async fn a_path_that_is_no_directory_is_said_to_be_none() {
+async fn a_path_that_is_not_a_directory_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("file");
     fs::write(&path, "mine").unwrap();
@@ -152,7 +152,7 @@ async fn a_path_that_is_no_directory_is_said_to_be_none() {
 }
 
 #[tokio::test]
-async fn the_directory_is_nobody_elses() {
+async fn the_directory_is_private() {
     use std::os::unix::fs::PermissionsExt as _;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a/b");
@@ -165,7 +165,7 @@ async fn the_directory_is_nobody_elses() {
 }
 
 #[tokio::test]
-async fn a_damaged_snapshot_is_done_without() {
+async fn a_damaged_snapshot_is_ignored() {
     let dir = tempfile::tempdir().unwrap();
     let (held, cursor) = built(&dir).await;
     for damage in [|b: &mut Vec<u8>| b.clear(), |b: &mut Vec<u8>| b[20] ^= 1] {
@@ -237,7 +237,7 @@ async fn flipped_bits_are_never_served() {
 }
 
 #[tokio::test]
-async fn a_lost_tail_is_noticed() {
+async fn a_lost_tail_is_detected() {
     let good = tempfile::tempdir().unwrap();
     let (_, cursor) = built(&good).await;
     drop_snapshots(&good);
@@ -254,7 +254,7 @@ async fn a_lost_tail_is_noticed() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_gone_begins_again() {
+async fn a_deleted_store_starts_empty() {
     let dir = tempfile::tempdir().unwrap();
     let (_, cursor) = built(&dir).await;
     fs::remove_dir_all(dir.path().join("store")).unwrap();
@@ -266,7 +266,7 @@ async fn a_store_that_is_gone_begins_again() {
 }
 
 #[tokio::test]
-async fn a_copy_that_ran_on_knows_what_it_never_gave() {
+async fn a_restored_copy_refuses_cursors_it_never_issued() {
     let dir = tempfile::tempdir().unwrap();
     let (_, cursor) = built(&dir).await;
     let copied = tempfile::tempdir().unwrap();
@@ -306,7 +306,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[tokio::test]
-async fn a_store_that_another_process_is_opening_is_left_alone() {
+async fn a_store_being_opened_by_another_process_is_not_touched() {
     let dir = tempfile::tempdir().unwrap();
     let (held, _) = built(&dir).await;
     let before = files(dir.path());
@@ -324,7 +324,7 @@ async fn a_store_that_another_process_is_opening_is_left_alone() {
 }
 
 #[test]
-fn what_is_no_file_is_refused_and_holds_nothing_up() {
+fn special_files_are_refused_without_blocking() {
     for name in ["watermark", "watermark.new", "reserve", "suspect", "store/db", "store/blobs/1"] {
         let dir = tempfile::tempdir().unwrap();
         let fifo = dir.path().join(name);

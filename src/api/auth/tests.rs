@@ -26,7 +26,7 @@ fn admit(policy: &AccessPolicy, method: Method, headers: &[(HeaderName, &str)]) 
 }
 
 #[test]
-fn every_request_needs_the_token_and_the_reading_one_only_reads() {
+fn every_request_needs_a_token_and_the_read_token_only_reads() {
     let policy = policy(false, "127.0.0.1:8380");
     let basic = |password: &str| format!("Basic {}", STANDARD.encode(format!("me:{password}")));
     for (authorization, get, post) in [
@@ -49,7 +49,7 @@ fn every_request_needs_the_token_and_the_reading_one_only_reads() {
 }
 
 #[test]
-fn without_configured_tokens_nobody_comes_in() {
+fn without_configured_tokens_every_request_is_refused() {
     // An empty configured token admits no request either.
     let empty = Some(TokenHash::new(" \n"));
     let empty = ApiSettings { token: empty.clone(), read_token: empty, ..ApiSettings::default() };
@@ -65,7 +65,7 @@ fn without_configured_tokens_nobody_comes_in() {
 }
 
 #[test]
-fn only_loopback_is_open() {
+fn only_loopback_may_be_open_without_a_token() {
     for (listen, status) in [
         ("127.0.0.1:8380", 200),
         ("[::1]:8380", 200),
@@ -80,7 +80,7 @@ fn only_loopback_is_open() {
 }
 
 #[test]
-fn a_name_that_was_pointed_here_is_refused() {
+fn an_unknown_host_name_is_refused() {
     for (listen, host, status) in [
         ("127.0.0.1:8380", "127.0.0.1:8380", 200),
         ("127.0.0.1:8380", "localhost:9999", 200),
@@ -120,7 +120,7 @@ fn a_name_that_was_pointed_here_is_refused() {
 }
 
 #[test]
-fn the_host_is_one_and_that_of_the_absolute_form_comes_first() {
+fn an_absolute_target_overrides_the_only_host_header() {
     let policy = policy(true, "127.0.0.1:8380");
     let status = |uri: &'static str, hosts: &[&'static str]| {
         let name = |host: &&'static str| (header::HOST, host.parse().unwrap());
@@ -146,7 +146,7 @@ fn the_host_is_one_and_that_of_the_absolute_form_comes_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn wrong_tokens_are_answered_late_and_only_some_wait() {
+async fn responses_to_wrong_tokens_are_delayed_for_a_limited_number_of_requests() {
     use axum::response::IntoResponse as _;
     let policy = Arc::new(policy(false, "127.0.0.1:8380"));
     let begun = tokio::time::Instant::now();
@@ -177,7 +177,7 @@ async fn wrong_tokens_are_answered_late_and_only_some_wait() {
 }
 
 #[test]
-fn pages_of_other_sites_may_not_change_anything() {
+fn cross_site_requests_may_not_change_anything() {
     let policy = policy(true, "127.0.0.1:8380");
     for (origin, status) in [
         ("http://localhost:8380", 200),
@@ -192,6 +192,6 @@ fn pages_of_other_sites_may_not_change_anything() {
 }
 
 #[test]
-fn a_secret_cannot_be_shown() {
+fn debug_output_hides_secrets() {
     assert_eq!(format!("{:?}", TokenHash::new("hunter2")), "TokenHash(…)");
 }

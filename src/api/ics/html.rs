@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn markup_becomes_what_a_person_reads() {
+    fn html_becomes_readable_text() {
         for (html, expected) in [
             ("plain", "plain"),
             (
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn an_element_that_never_ends_hides_nothing() {
+    fn an_unclosed_element_hides_no_text() {
         for name in ["iframe", "noembed", "noframes", "noscript", "template", "title"] {
             for (html, expected) in [
                 ("a<X>b", "ab"),
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn links_keep_their_targets() {
+    fn links_in_html_keep_their_urls() {
         for (html, expected) in [
             (
                 "a <a href=\"https://x.example/?a=1&amp;b=2\">link</a>.",
@@ -403,14 +403,14 @@ mod tests {
     }
 
     #[test]
-    fn a_text_ends_soon_after_it_is_long_enough() {
+    fn long_text_is_cut_at_its_limit() {
         let text = super::text(&"<p>a line of text</p>".repeat(1_000_000), 1000);
         assert!((1000..1100).contains(&text.len()), "{}", text.len());
     }
 
     proptest! {
         #[test]
-        fn text_that_is_escaped_comes_back(text in "[\\PC&&[^\u{a0}]]{0,80}") {
+        fn escaped_text_round_trips(text in "[\\PC&&[^\u{a0}]]{0,80}") {
             let html = text.replace('&', "&amp;").replace('<', "&lt;");
             let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
             prop_assert_eq!(squeezed(&super::text(&html, usize::MAX)), squeezed(&text));

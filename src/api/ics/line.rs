@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_with_many_octets_a_character_end() {
+    fn folding_multi_byte_characters_terminates() {
         for subject in [
             "ж".repeat(72) + &" -".repeat(38),
             "ж".repeat(72) + &"\u{a0}".repeat(80),
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_line_cannot_carry_is_left_out() {
+    fn characters_not_allowed_in_a_line_are_dropped() {
         let line = text("a\u{fffe}b\u{ffff}c\u{1ffff}d\u{fdd0}e\0f\u{7}g\u{fffd}h\ti");
         assert_eq!(line, "SUMMARY:abcdefg\u{fffd}h\ti\r\n");
         assert_eq!(text("a\r\nb\rc\nd\u{2028}e\u{85}f"), "SUMMARY:a\\nb\\nc\\nd\\ne\\nf\r\n");
@@ -185,7 +185,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn lines_are_short_and_unfold_to_the_value(
+        fn lines_are_folded_and_unfold_to_the_value(
             value in "[\\PC&&[^\u{2028}\u{2029}]]{0,300}", name in "[A-Z]{1,90}",
             parameter in "[\\PC&&[^\u{2028}\u{2029}]]{0,100}",
         ) {

@@ -11,7 +11,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[tokio::test]
-async fn the_socket_appears_with_its_rights_and_goes_with_its_door() {
+async fn the_socket_file_has_its_mode_and_is_removed_with_its_listener() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("run/api.sock");
     let group = fs::metadata(directory.path()).unwrap().gid().to_string();
@@ -23,7 +23,7 @@ async fn the_socket_appears_with_its_rights_and_goes_with_its_door() {
 }
 
 #[tokio::test]
-async fn the_longest_path_that_may_be_configured_can_be_bound() {
+async fn the_longest_allowed_path_can_be_bound() {
     let directory = tempfile::tempdir().unwrap();
     let name = "s".repeat(103 - directory.path().join("").as_os_str().len());
     let path = directory.path().join(name);
@@ -32,7 +32,7 @@ async fn the_longest_path_that_may_be_configured_can_be_bound() {
 }
 
 #[tokio::test]
-async fn a_socket_that_has_the_wanted_group_is_left_alone() {
+async fn a_socket_that_has_the_configured_group_is_not_changed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("api.sock");
     let endpoint = bind_unix(&path, None).unwrap();
@@ -49,7 +49,7 @@ async fn a_socket_that_has_the_wanted_group_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_stale_socket_is_replaced_and_a_live_one_refused() {
+async fn a_stale_socket_is_replaced_and_one_in_use_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("api.sock");
     // The standard library's listener leaves its file behind, without a process behind it.
@@ -62,7 +62,7 @@ async fn a_stale_socket_is_replaced_and_a_live_one_refused() {
 }
 
 #[tokio::test]
-async fn what_is_no_socket_is_not_touched() {
+async fn a_file_that_is_not_a_socket_is_not_touched() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("api.sock");
     fs::write(&path, "precious").unwrap();
@@ -75,7 +75,7 @@ async fn what_is_no_socket_is_not_touched() {
 }
 
 #[tokio::test]
-async fn only_a_socket_of_ours_makes_way_for_a_new_one() {
+async fn only_our_own_socket_is_replaced() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("api.sock");
     let new = directory.path().join("api.sock.new");
@@ -107,7 +107,7 @@ async fn only_a_socket_of_ours_makes_way_for_a_new_one() {
 }
 
 #[tokio::test]
-async fn a_door_does_not_remove_its_successors_file() {
+async fn a_listener_does_not_remove_its_successors_socket_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("api.sock");
     let endpoint = bind_unix(&path, None).unwrap();
@@ -118,7 +118,7 @@ async fn a_door_does_not_remove_its_successors_file() {
 }
 
 #[tokio::test]
-async fn a_request_under_way_is_finished_after_shutdown() {
+async fn a_running_request_is_finished_after_shutdown() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("api.sock");
     let endpoint = bind_unix(&path, None).unwrap();
@@ -176,7 +176,7 @@ async fn ask(stream: &mut UnixStream) -> String {
 }
 
 #[tokio::test]
-async fn one_connection_too_many_is_told_so() {
+async fn a_connection_over_the_limit_gets_an_error_response() {
     let (_directory, path, _server) = serving(greeting(), 2).await;
     let (mut first, mut second) =
         (UnixStream::connect(&path).await.unwrap(), UnixStream::connect(&path).await.unwrap());
@@ -199,7 +199,7 @@ async fn one_connection_too_many_is_told_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_head_that_is_too_long_is_refused_and_a_body_is_not_read() {
+async fn an_oversized_head_is_refused_and_a_body_is_not_read() {
     let (_directory, path, _server) = serving(greeting(), 9).await;
     let mut stream = UnixStream::connect(&path).await.unwrap();
     let head =
@@ -246,7 +246,7 @@ async fn a_head_that_is_too_long_is_refused_and_a_body_is_not_read() {
 }
 
 #[tokio::test]
-async fn every_answer_says_that_its_type_is_not_to_be_guessed() {
+async fn every_response_forbids_content_type_sniffing() {
     let (_directory, path, _server) = serving(greeting(), 1).await;
     let mut stream = UnixStream::connect(&path).await.unwrap();
     for (request, status) in
@@ -266,7 +266,7 @@ async fn every_answer_says_that_its_type_is_not_to_be_guessed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_says_nothing_or_dribbles_is_closed() {
+async fn idle_and_slow_connections_are_closed() {
     let (_directory, path, _server) = serving(greeting(), 9).await;
     let begun = tokio::time::Instant::now();
     let mut silent = UnixStream::connect(&path).await.unwrap();
@@ -295,7 +295,7 @@ async fn who_says_nothing_or_dribbles_is_closed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_that_stops_reading_is_cut_off() {
+async fn a_client_that_stops_reading_is_disconnected() {
     let (produced, mut ended) =
         (Arc::new(std::sync::atomic::AtomicUsize::new(0)), oneshot::channel::<()>());
     let counted = produced.clone();

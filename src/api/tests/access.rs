@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn masked_events_are_masked_in_every_answer() {
+async fn private_events_are_redacted_in_every_response() {
     let mut fixture = Fixture::new().await;
     fixture.settings.mask_private = true;
     let more = r#","sensitivity":"private","showAs":"busy""#;
@@ -21,7 +21,7 @@ async fn masked_events_are_masked_in_every_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn over_tcp_the_door_stands_before_every_route() {
+async fn over_tcp_every_route_checks_access() {
     let mut fixture = Fixture::new().await;
     fixture.settings.token = Some(TokenHash::new("t0ken"));
     let tcp = tcp_router(fixture.app(), "127.0.0.1:8380".parse().unwrap());

@@ -15,7 +15,7 @@ fn event(id: &str, hour: i64) -> Value {
 
 // Two threads: in simulated time no other task runs while one of them reads.
 #[test]
-fn an_event_that_moves_while_it_is_read_is_in_it_once() {
+fn an_event_that_moves_during_the_read_is_counted_once() {
     const EVENTS: i64 = 4300;
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let reading = runtime();

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn a_change_is_one_line_however_its_event_was_sent() {
+async fn a_change_is_one_line_even_if_its_event_contains_line_breaks() {
     let fixture = Fixture::new().await;
     fixture.write(fixture.id("alice"), &[("a", 9, ",\r\n\"x\":\n\"y\\n\"")], &[]).await;
     let (lines, _) = fixture.changes("/v1/changes").await;
@@ -12,7 +12,7 @@ async fn a_change_is_one_line_however_its_event_was_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_from_the_beginning_gets_everything_once_in_small_steps() {
+async fn reading_from_the_beginning_returns_every_change_once_in_small_steps() {
     let fixture = Fixture::new().await;
     let alice = fixture.id("alice");
     for hour in 0..6 {
@@ -40,7 +40,7 @@ async fn a_reader_from_the_beginning_gets_everything_once_in_small_steps() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn trimming_spares_readers_on_their_way_from_the_beginning() {
+async fn trimming_does_not_break_readers_that_started_at_the_beginning() {
     let fixture = Fixture::new().await;
     let alice = fixture.id("alice");
     for (id, hour) in [("a", 9), ("b", 10), ("c", 11)] {
@@ -64,7 +64,7 @@ async fn trimming_spares_readers_on_their_way_from_the_beginning() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_whose_reader_slept_over_a_trim_ends() {
+async fn a_stream_whose_cursor_was_trimmed_ends() {
     let fixture = Fixture::new().await;
     let alice = fixture.id("alice");
     fixture.write(alice, &[("a", 9, ""), ("b", 10, "")], &[]).await;
@@ -83,7 +83,7 @@ async fn a_stream_whose_reader_slept_over_a_trim_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_window_is_told_by_name_even_after_it_was_dropped() {
+async fn changes_name_their_window_even_after_it_was_dropped() {
     let fixture = Fixture::new().await;
     let (alice, room) = (fixture.id("alice"), fixture.id("room a/b"));
     fixture.write(alice, &[("a", 9, "")], &[]).await;
@@ -135,7 +135,7 @@ async fn a_held_request_ends_with_its_time_or_with_the_daemon() {
 
 /// `stopping` also signals that settings such as `mask_private` have changed.
 #[tokio::test(start_paused = true)]
-async fn what_came_after_the_end_is_not_told_by_those_that_were_held() {
+async fn held_requests_return_no_changes_after_shutdown() {
     let fixture = Fixture::new().await;
     let alice = fixture.id("alice");
     let request = Request::get("/v1/changes?after=now").header("accept", "text/event-stream");
@@ -155,7 +155,7 @@ async fn what_came_after_the_end_is_not_told_by_those_that_were_held() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_tells_what_is_there_and_what_comes_and_resumes() {
+async fn a_stream_sends_existing_and_new_changes_and_resumes() {
     let mut fixture = Fixture::new().await;
     let alice = fixture.id("alice");
     fixture.write(alice, &[("a", 9, "")], &[]).await;
@@ -192,7 +192,7 @@ async fn a_stream_tells_what_is_there_and_what_comes_and_resumes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn changes_of_other_windows_do_not_postpone_the_keep_alive_of_a_stream() {
+async fn changes_of_other_windows_do_not_delay_the_keep_alive_of_a_stream() {
     let fixture = Fixture::new().await;
     let room = fixture.id("room a/b");
     let request = Request::get("/v1/changes?window=alice").header("accept", "text/event-stream");
@@ -215,7 +215,7 @@ async fn changes_of_other_windows_do_not_postpone_the_keep_alive_of_a_stream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_is_for_those_who_ask_for_one() {
+async fn a_stream_is_sent_only_on_request() {
     let fixture = Fixture::new().await;
     for (accept, kind) in [
         ("text/event-stream", "text/event-stream"),

@@ -30,7 +30,7 @@ fn event(id: &str, subject: &str) -> Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_the_same_is_not_sent_again_and_what_is_not_is() {
+async fn only_modified_content_is_sent_again() {
     let mut fixture = Fixture::new().await;
     let (alice, room) = (fixture.id("alice"), fixture.id("room a/b"));
     fixture.put(alice, &[event("a", "one")]).await;
@@ -74,7 +74,7 @@ async fn what_is_the_same_is_not_sent_again_and_what_is_not_is() {
 
 /// A window without changes, while removals of another window are trimmed.
 #[tokio::test(start_paused = true)]
-async fn nobody_is_told_to_keep_a_cursor_that_no_longer_holds() {
+async fn no_304_is_sent_for_an_expired_cursor() {
     let fixture = Fixture::new().await;
     let (alice, room) = (fixture.id("alice"), fixture.id("room a/b"));
     fixture.write(alice, &[("a", 9, ""), ("b", 10, "")], &[]).await;
@@ -112,7 +112,7 @@ async fn nobody_is_told_to_keep_a_cursor_that_no_longer_holds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn head_is_get_without_a_body() {
+async fn head_equals_get_without_a_body() {
     let fixture = Fixture::new().await;
     fixture.put(fixture.id("alice"), &[event("a", "one")]).await;
     for uri in TAGGED.into_iter().chain([
@@ -137,7 +137,7 @@ async fn head_is_get_without_a_body() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_are_compressed_for_those_who_take_it() {
+async fn responses_are_compressed_if_the_client_accepts_it() {
     let fixture = Fixture::new().await;
     let alice = fixture.id("alice");
     let events: Vec<Value> =
@@ -169,7 +169,7 @@ async fn answers_are_compressed_for_those_who_take_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_is_never_held_back_by_a_compressor() {
+async fn compression_does_not_delay_a_stream() {
     let fixture = Fixture::new().await;
     let request = Request::get("/v1/changes?after=now")
         .header("accept", "text/event-stream")

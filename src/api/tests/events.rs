@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn times_are_taken_in_every_form_of_the_configuration() {
+async fn times_are_accepted_in_every_form_of_the_configuration() {
     let fixture = Fixture::new().await;
     fixture.write(fixture.id("alice"), &[("a", 9, "")], &[]).await;
     for (from, listed) in [
@@ -26,7 +26,7 @@ async fn times_are_taken_in_every_form_of_the_configuration() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pages_and_the_changes_after_them_make_the_mirror() {
+async fn pages_and_later_changes_reproduce_the_mirror() {
     let fixture = Fixture::new().await;
     let alice = fixture.id("alice");
     let events = [("c", 11, ""), ("a", 9, ""), ("b", 10, ""), ("d", 12, "")];
@@ -58,7 +58,7 @@ async fn pages_and_the_changes_after_them_make_the_mirror() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_is_found_by_its_encoded_id_and_stays_as_it_was_sent() {
+async fn an_event_is_found_by_its_encoded_id_and_returned_unchanged() {
     let fixture = Fixture::new().await;
     let more = r#", "Odd" : 1.50,"n":null"#;
     fixture.write(fixture.id("room a/b"), &[("A/b+c=", 9, more)], &[]).await;

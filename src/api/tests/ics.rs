@@ -111,7 +111,7 @@ fn unfolded(text: &str) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn events_of_every_kind_stand_in_the_calendar() {
+async fn the_calendar_contains_events_of_every_kind() {
     let fixture = Fixture::new().await;
     fixture.put(fixture.id("alice"), &everything()).await;
     let (status, headers, body) = fixture.ask("GET", "/v1/windows/alice/calendar.ics").await;
@@ -122,7 +122,7 @@ async fn events_of_every_kind_stand_in_the_calendar() {
 }
 
 #[test]
-fn each_member_is_told_for_what_it_is() {
+fn each_member_maps_to_its_property() {
     let (start, later) = ("2026-11-23T08:00", "2026-11-23T09:00");
     let declined =
         json!([{"status": {"response": "declined"}, "emailAddress": {"address": "b@c.example"}}]);
@@ -163,7 +163,7 @@ async fn identities(fixture: &Fixture, query: &str) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn instances_of_a_series_have_their_own_uid_unless_they_are_to_be_linked() {
+async fn instances_of_a_series_have_their_own_uid_unless_linking_is_requested() {
     let fixture = Fixture::new().await;
     fixture.put(fixture.id("alice"), &everything()).await;
     let range = "from=2026-11-24&to=2026-11-28";
@@ -253,7 +253,7 @@ async fn an_online_meeting_can_be_joined_from_the_calendar() {
 
 /// Each of these subjects and bodies once caused an endless calendar or a panic.
 #[tokio::test(start_paused = true)]
-async fn texts_of_many_octets_a_character_end() {
+async fn long_multi_byte_text_terminates() {
     let fixture = Fixture::new().await;
     let subjects = [
         "ж".repeat(72) + &" -".repeat(38),
@@ -281,7 +281,7 @@ async fn texts_of_many_octets_a_character_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_calendar_has_its_windows_name_whatever_stands_in_it() {
+async fn a_calendar_is_named_after_its_window_with_any_characters() {
     let fixture = Fixture::new().await;
     fixture.add_window("a;b,c\\d:e", "odd@contoso.com").await;
     let uri = "/v1/windows/a%3Bb%2Cc%5Cd%3Ae/calendar.ics";
@@ -294,7 +294,7 @@ async fn a_calendar_has_its_windows_name_whatever_stands_in_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_a_masked_event_there_is_time_and_busy_state() {
+async fn a_redacted_event_shows_only_time_and_busy_state() {
     let mut fixture = Fixture::new().await;
     fixture.settings.mask_private = true;
     fixture.put(fixture.id("alice"), &everything()).await;
@@ -309,7 +309,7 @@ async fn of_a_masked_event_there_is_time_and_busy_state() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_that_moves_while_it_is_written_stands_in_the_calendar_once() {
+async fn an_event_that_moves_while_the_calendar_is_written_appears_once() {
     let fixture = Fixture::new().await;
     let alice = fixture.id("alice");
     let hour =
@@ -350,7 +350,7 @@ async fn an_event_that_moves_while_it_is_written_stands_in_the_calendar_once() {
 /// Every form of time that the mirror accepts is placed by the calendar and the busy times, at the
 /// same instants.
 #[tokio::test(start_paused = true)]
-async fn every_time_that_enters_the_mirror_is_placed() {
+async fn every_mirrored_time_can_be_written() {
     let fixture = Fixture::new().await;
     let forms = [
         (
@@ -424,7 +424,7 @@ async fn every_time_that_enters_the_mirror_is_placed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn busy_time_is_of_the_window_unless_told() {
+async fn busy_time_covers_the_window_by_default() {
     let fixture = Fixture::new().await;
     fixture.put(fixture.id("alice"), &everything()).await;
     let busy = fixture.get("/v1/windows/alice/busy").await;

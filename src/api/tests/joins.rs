@@ -98,7 +98,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
-    fn pages_and_changes_after_them_make_the_mirror(steps in steps(), limit in 1..5_usize) {
+    fn pages_and_later_changes_reproduce_the_mirror_at_any_interleaving(steps in steps(), limit in 1..5_usize) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .start_paused(true)
@@ -109,7 +109,7 @@ proptest! {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_is_told_all_or_that_it_cannot_be_told() {
+async fn a_reader_receives_every_change_or_an_error() {
     // Trimming runs beside readers: a reader that gets a response has missed nothing.
     let fixture = Fixture::new().await;
     let alice = fixture.id("alice");

@@ -73,7 +73,7 @@ fn malformed(name: &str) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_is_malformed_is_refused_by_name_on_every_route() {
+async fn malformed_parameters_are_refused_by_name_on_every_route() {
     let fixture = Fixture::new().await;
     fixture.write(fixture.id("alice"), &[("a", 9, "")], &[]).await;
     let mut tried = 0;
@@ -101,7 +101,7 @@ async fn whatever_is_malformed_is_refused_by_name_on_every_route() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_name_that_is_none_is_refused_on_every_route() {
+async fn an_invalid_window_name_is_refused_on_every_route() {
     let fixture = Fixture::new().await;
     let long = "n".repeat(30_000);
     for (path, method, _) in described().into_iter().filter(|(path, ..)| path.contains("{name}")) {
@@ -129,7 +129,7 @@ async fn a_name_that_is_none_is_refused_on_every_route() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_method_that_is_not_taken_is_refused_on_every_route() {
+async fn an_unsupported_method_is_refused_on_every_route() {
     let fixture = Fixture::new().await;
     fixture.write(fixture.id("alice"), &[("a", 9, "")], &[]).await;
     let operations = described();
@@ -154,7 +154,7 @@ async fn a_method_that_is_not_taken_is_refused_on_every_route() {
 
 /// Pages of other sites cannot read responses: no response permits it.
 #[tokio::test(start_paused = true)]
-async fn no_answer_tells_a_browser_that_other_sites_may_read_it() {
+async fn no_response_allows_cross_origin_reads() {
     let mut fixture = Fixture::new().await;
     fixture.settings.open_loopback = true;
     fixture.write(fixture.id("alice"), &[("a", 9, "")], &[]).await;
@@ -187,7 +187,7 @@ async fn no_answer_tells_a_browser_that_other_sites_may_read_it() {
 
 /// Bodies are never read: neither their content nor their length makes a difference.
 #[tokio::test(start_paused = true)]
-async fn a_body_makes_no_difference() {
+async fn a_request_body_is_ignored() {
     let fixture = Fixture::new().await;
     for (uri, status) in [
         ("/v1/windows/alice/sync", 202),
@@ -209,7 +209,7 @@ async fn a_body_makes_no_difference() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wrong_parameter_is_named() {
+async fn an_unknown_parameter_is_named() {
     let fixture = Fixture::new().await;
     for (method, uri, parameter) in [
         ("GET", "/healthz?x=1", "x"),
@@ -252,7 +252,7 @@ async fn a_wrong_parameter_is_named() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn problems_have_their_shape() {
+async fn problems_have_the_documented_shape() {
     let fixture = Fixture::new().await;
     let mut problems = String::new();
     for (method, uri) in [

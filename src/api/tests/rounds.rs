@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn what_is_remembered_of_rounds_is_told() {
+async fn the_round_history_is_returned() {
     let fixture = Fixture::new().await;
     let none = fixture.get("/v1/windows/alice/rounds").await;
     assert_eq!(none, json!({"value": [], "quiet": 0}));
@@ -16,7 +16,7 @@ async fn what_is_remembered_of_rounds_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rounds_are_asked_for_and_waited_for() {
+async fn rounds_can_be_requested_and_awaited() {
     let fixture = Fixture::new().await;
     let (status, _, body) = fixture.ask("POST", "/v1/windows/alice/sync").await;
     assert_eq!((status, &*body), (StatusCode::ACCEPTED, r#"{"round":982,"window":"alice"}"#));

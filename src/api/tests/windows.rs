@@ -24,7 +24,7 @@ async fn status_and_windows() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn windows_are_found_and_those_in_trouble_come_first() {
+async fn windows_are_filtered_and_sorted_by_trouble() {
     let fixture = Fixture::new().await;
     for name in ["Bob", "carol", "dave", "eve", "frank"] {
         fixture.add_window(name, &format!("{name}@Fabrikam.com")).await;
@@ -76,7 +76,7 @@ async fn windows_are_found_and_those_in_trouble_come_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn readiness_waits_for_windows_that_are_not_in_trouble() {
+async fn readiness_ignores_windows_in_trouble() {
     let fixture = Fixture::new().await;
     let ready = async |uri: &str| fixture.ask("GET", uri).await.0.as_u16();
     assert_eq!(ready("/readyz?settled=1").await, 200);

@@ -30,7 +30,7 @@ const PROMPT: [&str; 8] = [
 ];
 
 #[tokio::test(start_paused = true)]
-async fn requests_wait_in_line_for_a_turn_and_health_does_not() {
+async fn requests_queue_for_a_blocking_thread_and_health_does_not() {
     let fixture = Fixture::new().await;
     fixture.write(fixture.id("alice"), &[("a", 9, "")], &[]).await;
     let all = fixture.work.take_all_turns().await;
@@ -56,7 +56,7 @@ async fn requests_wait_in_line_for_a_turn_and_health_does_not() {
 
 /// Reads before a response begins also take a turn.
 #[tokio::test(start_paused = true)]
-async fn looking_for_a_window_and_for_the_end_of_an_answer_takes_a_turn() {
+async fn window_lookup_and_finding_the_end_of_a_response_take_a_turn() {
     let fixture = Fixture::new().await;
     large(&fixture, 20).await;
     let request = Request::get("/v1/changes").body(Body::empty()).unwrap();
@@ -81,7 +81,7 @@ async fn looking_for_a_window_and_for_the_end_of_an_answer_takes_a_turn() {
 /// A handler that never ends, for more requests than cores, turns and threads of the runtime
 /// together.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn computations_that_never_end_leave_everything_else_alive() {
+async fn endless_computations_block_nothing_else() {
     let fixture = Fixture::new().await;
     let alice = fixture.id("alice");
     fixture.write(alice, &[("a", 9, "")], &[]).await;
@@ -149,7 +149,7 @@ impl SliceProducer for Gated {
 /// A compressor polls the next slice before it hands over the last one, and is then not polled
 /// until its reader has taken that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slice_that_is_not_waited_for_keeps_no_turn() {
+async fn an_abandoned_slice_keeps_no_turn() {
     let work = RequestLimits::new(Env::real());
     let stopping = CancellationToken::new();
     let mut bodies = Vec::new();
@@ -168,7 +168,7 @@ async fn a_slice_that_is_not_waited_for_keeps_no_turn() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_computation_that_panics_is_told_and_its_turn_is_free_again() {
+async fn a_panicking_computation_is_reported_and_releases_its_turn() {
     let fixture = Fixture::new().await;
     let panics = async { std::panic::resume_unwind(Box::new("as a bug would")) };
     let problem = fixture.work.run::<()>(panics).await.unwrap_err();
@@ -214,7 +214,7 @@ async fn finish(mut text: Vec<u8>, mut stream: axum::body::BodyDataStream) -> St
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_that_nobody_takes_hold_a_slice_each() {
+async fn unread_responses_hold_one_slice_each() {
     let fixture = Fixture::new().await;
     large(&fixture, 200).await;
     for uri in
@@ -235,7 +235,7 @@ async fn answers_that_nobody_takes_hold_a_slice_each() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_page_ends_where_the_window_changes_while_it_is_sent() {
+async fn a_page_ends_when_the_window_changes_while_it_is_sent() {
     let fixture = Fixture::new().await;
     let alice = fixture.id("alice");
     large(&fixture, 100).await;
@@ -281,7 +281,7 @@ async fn a_page_ends_where_the_window_changes_while_it_is_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_cursor_of_an_answer_is_fixed_before_its_lines_are_read() {
+async fn the_cursor_of_a_response_is_fixed_before_its_lines_are_read() {
     for (query, expected) in [("", 100), ("?window=alice", 100), ("?limit=60", 60)] {
         let fixture = Fixture::new().await;
         let alice = fixture.id("alice");
@@ -325,7 +325,7 @@ async fn the_cursor_of_an_answer_is_fixed_before_its_lines_are_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_would_lack_a_trimmed_removal_is_cut_off() {
+async fn a_response_that_would_miss_a_trimmed_removal_is_cut_off() {
     let fixture = Fixture::new().await;
     let alice = fixture.id("alice");
     large(&fixture, 100).await;
@@ -345,7 +345,7 @@ async fn an_answer_that_would_lack_a_trimmed_removal_is_cut_off() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_under_other_settings_ends_soon() {
+async fn responses_end_soon_after_the_settings_change() {
     let fixture = Fixture::new().await;
     large(&fixture, 200).await;
     let (_, mut stream) = open(&fixture, "/v1/windows/alice/events").await;
@@ -362,7 +362,7 @@ async fn an_answer_under_other_settings_ends_soon() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fleet_is_listed_in_slices() {
+async fn the_fleet_is_listed_in_slices() {
     let fixture = Fixture::new().await;
     for i in 0..300 {
         fixture.add_window(&format!("w{i:03}"), "w@contoso.com").await;
@@ -383,7 +383,7 @@ async fn a_fleet_is_listed_in_slices() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_could_be_read_in_no_coding_is_not_done() {
+async fn a_request_that_accepts_no_coding_does_no_work() {
     let fixture = Fixture::new().await;
     fixture.write(fixture.id("alice"), &[("a", 9, "")], &[]).await;
     for refused in ["identity;q=0", "*;q=0", "br, identity;q=0", "identity;q=0, gzip;q=0, zstd;q=0"]
@@ -415,7 +415,7 @@ async fn what_could_be_read_in_no_coding_is_not_done() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn caches_are_told_what_an_answer_depends_on() {
+async fn vary_lists_what_a_response_depends_on() {
     let fixture = Fixture::new().await;
     fixture.write(fixture.id("alice"), &[("a", 9, "")], &[]).await;
     for (uri, varies) in [

@@ -4,7 +4,7 @@ use super::*;
 use crate::cli::exit::USAGE;
 
 #[test]
-fn a_cursor_is_remembered_and_recalled() {
+fn a_cursor_is_saved_and_restored() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("cursor");
     assert_eq!(read_cursor(&file), Ok(None));
@@ -15,7 +15,7 @@ fn a_cursor_is_remembered_and_recalled() {
 }
 
 #[tokio::test]
-async fn a_state_file_that_cannot_be_used_is_found_out_before_anything_is_asked() {
+async fn an_unusable_state_file_is_reported_before_any_request() {
     let directory = tempfile::tempdir().unwrap();
     // No daemon listens on this socket.
     let place = super::super::endpoint::Endpoint::Socket(directory.path().join("none.sock"));
@@ -47,7 +47,7 @@ async fn a_state_file_that_cannot_be_used_is_found_out_before_anything_is_asked(
 }
 
 #[tokio::test]
-async fn what_the_daemon_says_is_no_cursor_came_from_the_file() {
+async fn a_cursor_refused_by_the_daemon_is_blamed_on_the_state_file() {
     let directory = tempfile::tempdir().unwrap();
     let state = directory.path().join("cursor");
     let (client, serving) = feed(directory.path()).await;
@@ -64,7 +64,7 @@ async fn what_the_daemon_says_is_no_cursor_came_from_the_file() {
 }
 
 #[test]
-fn the_question_says_what_was_asked() {
+fn the_request_contains_the_given_options() {
     let mut args = args(None, None);
     assert_eq!(path(&args, None), "/v1/changes");
     args.window = Some("room a/b".into());
@@ -126,7 +126,7 @@ impl Write for OutputClosed {
 }
 
 #[tokio::test]
-async fn the_feed_is_printed_to_its_end_and_gone_on_from() {
+async fn the_feed_is_printed_to_its_end_and_resumed() {
     let directory = tempfile::tempdir().unwrap();
     let state = directory.path().join("cursor");
     let (client, serving) = feed(directory.path()).await;
@@ -142,7 +142,7 @@ async fn the_feed_is_printed_to_its_end_and_gone_on_from() {
 }
 
 #[tokio::test]
-async fn lines_that_nobody_got_are_not_remembered_as_told() {
+async fn lines_that_were_not_written_do_not_advance_the_saved_cursor() {
     let directory = tempfile::tempdir().unwrap();
     let state = directory.path().join("cursor");
     let (client, serving) = feed(directory.path()).await;
@@ -154,7 +154,7 @@ async fn lines_that_nobody_got_are_not_remembered_as_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_follower_outlives_the_daemon_and_goes_on_where_it_was() {
+async fn a_follower_survives_a_daemon_restart_and_resumes() {
     let directory = tempfile::tempdir().unwrap();
     let state = directory.path().join("cursor");
     let (client, serving) = feed(directory.path()).await;
@@ -205,7 +205,7 @@ impl Write for ErrorLine {
 }
 
 #[tokio::test]
-async fn a_cursor_that_is_too_old_says_what_to_do() {
+async fn an_expired_cursor_has_a_remedy() {
     let directory = tempfile::tempdir().unwrap();
     let (client, serving) = feed(directory.path()).await;
     let failure =

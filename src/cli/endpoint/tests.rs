@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn addresses_are_read_and_others_refused() {
+fn valid_addresses_are_parsed_and_others_refused() {
     for (text, place) in [
         ("/run/x.sock", Some(Endpoint::Socket("/run/x.sock".into()))),
         ("unix:///run/x.sock", Some(Endpoint::Socket("/run/x.sock".into()))),
@@ -40,7 +40,7 @@ fn found(
 }
 
 #[test]
-fn the_configuration_says_where_and_the_environment_has_the_last_word() {
+fn the_environment_overrides_the_configured_endpoint() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("calmirror.toml");
     let token = directory.path().join("token");
@@ -121,7 +121,7 @@ fn the_configuration_says_where_and_the_environment_has_the_last_word() {
 }
 
 #[test]
-fn the_usual_socket_is_not_asked_silently_if_the_configuration_may_name_another() {
+fn an_unreadable_configuration_does_not_fall_back_to_the_default_socket_silently() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("calmirror.toml");
     fs::create_dir(directory.path().join("conf.d")).unwrap();

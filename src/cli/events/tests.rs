@@ -21,7 +21,7 @@ fn berlin(text: &str) -> ZonedDateTime {
 }
 
 #[test]
-fn the_agenda_stands_in_the_users_own_days() {
+fn the_agenda_is_grouped_by_the_users_local_days() {
     let utc = |day: &str| (format!("{day}:00.0000000"), "UTC");
     let timed = |subject: &str, start: &str, end: &str, more: Value| {
         let (start, end) = (utc(start), utc(end));
@@ -60,7 +60,7 @@ fn the_agenda_stands_in_the_users_own_days() {
 
 /// The agenda reads times in the same way as the mirror.
 #[test]
-fn odd_times_are_placed() {
+fn unusual_times_are_displayed() {
     let moment = |text: &str| json!({"datetime": text, "timezone": "UTC"});
     let event = |start: &str, end: &str| {
         let event = json!({"subject": "odd", "start": moment(start), "end": moment(end)});
@@ -77,7 +77,7 @@ fn odd_times_are_placed() {
 }
 
 #[test]
-fn an_all_day_event_lies_on_its_day_for_everybody() {
+fn an_all_day_event_is_on_the_same_date_in_every_zone() {
     // All-day events of the easternmost zone read in the westernmost, and the other way round.
     let moment =
         |day: &str, zone| json!({"dateTime": format!("{day}T00:00:00.0000000"), "timeZone": zone});
@@ -101,7 +101,7 @@ fn an_all_day_event_lies_on_its_day_for_everybody() {
 }
 
 #[test]
-fn what_lies_outside_of_the_hours_asked_for_is_not_shown() {
+fn events_outside_the_requested_hours_are_not_shown() {
     let timed = |subject: &str, start: &str, end: &str| {
         let utc = |time: &str| format!("2026-11-23T{time}:00");
         event(subject, (&utc(start), "UTC"), (&utc(end), "UTC"), json!({}))
@@ -118,7 +118,7 @@ fn what_lies_outside_of_the_hours_asked_for_is_not_shown() {
 }
 
 #[tokio::test]
-async fn an_icalendar_file_is_what_the_daemon_writes() {
+async fn icalendar_output_is_passed_through_unchanged() {
     use axum::extract::RawQuery;
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("api.sock");
@@ -148,7 +148,7 @@ async fn an_icalendar_file_is_what_the_daemon_writes() {
 }
 
 #[tokio::test]
-async fn a_zone_that_is_none_is_said_to_be_none() {
+async fn an_unknown_zone_is_reported() {
     let client = ApiClient::new(super::super::endpoint::Endpoint::Socket("/nowhere".into()), None);
     let zone = Some("Mars/Base".to_owned());
     let args = EventsArgs { window: "a".into(), from: None, to: None, zone, ics: false };
@@ -157,13 +157,13 @@ async fn a_zone_that_is_none_is_said_to_be_none() {
 }
 
 #[test]
-fn an_empty_agenda_says_of_when() {
+fn an_empty_agenda_names_its_range() {
     let agenda = agenda(&[], &berlin("2026-11-23T00:00"), &berlin("2026-11-24T00:00"));
     assert_eq!(agenda, "no events from 2026-11-23 00:00 to 2026-11-24 00:00\n");
 }
 
 #[test]
-fn times_are_the_users_own() {
+fn times_are_in_the_users_zone() {
     let today = berlin("2026-11-23T00:00");
     for (text, expected) in [
         ("now", Some("2026-11-22T23:00:00Z")),
@@ -184,7 +184,7 @@ fn times_are_the_users_own() {
 }
 
 #[tokio::test]
-async fn every_page_is_asked_for_with_the_same_range() {
+async fn every_page_is_requested_with_the_same_range() {
     use axum::extract::RawQuery;
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("api.sock");

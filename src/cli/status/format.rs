@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lengths_of_time_have_two_units() {
+    fn durations_have_two_units() {
         for (seconds, text) in [
             (0.0, "0s"),
             (59.9, "59s"),

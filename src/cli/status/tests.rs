@@ -60,12 +60,12 @@ fn shown(windows: &[WindowStatus], columns: Option<usize>) -> String {
 }
 
 #[test]
-fn the_table_is_as_wide_as_the_terminal() {
+fn the_table_fits_the_width_of_the_terminal() {
     insta::assert_snapshot!(shown(&fleet(), Some(100)));
 }
 
 #[test]
-fn a_pipe_gets_a_line_for_each_window_and_errors_are_whole() {
+fn piped_output_has_a_line_for_each_window_with_untruncated_errors() {
     let shown = shown(&fleet(), None);
     assert_eq!(shown.lines().count(), fleet().len() + 1);
     let bob = shown.lines().find(|line| line.starts_with("bob")).unwrap();
@@ -73,7 +73,7 @@ fn a_pipe_gets_a_line_for_each_window_and_errors_are_whole() {
 }
 
 #[test]
-fn no_terminal_is_too_narrow_for_the_remedy() {
+fn the_remedy_is_shown_on_the_narrowest_terminal() {
     let mut windows = fleet();
     windows.push(window("日本語の会議室@contoso.com", json!({"state": "held"})));
     windows.push(window(&"long".repeat(50), json!({})));
@@ -89,7 +89,7 @@ fn no_terminal_is_too_narrow_for_the_remedy() {
 }
 
 #[test]
-fn names_and_errors_of_others_do_not_command_the_terminal() {
+fn control_characters_in_names_and_errors_are_escaped() {
     let trick = "a\u{202e}b\u{2066}\u{1b}[2J\u{200f}\u{61c}\u{9b}c";
     let error = json!({"at": "2026-11-21T09:00:00Z", "kind": "forbidden", "status": 403, "code": trick,
         "message": trick, "request_id": trick, "retry_at": null});
@@ -109,14 +109,14 @@ fn names_and_errors_of_others_do_not_command_the_terminal() {
 }
 
 #[test]
-fn a_window_shows_everything_known() {
+fn the_status_of_a_window_shows_every_field() {
     let window = fleet().pop().unwrap();
     let details = details(&window, at("2026-11-21T10:00:00Z"), &TimeZone::UTC, None);
     insta::assert_snapshot!(strip_str(&details).to_string());
 }
 
 #[test]
-fn a_held_window_says_until_when_and_how_to_end_it() {
+fn a_held_window_shows_its_end_and_how_to_confirm_it() {
     let now = at("2026-11-21T10:00:00Z");
     let shown = |name: &str, state: &str| {
         let window = window(name, json!({"state": state, "next_due": "2026-11-21T10:08:00Z"}));
@@ -131,7 +131,7 @@ fn a_held_window_says_until_when_and_how_to_end_it() {
 }
 
 #[test]
-fn of_several_faults_the_first_is_named() {
+fn of_several_configuration_faults_the_first_is_named() {
     let fault = |line: usize| Diagnostic {
         file: Some("/etc/c.toml".into()),
         line: Some(line),
@@ -153,7 +153,7 @@ fn of_several_faults_the_first_is_named() {
 }
 
 #[test]
-fn a_wrong_clock_is_told_with_its_remedy() {
+fn a_wrong_clock_is_shown_with_its_remedy() {
     let ahead = wrong_clock(315_360_000.0);
     assert!(ahead.starts_with("the daemon's clock is 3650d 0h ahead of Graph's, "), "{ahead}");
     assert!(ahead.contains("NTP"), "{ahead}");
@@ -161,7 +161,7 @@ fn a_wrong_clock_is_told_with_its_remedy() {
 }
 
 #[test]
-fn a_screen_shows_what_it_holds() {
+fn output_is_cut_to_the_height_of_the_screen() {
     let text = "a\nb\nc\nd\ne\n";
     assert_eq!(truncate_lines(text, 6), text);
     assert_eq!(truncate_lines(text, 5), "a\nb\nc\n… and 2 more lines\n");

@@ -28,7 +28,7 @@ fn settings() -> Vec<(String, String, String)> {
 }
 
 #[test]
-fn it_is_valid_as_it_is() {
+fn the_example_is_valid() {
     let lab = Lab::with(EXAMPLE);
     let config = lab.config();
     assert_eq!(config.warnings.len(), 1, "only the warning about having no window");
@@ -36,7 +36,7 @@ fn it_is_valid_as_it_is() {
 }
 
 #[test]
-fn it_is_valid_with_everything_uncommented() {
+fn the_example_is_valid_with_everything_uncommented() {
     // An account has one credential.
     let others = ["client_secret_env", "certificate_file", "access_token_file"];
     let lab = Lab::new();
@@ -60,7 +60,7 @@ fn it_is_valid_with_everything_uncommented() {
 }
 
 #[test]
-fn it_has_every_key_and_no_other() {
+fn the_example_has_exactly_the_known_keys() {
     let settings = settings();
     for section in SECTIONS.iter().copied() {
         for key in section.keys() {
@@ -83,7 +83,7 @@ fn it_has_every_key_and_no_other() {
 }
 
 #[test]
-fn its_defaults_are_the_codes() {
+fn the_defaults_of_the_example_match_the_code() {
     let stated: BTreeMap<(String, String), String> =
         settings().into_iter().map(|(section, key, value)| ((section, key), value)).collect();
     for section in SECTIONS.iter().copied() {

@@ -18,7 +18,7 @@ fn check_window(text: &str, expected: &[&str]) {
 }
 
 #[test]
-fn unknown_keys_and_sections_suggest_what_was_meant() {
+fn unknown_keys_and_sections_suggest_the_nearest_name() {
     check(
         "[store]\npaht = 1\n",
         &["calmirror.toml:2: store.paht: unknown key; did you mean `path`?"],
@@ -47,7 +47,7 @@ fn unknown_keys_and_sections_suggest_what_was_meant() {
 }
 
 #[test]
-fn structure_is_explained() {
+fn structural_errors_are_explained() {
     check(
         "store = 1\naccount = 2\nwindow = 3\n",
         &[
@@ -77,7 +77,7 @@ fn structure_is_explained() {
 }
 
 #[test]
-fn every_line_that_is_not_toml_is_told() {
+fn every_line_that_is_not_toml_is_reported() {
     let faults =
         Lab::with("[store]\npath = /var/lib\n[graph]\ncloud = \"china\"\ncloud = \"global\"\n")
             .faults();
@@ -87,7 +87,7 @@ fn every_line_that_is_not_toml_is_told() {
 }
 
 #[test]
-fn values_are_held_to_their_types_and_bounds() {
+fn values_are_checked_for_type_and_bounds() {
     for (setting, fault) in [
         ("store.path = 5", "not a string; put it in quotes"),
         ("store.path = \" \"", "empty; write a value, or remove the line"),
@@ -293,7 +293,7 @@ fn secrets_are_private_files_and_never_shown() {
 }
 
 #[test]
-fn one_token_cannot_be_both() {
+fn the_read_token_and_the_write_token_must_differ() {
     check(
         "[api]\ntoken_file = \"contoso.secret\"\nread_token_file = \"contoso.secret\"\n",
         &[
@@ -335,7 +335,7 @@ fn windows_name_an_account_and_a_mailbox() {
 }
 
 #[test]
-fn names_are_unique_and_fit_an_address() {
+fn window_names_are_unique_and_valid_in_urls() {
     let named = |name: &str| {
         format!("[[window]]\nname = \"{name}\"\nmailbox = \"a@b\"\naccount = \"contoso\"\n")
     };
@@ -416,7 +416,7 @@ fn a_window_ends_after_it_starts() {
 }
 
 #[test]
-fn every_fault_of_every_file_is_told_at_once_and_in_order() {
+fn every_fault_of_every_file_is_reported_at_once_and_in_order() {
     let lab = Lab::with("[log]\nformat = \"x\"\nlevel = \"y\"\n[stroe]\n")
         .set("CALMIRROR__FEED__RETENTION", "x");
     lab.write("conf.d/a.toml", "\n[graph]\nmax_concurrent = -1\n");
@@ -477,7 +477,7 @@ fn any_setting() -> impl Strategy<Value = String> {
 proptest! {
     /// Any text gives a configuration, or errors with a location and a remedy.
     #[test]
-    fn nothing_that_is_written_stops_the_reading(setting in any_setting()) {
+    fn no_input_stops_the_reader(setting in any_setting()) {
         if let Err(faults) = Lab::with(&setting).load() {
             prop_assert!(!faults.0.is_empty());
             for fault in faults.0 {

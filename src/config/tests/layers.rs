@@ -12,7 +12,7 @@ use crate::config::{ConfigDiff, LogFormat, ReloadEffect, Sources, ValueOrigin, d
 use crate::mirror::account::Credential;
 
 #[test]
-fn the_file_is_named_by_the_command_line_then_the_environment() {
+fn the_file_is_taken_from_the_command_line_then_the_environment() {
     let named = BTreeMap::from([("CALMIRROR_CONFIG".to_owned(), "/b".to_owned())]);
     let empty = BTreeMap::from([("CALMIRROR_CONFIG".to_owned(), String::new())]);
     assert_eq!(Sources::find(Some(Path::new("/a")), named.clone()).file, PathBuf::from("/a"));
@@ -103,7 +103,7 @@ fn conf_d_merges_tables_and_appends_windows_in_name_order() {
 }
 
 #[test]
-fn the_environment_comes_last_and_only_knows_texts() {
+fn the_environment_overrides_files_and_contains_only_strings() {
     let lab = Lab::with(&format!("[graph]\nmax_concurrent = 1\n{ACCOUNT}"))
         .set("CALMIRROR__GRAPH__MAX_CONCURRENT", "77")
         .set("CALMIRROR__API__MASK_PRIVATE", "true")
@@ -135,7 +135,7 @@ fn the_environment_comes_last_and_only_knows_texts() {
 }
 
 #[test]
-fn variables_without_a_place_are_faults() {
+fn unknown_variables_are_faults() {
     let lab = Lab::with("")
         .set("CALMIRROR__STORE__PAHT", "/x")
         .set("CALMIRROR__STROE__PATH", "/x")
@@ -182,7 +182,7 @@ fn every_effective_value_is_explained() {
 }
 
 #[test]
-fn a_reload_is_a_difference_by_name() {
+fn a_reload_compares_windows_by_name() {
     let window = |name: &str, rest: &str| {
         format!(
             "[[window]]\nname = \"{name}\"\nmailbox = \"{name}@b\"\naccount = \"contoso\"\n{rest}\n"
@@ -237,7 +237,7 @@ fn a_reload_is_a_difference_by_name() {
 }
 
 #[test]
-fn another_cloud_is_refused_even_where_its_addresses_are_not_used() {
+fn a_change_of_the_cloud_is_refused_even_if_its_addresses_are_not_used() {
     let graph = |keys: &[&str]| Lab::with(&format!("[graph]\n{}\n", keys.join("\n"))).config();
     let cloud = "cloud = \"china\"";
     let base = "base_url = \"http://127.0.0.1:1/v1.0\"";
@@ -259,7 +259,7 @@ fn another_cloud_is_refused_even_where_its_addresses_are_not_used() {
 }
 
 #[test]
-fn each_key_of_a_window_says_what_changing_it_asks_for() {
+fn each_key_of_a_window_has_its_reload_effect() {
     let config = |rest: &str| {
         let window = "[[window]]\nname = \"a\"\nmailbox = \"a@b\"\naccount = \"contoso\"\n";
         Lab::with(&format!("{ACCOUNT}{window}{rest}\n")).config()

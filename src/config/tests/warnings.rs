@@ -14,12 +14,12 @@ fn warnings(text: &str) -> Vec<String> {
 const LONG: &str = "0123456789abcdef0123456789abcdef";
 
 #[test]
-fn what_is_right_gives_no_warning() {
+fn a_correct_configuration_has_no_warnings() {
     assert_eq!(warnings(""), [""; 0]);
 }
 
 #[test]
-fn tokens_that_can_be_guessed_are_questioned_and_not_shown() {
+fn guessable_tokens_are_warned_about_and_not_shown() {
     for (token, length) in
         [("x", "one byte"), ("hunter2", "7 bytes"), ("0123456789abcde", "15 bytes")]
     {
@@ -37,7 +37,7 @@ fn tokens_that_can_be_guessed_are_questioned_and_not_shown() {
 }
 
 #[test]
-fn one_token_for_reading_and_writing_is_questioned() {
+fn one_token_for_reading_and_writing_is_warned_about() {
     let lab = Lab::with(&format!(
         "{ACCOUNT}{WINDOW}[api]\nlisten = \"[::1]:1\"\ntoken_file = \"t\"\nread_token_file = \"r\"\n"
     ));
@@ -54,7 +54,7 @@ fn one_token_for_reading_and_writing_is_questioned() {
 }
 
 #[test]
-fn a_listener_beyond_loopback_is_questioned() {
+fn a_listener_beyond_loopback_is_warned_about() {
     for (address, warned) in [
         ("127.0.0.1:1", false),
         ("127.9.9.9:1", false),
@@ -79,7 +79,7 @@ fn a_listener_beyond_loopback_is_questioned() {
 }
 
 #[test]
-fn files_that_everybody_can_change_are_questioned() {
+fn world_writable_files_are_warned_about() {
     let lab = Lab::with(&format!(
         "{ACCOUNT}[[window]]\naccount = \"contoso\"\nmailboxes_file = \"rooms\"\n"
     ));
@@ -108,7 +108,7 @@ fn files_that_everybody_can_change_are_questioned() {
 }
 
 #[test]
-fn an_address_of_graph_without_a_version_is_questioned() {
+fn a_graph_address_without_a_version_is_warned_about() {
     for (url, warned) in [
         ("http://127.0.0.1:8081/v1.0", false),
         ("http://127.0.0.1:8081/v1.0/", false),
@@ -132,7 +132,7 @@ fn an_address_of_graph_without_a_version_is_questioned() {
 }
 
 #[test]
-fn ids_that_have_not_their_form_are_questioned() {
+fn malformed_ids_are_warned_about() {
     let text = ACCOUNT
         .replace("11111111-1111-1111-1111-111111111111", "calmirror")
         .replace("contoso.com", "contoso");
@@ -146,7 +146,7 @@ fn ids_that_have_not_their_form_are_questioned() {
 }
 
 #[test]
-fn mailboxes_that_graph_will_not_find_are_questioned() {
+fn mailboxes_that_graph_will_not_find_are_warned_about() {
     for (mailbox, warned) in [
         ("alice@contoso.com", false),
         ("guest_example.org#EXT#@contoso.com", false),
@@ -172,7 +172,7 @@ fn mailboxes_that_graph_will_not_find_are_questioned() {
 }
 
 #[test]
-fn of_a_long_file_of_odd_mailboxes_some_are_named() {
+fn warnings_about_a_mailboxes_file_name_only_some_mailboxes() {
     let lab = Lab::with(&format!(
         "{ACCOUNT}[[window]]\naccount = \"contoso\"\nmailboxes_file = \"rooms\"\n"
     ));

@@ -39,7 +39,7 @@ fn a_window_takes_the_defaults_and_overrides_them() {
 }
 
 #[test]
-fn iana_zones_are_known_too() {
+fn iana_zones_are_accepted() {
     for zone in ["UTC", "Europe/Berlin", "America/Argentina/Buenos_Aires", "Tokyo Standard Time"] {
         let text = format!("[defaults]\ntime_zone = \"{zone}\"\n");
         assert_eq!(Lab::with(&text).faults(), [""; 0], "{zone}");
@@ -47,14 +47,14 @@ fn iana_zones_are_known_too() {
 }
 
 #[test]
-fn a_window_without_a_name_has_its_mailboxs() {
+fn a_window_without_a_name_is_named_after_its_mailbox() {
     let config = Lab::with(&format!("{ACCOUNT}{WINDOW}calendar = \"X\"\n{WINDOW}")).config();
     let names: Vec<&str> = config.windows.iter().map(|window| &*window.name).collect();
     assert_eq!(names, ["a@b:X", "a@b"]);
 }
 
 #[test]
-fn me_is_for_delegated_tokens() {
+fn me_requires_a_delegated_token() {
     let text = "[account.a]\naccess_token_file = \"contoso.secret\"\n[[window]]\naccount = \"a\"\nmailbox = \"me\"\n";
     let config = Lab::with(text).config();
     assert_eq!(&*config.windows[0].mailbox, "me");
@@ -64,7 +64,7 @@ fn me_is_for_delegated_tokens() {
 const ROOMS: &str = "[[window]]\nmailboxes_file = \"rooms.txt\"\naccount = \"contoso\"\n";
 
 #[test]
-fn a_mailboxes_file_is_one_window_a_line() {
+fn a_mailboxes_file_has_one_window_per_line() {
     let lab =
         Lab::with(&format!("{ACCOUNT}{ROOMS}name = \"room-{{mailbox}}\"\ninterval = \"9m\"\n"));
     lab.write(
@@ -86,7 +86,7 @@ fn a_mailboxes_file_is_one_window_a_line() {
 }
 
 #[test]
-fn faults_of_a_mailboxes_file_have_its_own_lines() {
+fn faults_of_a_mailboxes_file_name_its_lines() {
     let lab = Lab::with(&format!("{ACCOUNT}{ROOMS}{WINDOW}"));
     lab.write("rooms.txt", "a@b\n\nx,y\na@b\n# ok\n");
     assert_eq!(
@@ -107,7 +107,7 @@ fn faults_of_a_mailboxes_file_have_its_own_lines() {
 }
 
 #[test]
-fn a_mailboxes_file_must_be_there_and_names_must_differ() {
+fn a_mailboxes_file_must_exist_and_its_names_must_differ() {
     let lab =
         Lab::with(&format!("{ACCOUNT}{ROOMS}name = \"room\"\n{ROOMS}{ROOMS}mailbox = \"a@b\"\n"));
     assert_eq!(
@@ -127,7 +127,7 @@ fn a_mailboxes_file_must_be_there_and_names_must_differ() {
 }
 
 #[test]
-fn what_is_hardly_meant_is_warned_about() {
+fn unlikely_values_are_warned_about() {
     let lab = Lab::with(&format!(
         "{ACCOUNT}[account.idle]\naccess_token_file = \"contoso.secret\"\n{WINDOW}{}end = \"+12y\"\n",
         WINDOW.replace("[[window]]", "[[window]]\nname = \"twice\"")
@@ -187,7 +187,7 @@ fn what_is_hardly_meant_is_warned_about() {
 }
 
 #[test]
-fn a_hundred_thousand_mailboxes_are_windows() {
+fn a_hundred_thousand_mailboxes_are_read() {
     let lab = Lab::with(&format!("{ACCOUNT}{ROOMS}"));
     let rooms: String = (0..100_000).map(|room| format!("room{room}@contoso.com\n")).collect();
     lab.write("rooms.txt", &rooms);

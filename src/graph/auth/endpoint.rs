@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn grants_are_read_in_every_form() {
+    fn token_responses_are_parsed_in_every_form() {
         for (body, life, refresh_in) in [
             (r#"{"token_type":"Bearer","expires_in":3599,"access_token":"t"}"#, 3599, None),
             (r#"{"token_type":"bearer","expires_in":"60","access_token":"t"}"#, 60, None),
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_can_pass_is_worth_asking_again() {
+    fn only_transient_sign_in_errors_are_retried() {
         for (status, body, needs_person) in [
             (400, r#"{"error":"temporarily_unavailable"}"#, false),
             (400, "\u{feff}{\"error\":\"temporarily_unavailable\"}", false),
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn an_assertion_out_of_its_time_is_a_wrong_clock() {
+    fn an_expired_assertion_means_a_wrong_clock() {
         let body = r#"{"error":"invalid_client","error_description":"AADSTS700024: Client assertion is not within its valid time range. Current time: 2026-11-21T10:00:00Z"}"#;
         let sentence = |date: Option<&str>, now: &str| {
             let headers = date.map(|date| (http::header::DATE, date.parse().unwrap()));
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn remedies_name_the_key_and_repeat_no_description() {
+    fn remedies_name_the_key_and_do_not_repeat_the_description() {
         let denial = denied(
             401,
             r#"{"error":"invalid_client","error_description":"AADSTS7000222: The canary keys for app 'canary' are expired. Trace ID: canary"}"#,

@@ -113,7 +113,7 @@ async fn a_certificate_signs_an_assertion_for_the_endpoint_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unfit_files_and_variables_ask_for_a_person_and_name_the_key() {
+async fn unusable_files_and_variables_need_a_person_and_name_the_key() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str, text: &str| {
         fs::write(dir.path().join(name), text).unwrap();
@@ -148,7 +148,7 @@ async fn unfit_files_and_variables_ask_for_a_person_and_name_the_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_workers_are_one_question() {
+async fn many_workers_share_one_token_request() {
     let mut script = Script::new([granted("t", 3600)], []);
     Arc::get_mut(&mut script).unwrap().token_delay = seconds(2);
     let tokens = tokens(&script, some_secret());
@@ -158,7 +158,7 @@ async fn many_workers_are_one_question() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_question_given_up_is_asked_by_the_next() {
+async fn a_cancelled_token_request_is_repeated_by_the_next_worker() {
     let mut script = Script::new([granted("a", 3600), granted("b", 3600)], []);
     Arc::get_mut(&mut script).unwrap().token_delay = seconds(2);
     let tokens = tokens(&script, some_secret());
@@ -191,7 +191,7 @@ async fn a_token_is_renewed_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lives_of_nothing_do_not_cost_a_token_request_each_time() {
+async fn tokens_with_no_lifetime_do_not_cost_a_request_each_time() {
     for life in [
         r#""expires_in":0"#,
         r#""expires_in":-1"#,
@@ -211,7 +211,7 @@ async fn lives_of_nothing_do_not_cost_a_token_request_each_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_one_renews_the_others_go_on() {
+async fn workers_use_the_old_token_during_a_renewal() {
     let mut script = Script::new([granted("a", 3600), granted("b", 3600)], []);
     Arc::get_mut(&mut script).unwrap().token_delay = seconds(2);
     let tokens = tokens(&script, some_secret());
@@ -227,7 +227,7 @@ async fn while_one_renews_the_others_go_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_renewal_that_fails_costs_nothing_while_the_token_lives() {
+async fn a_failed_renewal_is_harmless_while_the_token_is_valid() {
     let answers = [granted("a", 3600), reply(503, ""), reply(400, "{}"), reply(400, "{}")];
     let script = Script::new(answers, []);
     let tokens = tokens(&script, some_secret());
@@ -272,7 +272,7 @@ async fn a_refused_sign_in_is_remembered_for_a_quarter_of_an_hour_or_until_forgo
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rewritten_secret_is_tried_at_once() {
+async fn a_rewritten_secret_is_used_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("secret");
     let refused = || reply(401, r#"{"error":"invalid_client"}"#);
@@ -289,7 +289,7 @@ async fn a_rewritten_secret_is_tried_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn passing_faults_are_transient_and_back_off() {
+async fn transient_sign_in_faults_back_off() {
     let faults = [
         reply(400, r#"{"error":"temporarily_unavailable"}"#),
         reply(500, ""),
@@ -320,7 +320,7 @@ async fn passing_faults_are_transient_and_back_off() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_token_is_renewed_once_for_everybody() {
+async fn a_refused_token_is_renewed_once_for_all_workers() {
     let script = Script::new([granted("a", 3600), granted("b", 3600)], []);
     let tokens = tokens(&script, some_secret());
     let refused = tokens.token().await.unwrap();
@@ -331,7 +331,7 @@ async fn a_refused_token_is_renewed_once_for_everybody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_graph_that_refuses_every_token_does_not_make_us_hammer_the_endpoint() {
+async fn token_requests_are_limited_while_graph_refuses_every_token() {
     let script = Script::new((0..100).map(|n| granted(&n.to_string(), 3600)), []);
     let tokens = tokens(&script, some_secret());
     let mut token = tokens.token().await.unwrap();
@@ -351,7 +351,7 @@ async fn a_graph_that_refuses_every_token_does_not_make_us_hammer_the_endpoint()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_window_that_is_refused_takes_the_token_from_nobody() {
+async fn a_token_refused_for_one_window_stays_valid_for_others() {
     let refused = || reply(401, r#"{"error":"invalid_client"}"#);
     let mut script = Script::new([granted("a", 3600), refused(), granted("b", 3600)], []);
     Arc::get_mut(&mut script).unwrap().token_delay = seconds(2);

@@ -49,7 +49,7 @@ fn header<'a>(request: &'a Request<Bytes>, name: &str) -> &'a str {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_question_has_its_address() {
+async fn every_request_has_its_url() {
     let listing = r#"{"value":[]}"#;
     let event = r#"{"id":"m","type":"seriesMaster"}"#;
     let script = Script::new(
@@ -89,7 +89,7 @@ async fn every_question_has_its_address() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_request_carries_the_same_preferences_and_an_id_of_its_own() {
+async fn every_request_has_the_same_preferences_and_its_own_id() {
     let script = Script::new([granted("t", 3600)], [reply(200, EMPTY), reply(200, EMPTY)]);
     let client = client(&script);
     let target = room(&client, &script);
@@ -119,7 +119,7 @@ async fn every_request_carries_the_same_preferences_and_an_id_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_link_to_elsewhere_is_never_asked() {
+async fn a_link_to_another_origin_is_never_requested() {
     let script = Script::new([], []);
     let client = client(&script);
     let target = room(&client, &script);
@@ -147,7 +147,7 @@ async fn a_link_to_elsewhere_is_never_asked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_link_to_elsewhere_never_becomes_a_position() {
+async fn a_link_to_another_origin_is_never_stored() {
     let evil = r#"{"value":[],"@odata.nextLink":"https://evil.example/?$skiptoken=canary"}"#;
     let (script, outcome) = follow([reply(200, evil)]).await;
     assert_eq!(outcome.unwrap_err().class(), ErrorClass::ForeignLink);
@@ -171,7 +171,7 @@ async fn a_refused_token_is_renewed_once_and_the_request_repeated_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_claims_challenge_is_a_persons_business() {
+async fn a_claims_challenge_needs_a_person() {
     for status in [401, 403] {
         let challenge = reply(status, "").with(
             "www-authenticate",
@@ -184,7 +184,7 @@ async fn a_claims_challenge_is_a_persons_business() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_else_is_repeated() {
+async fn no_other_request_is_repeated() {
     let coded = |code: &str| format!(r#"{{"error":{{"code":"{code}","message":"m"}}}}"#);
     for (answer, class, kind) in [
         (reply(403, coded("ErrorAccessDenied")), ErrorClass::Forbidden, "forbidden"),
@@ -243,7 +243,7 @@ async fn a_whole_request_takes_no_longer_than_its_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn throttling_pauses_the_mailbox_and_tells_how_long() {
+async fn throttling_pauses_the_mailbox_and_returns_the_wait() {
     let script = Script::new(
         [granted("t", 36_000)],
         [
@@ -275,7 +275,7 @@ async fn throttling_pauses_the_mailbox_and_tells_how_long() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_mailbox_is_asked_three_things_at_a_time() {
+async fn a_mailbox_has_at_most_three_concurrent_requests() {
     let script = Script::new([granted("t", 3600)], (0..5).map(|_| ScriptedResponse::Silence));
     let client = client(&script);
     let target = room(&client, &script);
@@ -289,7 +289,7 @@ async fn a_mailbox_is_asked_three_things_at_a_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_does_not_exist_is_none_and_what_is_out_of_reach_an_error() {
+async fn a_missing_item_is_none_and_an_unreachable_one_an_error() {
     let missing = || reply(404, r#"{"error":{"code":"ErrorItemNotFound","message":"not found"}}"#);
     let script = Script::new(
         [granted("t", 3600)],
@@ -311,7 +311,7 @@ async fn what_does_not_exist_is_none_and_what_is_out_of_reach_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ids_that_would_climb_out_of_the_path_are_not_asked_for() {
+async fn ids_with_path_traversal_are_not_requested() {
     let script = Script::new([granted("t", 3600)], []);
     let client = client(&script);
     let target = room(&client, &script);
@@ -326,7 +326,7 @@ async fn ids_that_would_climb_out_of_the_path_are_not_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_error_and_no_type_shows_a_token_a_secret_or_a_link() {
+async fn errors_and_debug_output_show_no_token_secret_or_link() {
     const TOKEN: &str = "canary-token-1";
     let echo = format!("{TOKEN} {LINK} the link canary-1.b_C");
     let said = serde_json::json!({"error": {"code": TOKEN, "message": echo, "innerError": {"request-id": TOKEN}}});
@@ -354,7 +354,7 @@ async fn no_error_and_no_type_shows_a_token_a_secret_or_a_link() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_id_that_graph_gives_its_answer_is_logged_only_if_it_is_one() {
+async fn only_well_formed_request_ids_are_logged() {
     const TOKEN: &str = "canary-token-1";
     let lines = Lines::default();
     let log = tracing_subscriber::fmt()
@@ -377,7 +377,7 @@ async fn an_id_that_graph_gives_its_answer_is_logged_only_if_it_is_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_page_of_more_items_than_are_read_is_too_large() {
+async fn a_page_with_too_many_items_is_too_large() {
     let page = |count: usize| {
         let items = vec!["{}"; count].join(",");
         reply(200, format!(r#"{{"value":[{items}],"@odata.deltaLink":"{LINK}"}}"#))
@@ -391,7 +391,7 @@ async fn a_page_of_more_items_than_are_read_is_too_large() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_that_are_worked_on_share_one_memory() {
+async fn responses_being_processed_share_one_memory_limit() {
     let page = || reply(200, EMPTY.to_owned() + &" ".repeat(40 << 20));
     let script = Script::new([granted("t", 36_000)], [page(), page(), page(), page()]);
     let client = client(&script);
@@ -425,7 +425,7 @@ async fn a_base_address_must_be_safe() {
 
 proptest! {
     #[test]
-    fn no_segment_leaves_its_place(text in "\\PC{1,40}") {
+    fn path_segments_cannot_change_the_path(text in "\\PC{1,40}") {
         prop_assume!(text != "." && text != "..");
         let mut url = "https://graph.example/v1.0/users/".to_owned();
         push_segment(&mut url, &text).unwrap();

@@ -19,7 +19,7 @@ fn coded(code: &str) -> String {
 }
 
 #[test]
-fn every_row_of_the_answers_is_known() {
+fn every_documented_response_is_classified() {
     use ErrorClass::{LinkDead, SegmentTooLong, SignIn, Throttled, Transient};
     let forbidden = ErrorClass::Forbidden;
     let gone = ErrorClass::Gone;
@@ -71,7 +71,7 @@ fn every_row_of_the_answers_is_known() {
 }
 
 #[test]
-fn a_503_that_names_a_wait_is_throttling() {
+fn a_503_with_retry_after_is_throttling() {
     let refusal = refusal(RequestKind::Link, 503, &[("retry-after", "2.5")], "");
     assert_eq!(refusal.class, ErrorClass::Throttled);
     assert_eq!(refusal.retry_after, Some(Duration::from_millis(2500)));
@@ -80,7 +80,7 @@ fn a_503_that_names_a_wait_is_throttling() {
 }
 
 #[test]
-fn a_claims_challenge_asks_for_a_person_and_not_for_a_new_token() {
+fn a_claims_challenge_needs_a_person_and_not_a_new_token() {
     let challenge = r#"Bearer realm="", error="insufficient_claims", claims="eyJ9""#;
     for status in [401, 403] {
         let refusal = refusal(RequestKind::Start, status, &[("www-authenticate", challenge)], "");
@@ -91,7 +91,7 @@ fn a_claims_challenge_asks_for_a_person_and_not_for_a_new_token() {
 }
 
 #[test]
-fn codes_are_found_deeper_and_without_wrapping() {
+fn error_codes_are_found_at_any_depth() {
     let deeper = r#"{"error":{"code":"itemNotFound","innerError":{"innererror":{"code":"ResyncApplyDifferences"}}}}"#;
     assert_eq!(class(RequestKind::Link, 404, deeper), ErrorClass::LinkDead);
     let marked = format!("\u{feff}{}", coded("SyncStateNotFound"));
@@ -106,7 +106,7 @@ fn codes_are_found_deeper_and_without_wrapping() {
 }
 
 #[test]
-fn what_a_support_case_needs_is_kept() {
+fn request_ids_and_codes_are_kept_for_support_cases() {
     let body = r#"{"error":{"code":"ErrorAccessDenied","message":"Access to OData is disabled.","innerError":{"request-id":"9d016848-179e"}}}"#;
     let error = GraphError::Response(Box::new(refusal(RequestKind::Start, 403, &[], body)));
     assert_eq!(error.code(), Some("ErrorAccessDenied"));
@@ -119,7 +119,7 @@ fn what_a_support_case_needs_is_kept() {
 }
 
 #[test]
-fn messages_are_tamed() {
+fn error_messages_are_sanitised() {
     for (message, expected) in [
         (
             "The value 'canary' of parameter '$deltaToken' is invalid.",
@@ -142,7 +142,7 @@ fn messages_are_tamed() {
 
 proptest::proptest! {
     #[test]
-    fn no_answer_makes_it_panic_or_leak(
+    fn no_response_panics_or_leaks(
         status in 100_u16..1000,
         body in "\\PC{0,40}",
         before in "\\PC{0,20}",

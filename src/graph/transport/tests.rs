@@ -123,7 +123,7 @@ async fn fault(deed: Deed) -> TransportErrorKind {
 }
 
 #[tokio::test]
-async fn compressed_bodies_are_asked_for_and_decoded() {
+async fn compressed_bodies_are_requested_and_decoded() {
     let server = serve(Deed::Write(answer("content-encoding: gzip\r\n", &gzipped(b"hello")))).await;
     let (status, body) = fetch(&server).await.unwrap();
     assert_eq!((status, &*body), (http::StatusCode::OK, &b"hello"[..]));
@@ -133,7 +133,7 @@ async fn compressed_bodies_are_asked_for_and_decoded() {
 }
 
 #[tokio::test]
-async fn bodies_that_are_not_whole_are_faults() {
+async fn incomplete_bodies_are_errors() {
     let whole = gzipped(&b"hello ".repeat(1000));
     let cut = &whole[..whole.len() / 2];
     assert_eq!(
@@ -150,14 +150,14 @@ async fn bodies_that_are_not_whole_are_faults() {
 }
 
 #[tokio::test]
-async fn connections_that_end_early_or_make_no_sense_are_resets() {
+async fn connections_that_end_early_or_send_garbage_are_resets() {
     assert_eq!(fault(Deed::Close(Vec::new())).await, TransportErrorKind::Reset);
     assert_eq!(fault(Deed::Close(b"HTTP/1.1 20".to_vec())).await, TransportErrorKind::Reset);
     assert_eq!(fault(Deed::Close(b"SSH-2.0-canary\r\n".to_vec())).await, TransportErrorKind::Reset);
 }
 
 #[tokio::test]
-async fn nobody_listening_is_no_connection() {
+async fn a_refused_connection_is_no_connection() {
     let server = serve(Deed::Close(Vec::new())).await;
     let Server { base, mut tasks, .. } = server;
     tasks.shutdown().await;
@@ -190,7 +190,7 @@ async fn through_proxy(proxy: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_proxy_that_is_not_there_or_refuses_is_named() {
+async fn an_unreachable_or_refusing_proxy_is_named() {
     let server = |status: &str| {
         serve(Deed::Close(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").into_bytes()))
     };
@@ -271,7 +271,7 @@ fn every_cause_of_a_failed_connection_has_a_message_of_its_own() {
 }
 
 #[tokio::test]
-async fn without_root_certificates_there_is_loopback_and_a_remedy() {
+async fn without_root_certificates_only_loopback_works_and_the_error_has_a_remedy() {
     let server = serve(Deed::Write(answer("", b"x"))).await;
     let transport = HttpTransport { remote: None, ..HttpTransport::new().unwrap() };
     assert!(transport.send(get(&server, "/")).await.is_ok());
@@ -282,7 +282,7 @@ async fn without_root_certificates_there_is_loopback_and_a_remedy() {
 }
 
 #[tokio::test]
-async fn a_redirect_is_an_answer_and_not_followed() {
+async fn redirects_are_returned_and_not_followed() {
     let server = serve(Deed::Write(
         b"HTTP/1.1 302 Found\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n".to_vec(),
     ))
@@ -309,7 +309,7 @@ async fn a_body_is_read_no_further_than_the_cap() {
 }
 
 #[tokio::test]
-async fn connections_are_kept_unless_a_new_one_is_asked_for() {
+async fn connections_are_reused_unless_a_new_one_is_requested() {
     let server = serve(Deed::Write(answer("", b"x"))).await;
     let transport = HttpTransport::new().unwrap();
     for (fresh, connections) in [(false, 1), (false, 1), (true, 2), (true, 3), (false, 3)] {
@@ -344,7 +344,7 @@ async fn waiting_for_our_own_memory_is_no_timeout() {
 }
 
 #[tokio::test]
-async fn a_body_that_never_ends_is_given_up_by_the_client() {
+async fn an_endless_body_is_abandoned_by_the_client() {
     let mut half = answer("content-type: application/json\r\n", b"{\"value\":[]}");
     half.truncate(half.len() - 3);
     let server = serve(Deed::Stall(half)).await;

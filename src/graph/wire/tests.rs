@@ -37,7 +37,7 @@ fn value(item: &Item) -> Value {
 }
 
 #[test]
-fn a_page_is_read_whole() {
+fn a_page_is_parsed_completely() {
     let page = read(DELTA_PAGE).unwrap();
     assert_eq!(page.unreadable, []);
     assert_eq!(page.removed, [EventId::new("gone")]);
@@ -77,7 +77,7 @@ fn content_keeps_every_member_but_annotations_byte_for_byte_and_in_order() {
 }
 
 #[test]
-fn bodies_are_dropped_where_nobody_wants_them() {
+fn bodies_are_dropped_if_not_configured() {
     let bytes = Bytes::from_static(DELTA_PAGE.as_bytes());
     for (body, kept) in
         [(BodyFormat::Html, true), (BodyFormat::Text, true), (BodyFormat::None, false)]
@@ -118,7 +118,7 @@ fn a_page_ends_with_exactly_one_link() {
 }
 
 #[test]
-fn the_last_word_on_an_id_wins() {
+fn the_last_item_with_an_id_wins() {
     let page = items(&format!(
         r#"{{"id":"a","n":1,{DATES}}},{{"id":"b","@removed":{{}}}},{{"id":"c","n":1,{DATES}}},
            {{"id":"a","n":2,{DATES}}},{{"id":"b","n":2,{DATES}}},{{"id":"c","@removed":{{"reason":"changed"}}}},
@@ -131,14 +131,14 @@ fn the_last_word_on_an_id_wins() {
 }
 
 #[test]
-fn a_member_that_stands_twice_counts_last_and_stands_once() {
+fn the_last_of_duplicate_members_is_kept_once() {
     let item = item(r#""id":"x","a":1,"id":"y","b":2,"a":3,"\u0061":4"#);
     assert_eq!(item.id.as_str(), "y");
     assert!(item.content.starts_with(br#"{"id":"y","a":4,"b":2,"start""#));
 }
 
 #[test]
-fn kinds_follow_type_and_where_it_is_missing_the_other_members() {
+fn the_kind_follows_the_type_or_else_the_other_members() {
     for (members, kind) in [
         (r#""type":"singleInstance""#, EventKind::Single),
         (r#""type":"seriesMaster""#, EventKind::Master),
@@ -157,14 +157,14 @@ fn kinds_follow_type_and_where_it_is_missing_the_other_members() {
 }
 
 #[test]
-fn an_exception_is_whole_when_it_has_a_subject_even_none() {
+fn an_exception_is_full_if_it_has_a_subject_even_null() {
     let exception = r#""id":"x","type":"exception","seriesMasterId":"m""#;
     assert!(!item(exception).full);
     assert!(item(&format!(r#"{exception},"subject":null"#)).full);
 }
 
 #[test]
-fn an_event_of_the_night_in_which_clocks_are_set_back_does_not_end_before_it_begins() {
+fn an_event_across_a_clock_change_does_not_end_before_it_starts() {
     let local =
         |time: &str| format!(r#"{{"dateTime":"2026-10-25T{time}","timeZone":"Europe/Berlin"}}"#);
     let (start, end) = (local("02:45:00"), local("02:15:00"));
@@ -174,7 +174,7 @@ fn an_event_of_the_night_in_which_clocks_are_set_back_does_not_end_before_it_beg
 }
 
 #[test]
-fn what_cannot_be_read_is_named_and_skipped() {
+fn unreadable_items_are_named_and_skipped() {
     let some_id = r#""id":"x""#;
     for (item, expected) in [
         ("7".to_owned(), "the item is not an object"),
@@ -227,7 +227,7 @@ fn what_cannot_be_read_is_named_and_skipped() {
 }
 
 #[test]
-fn a_master_needs_no_dates_that_mean_anything() {
+fn a_master_needs_no_valid_dates() {
     let page = items(
         r#"{"id":"m","type":"seriesMaster","start":{"dateTime":"2026-03-02T08:00:00","timeZone":"tzone://Microsoft/Custom"}}"#,
     );
@@ -235,19 +235,19 @@ fn a_master_needs_no_dates_that_mean_anything() {
 }
 
 #[test]
-fn an_event_may_have_no_length() {
+fn an_event_may_have_zero_length() {
     assert!(items(r#"{"id":"x","start":{"dateTime":"2026-03-02","timeZone":"UTC"},"end":{"dateTime":"2026-03-02","timeZone":"UTC"}}"#).unreadable.is_empty());
 }
 
 #[test]
-fn nesting_inside_strings_is_no_nesting() {
+fn brackets_inside_strings_do_not_count_as_nesting() {
     let brackets = r#"\"[{"#.repeat(500);
     let item = item(&format!(r#""id":"x","body":{{"content":"{brackets}"}}"#));
     assert_eq!(value(&item)["body"]["content"], r#""[{"#.repeat(500));
 }
 
 #[test]
-fn half_an_emoji_is_replaced_so_that_the_event_can_be_read() {
+fn an_unpaired_surrogate_is_replaced_and_the_event_is_read() {
     for (sent, kept) in [
         (r"cut \ud83d", "cut \u{fffd}"),
         (r"\ud83d\ud83d\udd25", "\u{fffd}\u{1f525}"),
@@ -262,7 +262,7 @@ fn half_an_emoji_is_replaced_so_that_the_event_can_be_read() {
 }
 
 #[test]
-fn a_broken_character_costs_itself() {
+fn an_invalid_character_is_replaced_alone() {
     let mut bytes = format!(
         r#"{{"value":[{{"id":"x","subject":"a?b",{DATES}}}],"@odata.deltaLink":"https://x/d"}}"#
     )
@@ -274,7 +274,7 @@ fn a_broken_character_costs_itself() {
 }
 
 #[test]
-fn a_listing_needs_no_link_and_lists_occurrences_whole() {
+fn a_listing_needs_no_link_and_contains_full_occurrences() {
     let text = format!(
         r#"{{"value":[{{"id":"o","type":"occurrence",{DATES}}},7,{{"id":"e","type":"exception","seriesMasterId":"m","subject":"s",{DATES}}}]}}"#
     );
@@ -291,7 +291,7 @@ fn a_listing_needs_no_link_and_lists_occurrences_whole() {
 }
 
 #[test]
-fn an_event_alone_is_read_like_a_listed_one() {
+fn a_single_event_response_is_read_like_a_listed_event() {
     let text = format!(
         r#"{{"@odata.context":"x","id":"m","type":"seriesMaster","recurrence":{{}},{DATES}}}"#
     );
@@ -305,7 +305,7 @@ fn an_event_alone_is_read_like_a_listed_one() {
 }
 
 #[test]
-fn nothing_shows_links_or_contents() {
+fn debug_output_hides_links_and_contents() {
     let page = items(&format!(r#"{{"id":"x","subject":"canary",{DATES}}}"#));
     assert!(!format!("{page:?}").contains("canary"));
     let page = read(DELTA_PAGE).unwrap();
@@ -356,14 +356,14 @@ fn name() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
+    fn arbitrary_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
         let bytes = Bytes::from(bytes);
         // Any result is fine.
         let _ = (page(&bytes, BodyFormat::Html).is_ok(), listing(&bytes, BodyFormat::None).is_ok(), event(&bytes, BodyFormat::Text).is_ok());
     }
 
     #[test]
-    fn no_damage_makes_it_panic(at in 0..DELTA_PAGE.len(), with in any::<u8>(), cut in any::<bool>()) {
+    fn damaged_pages_do_not_panic(at in 0..DELTA_PAGE.len(), with in any::<u8>(), cut in any::<bool>()) {
         let mut bytes = DELTA_PAGE.as_bytes().to_vec();
         if cut { bytes.truncate(at) } else { bytes[at] = with }
         let bytes = Bytes::from(bytes);
@@ -375,7 +375,7 @@ proptest! {
     }
 
     #[test]
-    fn every_item_is_accounted_for_and_kept_as_it_is(
+    fn every_item_is_accounted_for_and_unchanged(
         values in prop::collection::vec(any_json(), 0..12),
     ) {
         let text = json!({"value": values, "@odata.nextLink": "https://x/n"}).to_string();
@@ -393,7 +393,7 @@ proptest! {
     }
 
     #[test]
-    fn names_with_escapes_stand_once(text in ".*") {
+    fn member_names_with_escapes_are_deduplicated(text in ".*") {
         let name = serde_json::to_string(&text).unwrap();
         prop_assume!(!["id", "start", "end", "type", "isAllDay", "seriesMasterId", "@odata.etag"].contains(&text.as_str()));
         prop_assume!(!text.contains("@odata.") && text != "@removed");

@@ -31,7 +31,7 @@ fn in_trouble(state: WindowState, failures: u32) -> WindowHealth {
 }
 
 #[test]
-fn a_settled_round_waits_for_the_interval_from_its_beginning() {
+fn the_next_round_is_due_an_interval_after_the_last_began() {
     let first = WindowHealth { settled_once: false, ..HEALTHY };
     let (health, delay, notice) = after(first, RoundResult::Settled);
     assert_eq!(health, WindowHealth { state: WindowState::Settled, ..HEALTHY });
@@ -42,7 +42,7 @@ fn a_settled_round_waits_for_the_interval_from_its_beginning() {
 }
 
 #[test]
-fn a_settled_round_ends_trouble_and_says_so_once() {
+fn a_settled_round_ends_trouble_and_logs_it_once() {
     let (health, _, notice) = after(in_trouble(WindowState::BackingOff, 7), RoundResult::Settled);
     assert_eq!((health.state, health.failures), (WindowState::Settled, 0));
     assert_eq!((health.logged, notice), (None, Some(Notice::Recovered)));
@@ -74,7 +74,7 @@ fn a_held_removal_waits_for_its_confirmation() {
 }
 
 #[test]
-fn a_round_that_asked_nothing_changes_nothing_but_the_state() {
+fn a_round_without_requests_changes_only_the_state() {
     let before = in_trouble(WindowState::BackingOff, 3);
     let (health, delay, notice) = after(before, RoundResult::Held { wait: MINUTE, asked: false });
     assert_eq!(health, WindowHealth { state: WindowState::Held, ..before });
@@ -93,7 +93,7 @@ fn a_held_move_holds_the_window_while_rounds_go_on() {
 }
 
 #[test]
-fn passing_faults_are_waited_for_longer_each_time() {
+fn transient_faults_back_off_exponentially() {
     let mut health = HEALTHY;
     let waits: Vec<u64> = (0..8)
         .map(|_| {
@@ -108,7 +108,7 @@ fn passing_faults_are_waited_for_longer_each_time() {
 }
 
 #[test]
-fn another_trouble_begins_the_count_again() {
+fn a_different_trouble_restarts_the_failure_count() {
     let before = in_trouble(WindowState::Quarantined, 5);
     let (health, _, notice) = after_failure(before, failure(FailureCause::Transient));
     assert_eq!((health.state, health.failures), (WindowState::BackingOff, 1));
@@ -116,20 +116,20 @@ fn another_trouble_begins_the_count_again() {
 }
 
 #[test]
-fn a_resync_within_a_trouble_does_not_begin_the_count_again() {
+fn a_resync_within_a_trouble_keeps_the_failure_count() {
     let before = WindowHealth { state: WindowState::Enumerating, failures: 5, ..HEALTHY };
     assert_eq!(after_failure(before, failure(FailureCause::Transient)).0.failures, 6);
 }
 
 #[test]
-fn committed_pages_begin_the_count_again() {
+fn committed_pages_restart_the_failure_count() {
     let progress = RoundFailure { progress: true, ..failure(FailureCause::Transient) };
     let before = in_trouble(WindowState::BackingOff, 5);
     assert_eq!(after_failure(before, progress).0.failures, 1);
 }
 
 #[test]
-fn throttling_is_waited_for_as_long_as_graph_asks() {
+fn throttling_waits_as_long_as_graph_asks() {
     let (health, delay, _) = after_failure(HEALTHY, failure(FailureCause::Throttled(HOUR)));
     assert_eq!((health.state, delay), (WindowState::BackingOff, HOUR));
     // Graph asked for nothing: the wait doubles from a second.

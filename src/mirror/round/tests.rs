@@ -140,7 +140,7 @@ fn an_idle_round_is_one_deferrable_commit_of_the_link() {
 }
 
 #[test]
-fn removals_wait_for_the_delta_link_and_for_the_last_word() {
+fn removals_wait_for_the_delta_link_and_the_last_item_wins() {
     let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 5);
     let known = [("a", StoredKind::Single), ("b", StoredKind::Single)];
     let (round, commit) =
@@ -157,7 +157,7 @@ fn removals_wait_for_the_delta_link_and_for_the_last_word() {
 }
 
 #[test]
-fn a_restart_between_pages_still_knows_the_removals() {
+fn removals_survive_a_restart_between_pages() {
     let pending = vec![PendingEntry::Removal { id: EventId::new("a").hash() }];
     let position = Some(Position::new(Phase::Following { next: link("n1") }, true));
     let round = Round::resume(place(Completion::Master), position, pending, 5);
@@ -190,7 +190,7 @@ fn an_enumerated_occurrence_waits_for_its_master_only() {
 }
 
 #[test]
-fn a_master_that_never_came_is_fetched_once_at_the_end() {
+fn a_missing_master_is_fetched_once_at_the_end() {
     let round = Round::resume(place(Completion::Master), None, Vec::new(), 0);
     let occurrences = vec![
         item("o1", EventKind::Occurrence, Some("m"), "e"),
@@ -251,7 +251,7 @@ fn sweeping(reason: ResyncReason, events: u64) -> Round {
 }
 
 #[test]
-fn a_sweep_too_large_to_believe_is_held_and_confirmed() {
+fn a_mass_removal_is_held_and_confirmed() {
     let (round, effect) =
         sweeping(ResyncReason::Requested, 39).step(RoundInput::Unseen(many(20)), AT);
     let commit = written(effect);
@@ -318,7 +318,7 @@ fn second(complete: Completion) -> Round {
 }
 
 #[test]
-fn what_changes_its_kind_within_the_first_enumeration_leaves_nothing_behind() {
+fn an_event_that_changes_its_kind_in_the_first_enumeration_leaves_no_old_rows() {
     let round = second(Completion::Master);
     let became = page(vec![single("m")], &[], delta("d"));
     assert_eq!(round.ids_to_look_up(&became), [EventId::new("m").hash()]);

@@ -42,7 +42,7 @@ fn window(name: &str, move_every: Duration) -> Window {
 }
 
 #[test]
-fn edges_move_at_an_hour_of_their_own_and_always_cover_what_is_stated() {
+fn edges_move_at_their_own_hour_and_always_cover_the_configured_range() {
     let begun: Timestamp = "2026-11-02T12:00:00Z".parse().unwrap();
     for hours in [1, 24, 36, 48, 7 * 24] {
         let every = Duration::from_secs(hours * 3600);
@@ -122,7 +122,7 @@ fn an_audit_recorded_under_a_wrong_clock_is_due() {
 }
 
 #[test]
-fn segments_are_asked_the_less_the_further_away() {
+fn distant_segments_are_polled_less_often() {
     let at = |year: i16| format!("{year}-01-01T00:00:00Z").parse::<Timestamp>().unwrap();
     let segments = Edges { start: at(2020), end: at(2099) }.segments();
     let every = |interval, index| segment_interval(interval, &segments, index, at(2027));
@@ -136,7 +136,7 @@ fn segments_are_asked_the_less_the_further_away() {
 }
 
 #[test]
-fn audits_spread_over_half_a_period_and_come_once_in_each() {
+fn audits_run_once_per_period_spread_over_half_of_it() {
     let since: Timestamp = "2026-11-02T12:00:00Z".parse().unwrap();
     let week = Duration::from_secs(7 * 86_400);
     let days = |from: Timestamp, to: Timestamp| to.duration_since(from).as_secs_f64() / 86_400.0;

@@ -26,7 +26,7 @@ async fn over_socket(simulator: &Simulator, path: &str, headers: &[(&str, &str)]
 }
 
 #[tokio::test(start_paused = true)]
-async fn links_lead_to_the_address_that_was_asked() {
+async fn links_lead_to_the_requested_address() {
     let simulator = plain();
     let path =
         format!("/v1.0/users/{ALICE}/calendarView/delta?startDateTime={START}&endDateTime={END}");
@@ -124,7 +124,7 @@ async fn nothing_was_modified_before_it_was_created() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_organisation_that_lives_for_long_does_not_grow() {
+async fn a_long_running_organisation_does_not_grow() {
     let simulator = plain();
     let now = at("2026-03-02T08:00:00Z");
     let addresses = simulator.organisation(2, 1, now);

@@ -19,7 +19,7 @@ async fn response(simulator: &Simulator, url: &str, size: usize) -> http::Respon
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_planned_fault_happens_to_its_requests_as_often_as_planned() {
+async fn a_planned_fault_affects_its_requests_as_often_as_planned() {
     let simulator = small(1, Behaviour::calm());
     simulator.plan(
         PlannedFault::once(Fault::InternalError)
@@ -77,7 +77,7 @@ async fn every_status_fault_has_its_status_and_retry_after() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn faults_of_the_connection_are_visible_in_the_answer() {
+async fn connection_faults_are_visible_in_the_response() {
     let simulator = small(1, Behaviour::calm());
     let url = window_url(ALICE);
     let next = async |fault| {
@@ -99,7 +99,7 @@ async fn faults_of_the_connection_are_visible_in_the_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pages_are_twisted_without_losing_an_item() {
+async fn distorted_pages_lose_no_item() {
     let simulator = small(1, Behaviour::calm());
     let whole = get(&simulator, &window_url(ALICE), "odata.maxpagesize=5").await.1;
     let items = whole["value"].as_array().unwrap();
@@ -133,7 +133,7 @@ async fn pages_are_twisted_without_losing_an_item() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn links_die_in_every_form_and_only_links() {
+async fn dead_link_faults_have_every_form_and_affect_only_links() {
     let simulator = small(1, Behaviour::calm());
     let mut client = Client::new(&simulator, 50);
     client.round().await;
@@ -162,7 +162,7 @@ async fn paging_is_endless_until_the_page_is_large_enough() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_gateway_timeout_sticks_to_its_link_until_the_page_is_small_enough() {
+async fn a_gateway_timeout_repeats_for_its_link_until_the_page_is_small_enough() {
     let simulator = small(1, Behaviour::calm());
     let (_, page) = get(&simulator, &window_url(ALICE), "odata.maxpagesize=3").await;
     let next = page["@odata.nextLink"].as_str().unwrap();
@@ -174,7 +174,7 @@ async fn a_gateway_timeout_sticks_to_its_link_until_the_page_is_small_enough() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pages_too_large_to_hold_are_that_large() {
+async fn oversized_pages_have_the_planned_size() {
     let simulator = small(1, Behaviour::calm());
     let limit = 64 << 20;
     simulator.plan(PlannedFault::always(Fault::HugePage { above: 10 }).path("delta"));
@@ -193,7 +193,7 @@ async fn pages_too_large_to_hold_are_that_large() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rounds_without_end_come_empty_or_with_nothing_new() {
+async fn endless_rounds_have_empty_or_repeated_pages() {
     let simulator = small(1, Behaviour::calm());
     for (fault, kinds) in
         [(Fault::EndlessEmpty { below: 100 }, 1), (Fault::EndlessOld { below: 100 }, 2)]
@@ -220,7 +220,7 @@ async fn rounds_without_end_come_empty_or_with_nothing_new() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_view_may_be_too_large_as_well_and_too_long() {
+async fn views_can_be_too_large_and_endless() {
     let simulator = small(1, Behaviour { max_days: 300, ..Behaviour::calm() });
     simulator.plan(PlannedFault::always(Fault::HugePage { above: 10 }));
     let view = window_url(ALICE).replace("/delta", "");

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn statistics_tell_what_clients_did() {
+async fn statistics_count_the_requests_of_clients() {
     let simulator = small(1, Behaviour { max_concurrent_per_mailbox: 2, ..Behaviour::calm() });
     simulator.set_latency(Duration::from_millis(50)..Duration::from_millis(50));
     let url = window_url(ALICE);
@@ -92,7 +92,7 @@ async fn the_control_plane_does_what_the_handle_does() {
 }
 
 #[test]
-fn what_chance_did_can_be_done_again_by_name() {
+fn random_mutations_can_be_repeated_by_name() {
     let (one, other) = (small(5, Behaviour::calm()), small(5, Behaviour::calm()));
     let view = |simulator: &Simulator| {
         simulator
@@ -110,7 +110,7 @@ fn what_chance_did_can_be_done_again_by_name() {
 }
 
 #[test]
-fn an_organisation_has_believable_and_distinct_mailboxes() {
+fn an_organisation_has_realistic_and_distinct_mailboxes() {
     let simulator = simulator(1, Behaviour::calm());
     let mailboxes = simulator.organisation(60, 20, at(START));
     let distinct: BTreeSet<_> = mailboxes.iter().collect();

@@ -86,7 +86,7 @@ impl Client {
 }
 
 #[tokio::test(start_paused = true)]
-async fn killed_links_are_dead_and_a_new_enumeration_is_not() {
+async fn killed_links_are_dead_and_a_new_enumeration_works() {
     let simulator = small(1, Behaviour::calm());
     let mut client = Client::new(&simulator, 50);
     client.round().await;
@@ -161,7 +161,7 @@ async fn a_change_between_two_pages_belongs_to_the_next_round() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn occurrences_and_tombstones_have_the_members_they_have_at_graph() {
+async fn occurrences_and_tombstones_have_the_members_of_graph() {
     let simulator = simulator(1, Behaviour { resend: Resend::Tombstones, ..Behaviour::calm() });
     simulator.add_mailbox(ALICE);
     series(&simulator, "2026-02-25T09:00:00Z", Some("2026-02-27"));
@@ -200,7 +200,7 @@ async fn occurrences_and_tombstones_have_the_members_they_have_at_graph() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_that_graph_refuses_are_refused_in_its_words() {
+async fn requests_that_graph_refuses_get_its_error_codes() {
     let simulator = small(1, Behaviour::calm());
     let delta =
         |query: &str| format!("https://graph.example/v1.0/users/{ALICE}/calendarView/delta{query}");
@@ -277,7 +277,7 @@ async fn a_shared_calendars_events_are_found_only_under_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn preferences_change_what_they_are_for() {
+async fn preferences_change_the_response() {
     let simulator = small(1, Behaviour::calm());
     let event = edit(
         &simulator,
@@ -306,7 +306,7 @@ async fn preferences_change_what_they_are_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn compressed_pages_say_the_same_as_plain_ones() {
+async fn compressed_pages_equal_plain_ones() {
     let simulator = small(1, Behaviour::calm());
     let ask = |gzip: bool| {
         let token = simulator.access_token();

@@ -19,7 +19,7 @@ async fn sign_in(simulator: &Simulator, form: &str, basic: Option<&str>) -> (u16
 }
 
 #[tokio::test(start_paused = true)]
-async fn tokens_are_given_to_those_who_may_have_them_and_expire() {
+async fn tokens_are_issued_for_valid_credentials_and_expire() {
     let simulator = small(1, Behaviour::calm());
     let scope = "scope=https%3A%2F%2Fgraph.microsoft.com%2F.default&grant_type=client_credentials";
     let secret = format!("{scope}&client_id=app&client_secret=p%2Bq");
@@ -55,7 +55,7 @@ async fn tokens_are_given_to_those_who_may_have_them_and_expire() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_assertion_has_to_say_what_a_certificates_says() {
+async fn an_assertion_needs_all_required_claims() {
     let simulator = small(1, Behaviour::calm());
     let now = at("2026-03-02T08:00:00Z").as_second();
     let assertion = |claims: Value| {

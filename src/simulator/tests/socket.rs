@@ -41,7 +41,7 @@ fn path() -> String {
 }
 
 #[tokio::test]
-async fn a_page_comes_over_the_socket_with_links_to_where_it_came_from() {
+async fn a_page_over_the_socket_links_to_the_same_address() {
     let env = Env::simulated(1, at("2026-03-02T08:00:00Z"));
     let simulator = Simulator::new(SimulatorSettings::new(1, env));
     simulator.add_mailbox(ALICE);
@@ -70,7 +70,7 @@ async fn faults_of_the_connection_reach_the_client() {
 }
 
 #[tokio::test]
-async fn a_simulation_says_where_it_is_and_ends_when_told() {
+async fn a_simulation_shows_its_address_and_ends_on_request() {
     use clap::{Args, FromArgMatches};
     let command = SimulateArgs::augment_args(clap::Command::new("simulate"));
     let matches = command

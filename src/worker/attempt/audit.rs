@@ -376,7 +376,7 @@ mod tests {
 
     /// A round finds the events `a` and `b`; then the window is audited.
     #[tokio::test(start_paused = true)]
-    async fn a_difference_is_repaired_when_two_audits_agree() {
+    async fn a_difference_is_repaired_once_two_audits_agree() {
         use AuditOutcome::{Clean, Repaired, Suspicious, Unavailable};
         let (a, b) = (|| event("a", 3), || event("b", 4));
         let without_b = || list(&[a()]);

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn removals_wait_for_rounds_that_began_later() {
+    fn removals_wait_for_later_rounds_of_the_other_segments() {
         let mut barrier = SegmentBarrier::new(vec![EDGES; 3]);
         assert_eq!(next(&mut barrier), "nothing");
         began(&mut barrier, 0);
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_for_each_other_is_untangled() {
+    fn segments_that_wait_for_each_other_are_released() {
         let mut barrier = SegmentBarrier::new(vec![EDGES; 2]);
         barrier.park(continued(0));
         barrier.park(continued(1));

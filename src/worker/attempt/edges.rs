@@ -124,7 +124,7 @@ mod tests {
 
     /// The wall clock is three days ahead of when the edges were computed; Graph says whether rightly.
     #[tokio::test(start_paused = true)]
-    async fn edges_move_by_a_clock_that_graph_confirms() {
+    async fn edges_move_only_by_a_clock_that_graph_confirms() {
         for (date, moves) in
             [("Thu, 05 Nov 2026 12:00:00 GMT", true), ("Mon, 02 Nov 2026 12:00:00 GMT", false)]
         {

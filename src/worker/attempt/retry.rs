@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn one_link_may_die_in_a_round() {
+    fn one_dead_link_is_tolerated_in_a_round() {
         let mut budget = RetryBudget::default();
         assert!(budget.link_died());
         assert!(!budget.link_died());

@@ -348,7 +348,7 @@ mod tests {
 
     /// The mirror has the instances `o1` and `o2`. Pages of a listing are no snapshot.
     #[tokio::test(start_paused = true)]
-    async fn what_a_listing_of_several_pages_lacks_is_missing_in_a_second_one_too() {
+    async fn an_event_missing_from_a_listing_of_several_pages_is_checked_by_a_second_listing() {
         let (o1, o2) = (|| occurrence("o1", 3), || occurrence("o2", 4));
         let without_o2 = |n| [next(&[o1()], n), list(&[])];
         let listed: [(_, Vec<ScriptedResponse>, _); 5] = [

@@ -59,7 +59,7 @@ async fn a_requested_resync_begins_in_all_segments_before_the_first_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_that_outlasts_a_restart_is_remembered() {
+async fn a_pause_is_stored_across_a_restart() {
     for (seconds, remembered) in [("20", false), ("60", true)] {
         let answer = reply(429, "").with("retry-after", seconds);
         let lab = Lab::new(window("alice"), [answer]).await;
@@ -83,7 +83,7 @@ async fn a_requested_resync_of_many_segments_is_left_to_the_next_worker() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn repairs_end_before_the_next_commit() {
+async fn a_stop_ends_repairs_before_the_next_commit() {
     let lab = stopped().await;
     let position = Position::start(ResyncReason::New, Fallback::default());
     let mut commit = Commit::new(lab.id, 0, NOON);
@@ -103,7 +103,7 @@ async fn repairs_end_before_the_next_commit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_other_segments_may_have_received_is_not_looked_up_to_the_end() {
+async fn a_stop_ends_the_lookup_of_events_in_other_segments() {
     let lab = stopped().await;
     let mut commit = Commit::new(lab.id, 1, NOON);
     let position = Position::start(ResyncReason::New, Fallback::default());

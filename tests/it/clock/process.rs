@@ -38,7 +38,7 @@ async fn seconds(seconds: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn four_seconds_ten_years_ahead_empty_no_window() {
+async fn a_clock_ten_years_ahead_for_four_seconds_empties_no_window() {
     let ground = DaemonFixture::new(2036, &["alice"]).await;
     let Some(library) = library(ground.directory.path()) else { return };
     let config = fs::read_to_string(&ground.config).unwrap();

@@ -35,7 +35,7 @@ fn watch(scene: &Scene) -> tokio::task::JoinHandle<Vec<String>> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_link_costs_an_enumeration_and_tells_only_what_is_true() {
+async fn a_dead_link_costs_an_enumeration_and_publishes_only_real_changes() {
     let scene = Scene::ordinary(907).await;
     let mut differed = 0;
     for how in DEATHS {
@@ -85,7 +85,7 @@ async fn a_dead_link_costs_an_enumeration_and_tells_only_what_is_true() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_instance_that_leaves_with_its_series_is_counted_once() {
+async fn an_instance_removed_with_its_series_is_counted_once() {
     let directory = tempfile::tempdir().unwrap();
     let env = Env::simulated(910, noon());
     let behaviour = Behaviour { resend: Resend::Tombstones, ..Behaviour::calm() };
@@ -117,7 +117,7 @@ async fn an_instance_that_leaves_with_its_series_is_counted_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn links_that_go_on_dying_wait_and_hurt_nothing() {
+async fn links_that_keep_dying_back_off_and_change_nothing() {
     let scene = Scene::ordinary(908).await;
     scene.simulator.mutate_randomly();
     let (before, seq) = (scene.mirror().await, scene.seq());

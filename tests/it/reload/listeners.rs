@@ -8,7 +8,7 @@ use crate::process::PATIENCE;
 use crate::socket::Api;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn listeners_levels_and_tokens_change_while_it_runs() {
+async fn listeners_log_levels_and_tokens_change_at_run_time() {
     let ground = DaemonFixture::new(94, &["alice"]).await;
     let good = text(&ground, &[("alice", "")]);
     ground.configure(&good);
@@ -77,7 +77,7 @@ async fn listeners_levels_and_tokens_change_while_it_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_port_is_taken_over_and_what_readers_may_see_changes_at_once() {
+async fn a_port_is_taken_over_and_redaction_changes_at_once() {
     let ground = DaemonFixture::new(96, &["alice"]).await;
     let good = text(&ground, &[("alice", "")]);
     fs::write(ground.path("token"), "t0ken").unwrap();
@@ -162,7 +162,7 @@ async fn a_port_is_taken_over_and_what_readers_may_see_changes_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_sockets_group_changes_under_an_open_door() {
+async fn the_group_of_an_open_socket_can_change() {
     let Some((name, number)) = another_group() else {
         return skip("this process belongs to one group only");
     };

@@ -6,7 +6,7 @@ use jiff::SignedDuration;
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn pages_over_the_cap_are_asked_for_smaller() {
+async fn pages_over_the_cap_are_requested_with_a_smaller_size() {
     let scene = Scene::ordinary(7).await;
     scene.simulator.mutate_randomly();
     scene.simulator.plan(PlannedFault::always(Fault::HugePage { above: 10 }).path("delta"));
@@ -25,7 +25,7 @@ async fn pages_over_the_cap_are_asked_for_smaller() {
 /// Any error that persists for a page (fact 197), and a page with more events than are read at
 /// once.
 #[tokio::test(start_paused = true)]
-async fn pages_that_stick_with_any_error_are_asked_for_smaller() {
+async fn pages_that_keep_failing_are_requested_with_a_smaller_size() {
     for (seed, fault, first) in [
         (31, Fault::StickyInternalError { above: 10 }, "transient"),
         (32, Fault::CrowdedPage { above: 10 }, "page_stuck"),
@@ -97,7 +97,7 @@ async fn a_page_that_is_never_small_enough_is_quarantined() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_link_that_is_refused_again_and_again_is_left_for_smaller_pages() {
+async fn a_link_that_keeps_being_refused_is_replaced_by_smaller_pages() {
     let mut scene = Scene::ordinary(9).await;
     for _ in 0..5 {
         scene.simulator.mutate_randomly();
@@ -143,7 +143,7 @@ async fn a_link_that_is_refused_again_and_again_is_left_for_smaller_pages() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_meets_both_is_listed_at_once() {
+async fn a_stream_with_both_stalls_enters_snapshot_mode_at_once() {
     let scene = Scene::ordinary(10).await;
     scene.simulator.mutate_randomly();
     scene.simulator.plan(PlannedFault::always(endless(30)).path("delta"));

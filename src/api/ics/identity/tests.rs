@@ -32,7 +32,7 @@ fn uids(window: &[Value]) -> Vec<String> {
 }
 
 #[test]
-fn of_events_with_one_uid_the_oldest_keeps_it() {
+fn of_events_with_the_same_uid_the_oldest_keeps_it() {
     let single = |id, created: &str| {
         let more = json!({"iCalUId": "u", "createdDateTime": created});
         event(id, "2026-11-02T09:00:00", more)
@@ -50,7 +50,7 @@ fn of_events_with_one_uid_the_oldest_keeps_it() {
 }
 
 #[test]
-fn no_uid_of_graph_is_one_that_is_made_here() {
+fn uids_of_graph_and_generated_uids_never_collide() {
     let single = |id: &str, uid: &str| event(id, "2026-11-02T09:00:00", json!({"iCalUId": uid}));
     let instance = |id, kind: &str, more: Value| {
         let mut all = json!({"type": kind, "seriesMasterId": "m", "iCalUId": "s"});
@@ -92,7 +92,7 @@ fn no_uid_of_graph_is_one_that_is_made_here() {
 }
 
 #[test]
-fn a_series_is_one_owner_of_its_uid() {
+fn a_series_owns_its_uid_once() {
     let global = |day: &str| format!("{GLOBAL_ID}{day}80CD3F1A");
     let occurrence = |id, master, day: u8, uid: Value, created: &str| {
         let more = json!({"type": "occurrence", "seriesMasterId": master, "iCalUId": uid, "createdDateTime": created});
@@ -146,7 +146,7 @@ fn the_original_day_of_an_exception_is_found_in_every_zone() {
 }
 
 #[test]
-fn an_instance_that_became_all_day_keeps_its_time() {
+fn an_instance_changed_to_all_day_keeps_its_original_time() {
     let timed = json!({"type": "occurrence", "seriesMasterId": "m"});
     let exception = |series, original: &str| json!({"type": "exception", "seriesMasterId": series, "isAllDay": true, "originalStart": original});
     let window = [
@@ -161,7 +161,7 @@ fn an_instance_that_became_all_day_keeps_its_time() {
 }
 
 #[test]
-fn two_instances_with_one_original_start_have_two_uids() {
+fn two_instances_with_the_same_original_start_have_different_uids() {
     let instance = |id, kind: &str| {
         let more =
             json!({"type": kind, "seriesMasterId": "m", "originalStart": "2026-11-02T08:00:00Z"});

@@ -42,7 +42,7 @@ fn settles(round: Round) {
 }
 
 #[test]
-fn exceptions_that_a_listing_lacks_leave_when_one_view_of_their_days_lacks_them_too() {
+fn exceptions_missing_from_a_listing_are_removed_if_a_view_of_their_days_lacks_them_too() {
     let (round, effect) = touched(Completion::Master, vec![master()]);
     assert!(matches!(effect, Step::Do(Effect::Instances(_))));
     let rows = vec![row("o"), exception("x", 10), exception("y", 20), row("ghost")];
@@ -71,7 +71,7 @@ fn exceptions_that_a_listing_lacks_leave_when_one_view_of_their_days_lacks_them_
 }
 
 #[test]
-fn exceptions_that_the_round_carried_need_no_view() {
+fn exceptions_received_in_the_round_need_no_view() {
     let x = item("x", EventKind::Exception, Some("m"), "e2");
     let (round, _) = touched(Completion::Master, vec![master(), x]);
     let rows = vec![exception("x", 10)];
@@ -84,7 +84,7 @@ fn exceptions_that_the_round_carried_need_no_view() {
 }
 
 #[test]
-fn a_bare_exception_that_no_listing_has_is_shown_as_the_view_has_it() {
+fn a_stub_exception_missing_from_listings_is_published_as_in_the_view() {
     let x = Item { full: false, ..item("x", EventKind::Exception, Some("m"), "e2") };
     let (round, _) = touched(Completion::Master, vec![master(), x]);
     let (round, effect) =
@@ -98,7 +98,7 @@ fn a_bare_exception_that_no_listing_has_is_shown_as_the_view_has_it() {
 }
 
 #[test]
-fn a_tombstone_is_proof_and_so_is_an_exception_outside_the_window() {
+fn a_tombstone_or_an_exception_outside_the_window_proves_a_removal() {
     let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 9);
     let known = [("x", StoredKind::Instance { master: EventId::new("m") })];
     let (round, _) = step_page(round, page(vec![master()], &["x"], delta("d1")), &known);
@@ -114,7 +114,7 @@ fn a_tombstone_is_proof_and_so_is_an_exception_outside_the_window() {
 }
 
 #[test]
-fn a_view_that_cannot_be_had_removes_nothing() {
+fn a_failed_view_removes_nothing() {
     let (round, _) = touched(Completion::Master, vec![master()]);
     let rows = vec![exception("x", 10), row("ghost")];
     let (round, _) =
@@ -141,7 +141,7 @@ fn private(carried: Vec<Item>) -> Round {
 }
 
 #[test]
-fn of_a_private_series_what_the_delta_carried_counts() {
+fn a_private_series_keeps_what_delta_sent() {
     let o = item("o", EventKind::Occurrence, Some("m"), "e2");
     let (round, effect) =
         private(vec![master(), o]).step(RoundInput::SeriesRows(vec![row("o")]), AT);
@@ -152,7 +152,7 @@ fn of_a_private_series_what_the_delta_carried_counts() {
 }
 
 #[test]
-fn of_a_private_series_what_the_delta_did_not_carry_is_as_the_view_has_it() {
+fn a_private_series_takes_the_rest_from_the_view() {
     let o = item("o", EventKind::Occurrence, Some("m"), "e2");
     let rows = vec![row("o"), row("p"), row("ghost")];
     let (round, effect) = private(vec![o]).step(RoundInput::SeriesRows(rows.clone()), AT);
@@ -169,7 +169,7 @@ fn of_a_private_series_what_the_delta_did_not_carry_is_as_the_view_has_it() {
 }
 
 #[test]
-fn a_series_of_which_nothing_was_carried_leaves_only_if_the_view_has_none_of_it() {
+fn a_series_that_delta_did_not_send_is_removed_only_if_the_view_lacks_it() {
     for exists in [false, true] {
         let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 9);
         let known = [("m", StoredKind::Master { etag: None })];
@@ -196,7 +196,7 @@ fn a_series_of_which_nothing_was_carried_leaves_only_if_the_view_has_none_of_it(
 }
 
 #[test]
-fn a_series_that_exists_but_cannot_be_listed_is_taken_from_the_view() {
+fn an_unlistable_series_is_taken_from_the_view() {
     let (round, _) = touched(Completion::Master, vec![master()]);
     let (round, effect) = round.step(RoundInput::Instances(None), AT);
     assert!(matches!(effect, Step::Do(Effect::Master(_))));
@@ -212,7 +212,7 @@ fn a_series_that_exists_but_cannot_be_listed_is_taken_from_the_view() {
 }
 
 #[test]
-fn an_exception_that_moves_while_it_is_asked_for_stays() {
+fn an_exception_that_moves_during_its_view_request_stays() {
     let (round, _) = touched(Completion::Master, vec![master()]);
     let rows = vec![exception("x", 10)];
     let (round, _) =
@@ -233,7 +233,7 @@ fn an_exception_that_moves_while_it_is_asked_for_stays() {
 }
 
 #[test]
-fn an_occurrence_that_becomes_an_exception_while_it_is_asked_for_stays() {
+fn an_occurrence_that_becomes_an_exception_during_its_view_request_stays() {
     let (round, _) = touched(Completion::Master, vec![master()]);
     let rows = vec![row("o")];
     let (round, effect) =
@@ -249,7 +249,7 @@ fn an_occurrence_that_becomes_an_exception_while_it_is_asked_for_stays() {
 }
 
 #[test]
-fn what_a_page_carried_and_no_view_has_keeps_its_series_open_where_there_are_seams() {
+fn with_several_segments_an_item_that_no_view_has_keeps_its_series_pending() {
     for seams in [false, true] {
         let place = SegmentContext { has_other_segments: seams, ..place(Completion::Master) };
         let round = Round::resume(place, settled(), Vec::new(), 9);

@@ -12,7 +12,7 @@ fn enumerating() -> Option<Position> {
 }
 
 #[test]
-fn bare_occurrence_without_master() {
+fn a_stub_exception_without_its_master_is_completed_by_the_next_round() {
     let round = Round::resume(place(Completion::Master), enumerating(), Vec::new(), 5);
     let x = Item { full: false, ..item("x", EventKind::Exception, Some("m"), "e") };
     let (round, commit) = step_page(round, page(vec![x], &[], delta("d1")), &[]);
@@ -58,7 +58,7 @@ fn bare_occurrence_without_master() {
 }
 
 #[test]
-fn what_an_earlier_round_carried_is_not_shown_where_it_now_lies_outside() {
+fn an_item_of_an_earlier_round_is_not_published_if_it_is_outside_the_window_now() {
     let o = item("o", EventKind::Occurrence, Some("m"), "e");
     let pending = vec![
         PendingEntry::Series { master: EventId::new("m"), needs_master: true, needs_listing: true },
@@ -84,7 +84,7 @@ fn what_an_earlier_round_carried_is_not_shown_where_it_now_lies_outside() {
 }
 
 #[test]
-fn the_last_word_of_a_listing_wins() {
+fn the_last_item_of_a_listing_wins() {
     let pending = vec![PendingEntry::Series {
         master: EventId::new("m"),
         needs_master: true,

@@ -77,7 +77,7 @@ fn instances_at_both_edges_need_two_views() {
 }
 
 #[test]
-fn what_the_pages_or_the_mirror_decide_needs_no_view() {
+fn instances_decided_by_pages_or_the_mirror_need_no_view() {
     let rows = [row("o")];
     let (_, step) = listed(vec![at_end("o")], vec![at_end("o")], &rows);
     assert_eq!(ids(&written(step).upserts), ["o", "m"], "a page of this round carried it");
@@ -86,7 +86,7 @@ fn what_the_pages_or_the_mirror_decide_needs_no_view() {
 }
 
 #[test]
-fn a_view_of_an_edge_that_may_have_the_instance_without_its_id_decides_nothing() {
+fn a_view_of_an_edge_without_ids_decides_nothing() {
     let rows = [row("o")];
     let (round, _) = listed(Vec::new(), vec![at_end("o")], &rows);
     let viewed = ListedInstances { has_unidentified: true, ..ListedInstances::default() };
@@ -97,7 +97,7 @@ fn a_view_of_an_edge_that_may_have_the_instance_without_its_id_decides_nothing()
 }
 
 #[test]
-fn the_view_at_an_edge_never_reaches_over_the_other_edge() {
+fn the_view_of_an_edge_stays_inside_the_other_edge() {
     let day = Edges { start: hour(0), end: hour(24) };
     let span = Span { start: hour(24), end: hour(48) };
     assert_eq!(series::at_nearest_edge(day, span), day);

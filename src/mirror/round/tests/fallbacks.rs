@@ -21,7 +21,7 @@ fn started(position: Option<Position>, at: Timestamp) -> (Round, Step) {
 }
 
 #[test]
-fn a_round_that_would_not_end_waits_and_enumerates_in_larger_pages() {
+fn an_endless_round_waits_and_enumerates_with_larger_pages() {
     let (round, _) = started(settled(), AT);
     let (round, _) = step_page(round, page(vec![single("a")], &[], next("n1")), &[]);
     let (round, _) = round.step(RoundInput::Committed(100), AT);
@@ -44,7 +44,7 @@ fn a_round_that_would_not_end_waits_and_enumerates_in_larger_pages() {
 }
 
 #[test]
-fn a_guard_is_stored_with_every_page_and_forgotten_with_the_round() {
+fn the_stall_counters_are_stored_with_each_page_and_dropped_with_the_round() {
     let (round, _) = started(settled(), AT);
     let (_, commit) = step_page(round, page(vec![single("a")], &[], next("n1")), &[]);
     // As after a crash: the next page is the same.
@@ -60,7 +60,7 @@ fn a_guard_is_stored_with_every_page_and_forgotten_with_the_round() {
 }
 
 #[test]
-fn a_page_over_the_cap_has_smaller_ones_asked_for() {
+fn a_page_over_the_cap_is_requested_with_a_smaller_size() {
     let (round, _) = started(settled(), AT);
     let (round, effect) = round.step(RoundInput::Failed(PageFailure::TooLarge), AT);
     let commit = written(effect);
@@ -71,7 +71,7 @@ fn a_page_over_the_cap_has_smaller_ones_asked_for() {
 }
 
 #[test]
-fn a_refused_link_is_stuck_when_two_attempts_in_a_row_gave_up_there() {
+fn a_link_is_stuck_after_two_failed_attempts_in_a_row() {
     let refused =
         |position| started(position, AT).0.step(RoundInput::Failed(PageFailure::PageSpecific), AT);
     let (round, effect) = refused(settled());
@@ -92,7 +92,7 @@ fn a_refused_link_is_stuck_when_two_attempts_in_a_row_gave_up_there() {
 }
 
 #[test]
-fn a_snapshot_round_lists_compares_and_has_no_link_to_go_on_from() {
+fn a_snapshot_round_lists_compares_and_keeps_no_link() {
     let (round, effect) = started(listed(Phase::Settled { delta: None }), AT);
     assert!(
         matches!(effect, Step::Do(Effect::PlainPage(None))),
@@ -115,7 +115,7 @@ fn a_snapshot_round_lists_compares_and_has_no_link_to_go_on_from() {
 }
 
 #[test]
-fn what_several_listed_pages_lack_leaves_when_the_next_listing_lacks_it_too() {
+fn events_missing_from_a_listing_of_several_pages_are_removed_after_the_next_listing() {
     let (round, _) = started(listed(Phase::Settled { delta: None }), AT);
     let list = |round: Round, last: &str| {
         let (round, _) = step_page(round, page(vec![single("a")], &[], next("n")), &[]);
@@ -138,7 +138,7 @@ fn what_several_listed_pages_lack_leaves_when_the_next_listing_lacks_it_too() {
 }
 
 #[test]
-fn a_listed_occurrence_needs_its_master_only_when_the_stored_one_is_of_another_day() {
+fn a_listed_occurrence_needs_its_master_only_if_the_stored_etag_differs() {
     let occurrence =
         |id, etag| Item { full: true, ..item(id, EventKind::Occurrence, Some("m"), etag) };
     let stored = |etag: Option<&str>| StoredKind::Master { etag: etag.map(Into::into) };
@@ -184,7 +184,7 @@ fn delta_is_tried_again_after_a_day_and_kept_if_it_works() {
 }
 
 #[test]
-fn a_trial_of_delta_that_fails_in_any_way_is_over_at_once() {
+fn a_failed_delta_retry_ends_at_once() {
     let tomorrow = hour(24);
     let trial = || {
         let (round, _) = started(listed(Phase::Settled { delta: None }), tomorrow);
@@ -218,7 +218,7 @@ fn a_trial_of_delta_that_fails_in_any_way_is_over_at_once() {
 }
 
 #[test]
-fn whatever_begins_anew_in_snapshot_mode_is_listed() {
+fn a_resync_in_snapshot_mode_is_listed() {
     for reason in [ResyncReason::Requested, ResyncReason::WindowMoved, ResyncReason::Confirm] {
         let (_, effect) = started(listed(Phase::start(reason)), AT);
         assert!(matches!(effect, Step::Do(Effect::PlainPage(None))), "{reason:?}");
@@ -233,7 +233,7 @@ fn whatever_begins_anew_in_snapshot_mode_is_listed() {
 }
 
 #[test]
-fn when_even_the_listing_does_not_work_nothing_is_left_to_try() {
+fn a_failing_listing_leaves_no_fallback() {
     let (round, _) = started(listed(Phase::Settled { delta: None }), AT);
     let (round, _) = step_page(round, page(vec![single("a")], &[], next("n1")), &[]);
     let (round, _) = round.step(RoundInput::Committed(100), AT);

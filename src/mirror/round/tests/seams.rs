@@ -17,7 +17,7 @@ fn withheld(ids: &[&str]) -> RoundInput {
 }
 
 #[test]
-fn tombstones_leave_after_everything_else_is_durable_and_the_others_have_looked() {
+fn tombstones_are_published_after_the_other_segments_ran() {
     let round = resumed(Phase::Settled { delta: Some(link("d0")) }, Vec::new());
     let known = [("a", StoredKind::Single), ("b", StoredKind::Single)];
     let news = page(vec![single("c")], &["a", "b"], delta("d1"));
@@ -47,7 +47,7 @@ fn tombstones_leave_after_everything_else_is_durable_and_the_others_have_looked(
 }
 
 #[test]
-fn a_sweep_waits_only_if_it_finds_something_and_keeps_what_is_withheld() {
+fn a_sweep_waits_only_if_it_removes_something_and_keeps_retained_rows() {
     let sweeping =
         Phase::Sweeping { delta: Some(link("d1")), reason: ResyncReason::SyncStateNotFound };
     let (round, effect) = resumed(sweeping.clone(), Vec::new()).step(RoundInput::Start, AT);
@@ -70,7 +70,7 @@ fn a_sweep_waits_only_if_it_finds_something_and_keeps_what_is_withheld() {
 }
 
 #[test]
-fn a_window_that_empties_segment_by_segment_is_not_believed() {
+fn a_window_that_empties_segment_by_segment_is_held() {
     let sweeping =
         Phase::Sweeping { delta: Some(link("d1")), reason: ResyncReason::SyncStateNotFound };
     // 30 of the window's 60 events are left; the other half was removed in this attempt.
@@ -89,7 +89,7 @@ fn a_window_that_empties_segment_by_segment_is_not_believed() {
 }
 
 #[test]
-fn where_nothing_may_leave_the_round_goes_on_all_the_same() {
+fn a_round_continues_if_no_removal_is_allowed() {
     let round = resumed(Phase::Settled { delta: Some(link("d0")) }, Vec::new());
     let (round, _) =
         step_page(round, page(vec![], &["a"], delta("d1")), &[("a", StoredKind::Single)]);

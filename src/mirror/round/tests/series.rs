@@ -28,7 +28,7 @@ fn a_touched_series_is_applied_in_one_commit_after_its_listing() {
 }
 
 #[test]
-fn occurrences_newer_than_their_master_have_it_fetched() {
+fn occurrences_newer_than_their_master_cause_its_fetch() {
     let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 9);
     let master = item("m", EventKind::Master, None, "e1");
     let newer = item("o1", EventKind::Occurrence, Some("m"), "e2");
@@ -61,7 +61,7 @@ fn a_tombstone_for_a_master_only_marks_the_series() {
 }
 
 #[test]
-fn a_series_that_cannot_be_completed_stays_on_the_list_and_the_rest_goes_on() {
+fn an_incomplete_series_stays_pending_and_the_rest_continues() {
     let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 9);
     let carried = item("o1", EventKind::Occurrence, Some("m"), "e2");
     let (round, _) = step_page(round, page(vec![carried, single("a")], &[], delta("d1")), &[]);
@@ -75,7 +75,7 @@ fn a_series_that_cannot_be_completed_stays_on_the_list_and_the_rest_goes_on() {
 }
 
 #[test]
-fn what_an_earlier_round_left_is_worked_off_before_graph_is_asked() {
+fn pending_entries_of_an_earlier_round_are_completed_before_the_first_request() {
     let waiting = item("o1", EventKind::Occurrence, Some("m"), "e2");
     let pending = vec![
         PendingEntry::Series { master: EventId::new("m"), needs_master: true, needs_listing: true },
@@ -104,7 +104,7 @@ fn exact_occurrences_wait_for_the_listing() {
 }
 
 #[test]
-fn what_cannot_be_made_whole_is_shown_as_far_as_it_can_be() {
+fn incomplete_events_are_published_as_far_as_known() {
     let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 9);
     let master = item("m", EventKind::Master, None, "e");
     let carried = item("o1", EventKind::Occurrence, Some("m"), "e");
@@ -125,7 +125,7 @@ fn what_cannot_be_made_whole_is_shown_as_far_as_it_can_be() {
 }
 
 #[test]
-fn a_listing_that_could_not_be_read_whole_removes_nobody() {
+fn an_incomplete_listing_removes_nothing() {
     let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 9);
     let known = [("m", StoredKind::Master { etag: None })];
     let (round, _) = step_page(round, page(vec![], &["m"], delta("d1")), &known);
@@ -141,7 +141,7 @@ fn a_listing_that_could_not_be_read_whole_removes_nobody() {
 }
 
 #[test]
-fn what_only_an_earlier_round_carried_yields_to_todays_listing() {
+fn items_of_an_earlier_round_yield_to_the_current_listing() {
     let waits = item("m1", EventKind::Occurrence, Some("m"), "e");
     let round = Round::resume(
         place(Completion::Master),
@@ -178,7 +178,7 @@ fn what_only_an_earlier_round_carried_yields_to_todays_listing() {
 }
 
 #[test]
-fn what_waits_at_the_end_of_a_round_is_of_an_earlier_one_from_then_on() {
+fn items_waiting_at_the_end_of_a_round_count_as_earlier_items() {
     let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 5);
     let carried = vec![item("m1", EventKind::Occurrence, Some("m"), "e")];
     let (round, commit) = step_page(round, page(carried, &[], delta("d1")), &[]);
