@@ -3,15 +3,16 @@
 
     consume.py --db copy.sqlite [--api SOCKET-OR-URL] [--token-file FILE] [--once]
 
-A snapshot first, then the feed. The rules that make it exact:
+It reads a snapshot first, then the feed. These rules keep the copy exact:
 
-* The cursor is taken before the snapshot: what changes while it is read comes again in the feed.
-* What an answer brings and the cursor behind it are stored in one transaction, after the whole
-  answer has arrived. Killed at any moment, the next start goes on where this one was.
-* 410 means that the feed can no longer tell what was missed: a new snapshot is read beside the
-  old copy, which is replaced at the end. Readers never see an empty copy.
+* The cursor is requested before the snapshot: changes made during the snapshot are repeated in
+  the feed.
+* The contents of a response and its cursor are stored in one transaction, after the complete
+  response has arrived. After a kill at any moment, the next start continues from there.
+* 410 means that the feed no longer has all changes since the cursor: a new snapshot is read
+  beside the old copy, which is replaced at the end. Readers never see an empty copy.
 
-The copy is the table `event(window, id, event)`, the event being JSON as Graph gave it.
+The copy is the table `event(window, id, event)`; `event` is the JSON that Graph sent.
 """
 
 import argparse
@@ -28,24 +29,24 @@ from urllib.parse import quote, urlencode, urlsplit
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS event (
     window TEXT NOT NULL, id TEXT NOT NULL, event TEXT NOT NULL,
-    generation INTEGER NOT NULL,  -- of the snapshot that saw it last, or that was under way
+    generation INTEGER NOT NULL,  -- the last snapshot with this event, or the running one
     PRIMARY KEY (window, id)) WITHOUT ROWID;
--- One row. `cursor`: where the feed goes on; null until the first snapshot is whole.
--- `snapshot`: the cursor from which the feed goes on once the snapshot under way is whole.
+-- One row. `cursor`: where the feed continues; null until the first snapshot is complete.
+-- `snapshot`: the cursor from which the feed continues once the running snapshot is complete.
 CREATE TABLE IF NOT EXISTS place (
     one INTEGER PRIMARY KEY CHECK (one = 1), cursor TEXT, snapshot TEXT, generation INTEGER NOT NULL);
 INSERT OR IGNORE INTO place VALUES (1, NULL, NULL, 0);
--- The windows that the snapshot under way has read.
+-- The windows that the running snapshot has read.
 CREATE TABLE IF NOT EXISTS done (window TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 
 
 class SnapshotRequired(Exception):
-    """The cursor is older than the kept removals, or of another store."""
+    """The cursor is older than the retained removals, or belongs to another store."""
 
 
 class Api:
-    """The daemon, on a Unix socket or over HTTP; a connection for each request."""
+    """The daemon, over a Unix socket or HTTP; each request has its own connection."""
 
     def __init__(self, where, token):
         self.where, self.token = where, token
@@ -59,20 +60,20 @@ class Api:
         connection.sock.connect(self.where)
         return connection
 
-    def reason(self, trouble):
-        """Why there was no answer, and from where."""
-        text = str(trouble) or type(trouble).__name__
-        return f"no answer from {self.where}: {text}"
+    def reason(self, error):
+        """Why there was no response, and from which address."""
+        text = str(error) or type(error).__name__
+        return f"no response from {self.where}: {text}"
 
     def get(self, path, timeout=60, **parameters):
-        """The body and the headers. Raises OSError or HTTPException for what passes by itself."""
+        """The body and the headers. Raises OSError or HTTPException for temporary errors."""
         query = urlencode({name: value for name, value in parameters.items() if value is not None})
         connection = self.connect(timeout)
         try:
             headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
             connection.request("GET", f"{path}?{query}" if query else path, headers=headers)
             answer = connection.getresponse()
-            body = answer.read()  # whole, or IncompleteRead
+            body = answer.read()  # complete, or IncompleteRead
             if answer.status == 410:
                 raise SnapshotRequired
             if answer.status >= 500:
@@ -87,7 +88,7 @@ class Api:
 
 
 def pages(api, path, **parameters):
-    """The values of all pages; nothing if what is asked for is gone."""
+    """The values of all pages; none if the resource does not exist any more."""
     page = None
     while True:
         body, _ = api.get(path, page=page, **parameters)
@@ -101,7 +102,7 @@ def pages(api, path, **parameters):
 
 
 def begin_snapshot(api, db):
-    """The cursor first: what changes while the snapshot is read comes again in the feed."""
+    """Stores the cursor first: changes made during the snapshot are repeated in the feed."""
     _, headers = api.get("/v1/changes", after="now")
     with db:
         db.execute("DELETE FROM done")
@@ -110,7 +111,7 @@ def begin_snapshot(api, db):
 
 
 def snapshot(api, db):
-    """Reads every window, each in one transaction, and what was already read not again."""
+    """Reads every window that is not yet done, each in one transaction."""
     (generation,) = db.execute("SELECT generation FROM place").fetchone()
     done = {window for (window,) in db.execute("SELECT window FROM done")}
     for windows in pages(api, "/v1/windows", limit=1000):
@@ -132,7 +133,7 @@ def snapshot(api, db):
 
 
 def follow(api, db, cursor, wait):
-    """One answer of the feed, applied; whether there was anything in it."""
+    """Applies one response of the feed. Returns whether it contained changes."""
     body, headers = api.get("/v1/changes", after=cursor, limit=1000, wait=wait)
     lines = [json.loads(line) for line in body.splitlines()]
     with db:
@@ -149,27 +150,27 @@ def follow(api, db, cursor, wait):
 
 
 def consume(api, db, once):
-    patience = 0.5
+    delay = 0.5
     while True:
         try:
-            cursor, under_way = db.execute("SELECT cursor, snapshot FROM place").fetchone()
-            if under_way is not None:
+            cursor, running = db.execute("SELECT cursor, snapshot FROM place").fetchone()
+            if running is not None:
                 snapshot(api, db)
             elif cursor is None:
                 begin_snapshot(api, db)
             elif not follow(api, db, cursor, None if once else "30s") and once:
                 return
-            patience = 0.5
+            delay = 0.5
         except SnapshotRequired:
-            print("too long away, or another store: a new snapshot", flush=True)
+            print("cursor expired, or another store: reading a new snapshot", flush=True)
             with db:
                 db.execute("UPDATE place SET cursor = NULL, snapshot = NULL")
-        except (OSError, http.client.HTTPException) as trouble:
+        except (OSError, http.client.HTTPException) as error:
             if once:
-                sys.exit(api.reason(trouble))
-            print(f"{api.reason(trouble)}; again in {patience:.1f} s", file=sys.stderr, flush=True)
-            time.sleep(patience)
-            patience = min(patience * 2, 30)
+                sys.exit(api.reason(error))
+            print(f"{api.reason(error)}; retrying in {delay:.1f} s", file=sys.stderr, flush=True)
+            time.sleep(delay)
+            delay = min(delay * 2, 30)
 
 
 def main():
@@ -179,8 +180,8 @@ def main():
     parser.add_argument("--db", required=True)
     parser.add_argument("--once", action="store_true",
                         default=bool(os.environ.get("CALMIRROR_ONCE") or os.environ.get("ONCE")),
-                        help="end as soon as nothing is left to read, with 1 where the daemon does "
-                             "not answer; $CALMIRROR_ONCE=1 and $ONCE=1 are the same")
+                        help="exit as soon as there is nothing left to read, with 1 if the daemon does "
+                             "not respond; $CALMIRROR_ONCE=1 and $ONCE=1 do the same")
     options = parser.parse_args()
     token = open(options.token_file).read().strip() if options.token_file else None
     if not options.api.startswith("http://") and re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+):\d+", options.api):
@@ -191,7 +192,7 @@ def main():
     try:
         consume(Api(options.api, token), db, options.once)
     except KeyboardInterrupt:
-        pass  # what was read is stored
+        pass  # everything read so far is stored
 
 
 if __name__ == "__main__":

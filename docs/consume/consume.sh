@@ -3,13 +3,13 @@
 #
 #   consume.sh COPY.SQLITE [SOCKET]
 #
-# The feed from its beginning is the mirror, so this needs no snapshot: it reads the feed from
-# wherever it was, or from the beginning. The lines of an answer and the cursor behind them are
-# stored in one transaction, after the whole answer has arrived. 410 means that the feed can no
-# longer tell what was missed: everything is forgotten and read again.
+# The feed from its beginning contains the whole mirror, so this needs no snapshot: it reads the
+# feed from the stored cursor, or from the beginning. The lines of a response and its cursor are
+# stored in one transaction, after the complete response has arrived. 410 means that the feed no
+# longer has all changes since the cursor: the copy is deleted and read again.
 #
-#   CALMIRROR_ONCE=1   end as soon as nothing is left to read, with 1 where the daemon does not
-#                      answer (ONCE=1 is the same)
+#   CALMIRROR_ONCE=1   exit as soon as there is nothing left to read, with 1 if the daemon does
+#                      not respond (ONCE=1 does the same)
 set -eu
 db=$1
 socket=${2:-/run/calmirror/api.sock}
@@ -35,8 +35,8 @@ while :; do
     case $status in
     200)
         next=$(tr -d '\r' <"$answer/head" | sed -n 's/^x-calmirror-cursor: //Ip')
-        # Lines are taken whole: no JSON contains the separator. Of what came of an event, the
-        # last line counts.
+        # Each line is imported as one column, because no JSON contains the separator. If an event
+        # has several lines, the last one counts.
         sql <<SQL
 CREATE TEMP TABLE line (text TEXT);
 .mode ascii
@@ -59,7 +59,7 @@ SQL
         fi
         ;;
     410)
-        echo 'too long away, or another store: everything is read again'
+        echo 'cursor expired, or another store: reading everything again'
         sql 'BEGIN IMMEDIATE; DELETE FROM event; UPDATE place SET cursor = NULL; COMMIT;'
         ;;
     4*)
@@ -67,14 +67,14 @@ SQL
         exit 1
         ;;
     *)
-        # Either curl says why there is no answer, or the daemon why it has none.
+        # The reason is curl's error message, or the daemon's error response.
         reason=$(cat "$answer/error")
         [ "$status" = none ] || reason="$status: $(cat "$answer/lines")"
         if [ -n "$once" ]; then
-            echo "no answer from $socket: $reason" >&2
+            echo "no response from $socket: $reason" >&2
             exit 1
         fi
-        echo "no answer from $socket: $reason; again in 2 s" >&2
+        echo "no response from $socket: $reason; retrying in 2 s" >&2
         sleep 2
         ;;
     esac
