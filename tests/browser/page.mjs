@@ -345,7 +345,7 @@ async function dead(rig, name, day) {
   await rig.run();
   await until("the page goes on", async () => !(await page.locator("#away").isVisible()), 20_000);
   await until("the missing days are loaded", async () => (await page.locator(".notice[data-key=partial]").count()) === 0, 20_000);
-  check("when the daemon is back the page goes on by itself", (await page.locator("#live-word").textContent()) === "Live");
+  check("when the daemon is back the page continues by itself", (await page.locator("#live-word").textContent()) === "Live");
 
   // A hanging daemon accepts connections and does not respond.
   await go(page, "#/");

@@ -49,7 +49,7 @@ function notice({ alive, why, heard }) {
   if (away.hidden) return;
   const said = why ? `The daemon cannot answer: ${why}` : "The daemon does not answer";
   const ago = lasting((Date.now() - heard) / 1000);
-  away.textContent = `${said}. What is shown is ${ago} old, from ${moment(heard)}. The page goes on by itself as soon as it can.`;
+  away.textContent = `${said}. What is shown is ${ago} old, from ${moment(heard)}. The page continues by itself as soon as the daemon answers.`;
 }
 
 // Ages keep counting with or without responses.

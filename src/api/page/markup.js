@@ -68,6 +68,6 @@ function alter(old, wanted) {
 
 // Announces a text to screen readers, politely. A repeated text is announced again.
 export function tell(text) {
-  const told = document.getElementById("told");
-  told.textContent = told.textContent === text ? `${text}\u00a0` : text;
+  const region = document.getElementById("announcement");
+  region.textContent = region.textContent === text ? `${text}\u00a0` : text;
 }

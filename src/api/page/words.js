@@ -130,9 +130,9 @@ const ENDINGS = {
 // How a round ended, in words.
 export function ending(round) {
   const end = round.outcome in ENDINGS ? ENDINGS[round.outcome] : `failed: ${round.outcome.replaceAll("_", " ")}`;
-  const anew = round.resync && `enumerated again: ${reason(round.resync)}`;
+  const resync = round.resync && `enumerated again: ${reason(round.resync)}`;
   const did = outcomeSaid(round);
-  return [end, anew, (end === null || did !== NOTHING) && did].filter(Boolean).join("; ");
+  return [end, resync, (end === null || did !== NOTHING) && did].filter(Boolean).join("; ");
 }
 
 export const reason = (word) => REASONS[word] ?? word.replaceAll("_", " ");
