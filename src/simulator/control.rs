@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::request::GraphRequest;
+use super::request::SimulatedRequest;
 use super::{Application, Behaviour, Faults, Mutation, PlannedFault, Population, Simulator};
 
 /// Why the control plane refused a request.
@@ -92,7 +92,7 @@ struct Latency {
 
 impl Simulator {
     /// Answers a request under `/control/`.
-    pub(super) fn control(&self, call: &GraphRequest, body: &Bytes) -> http::Response<Bytes> {
+    pub(super) fn control(&self, call: &SimulatedRequest, body: &Bytes) -> http::Response<Bytes> {
         let (status, value) = match self.controlled(call, body) {
             Ok(value) => (StatusCode::OK, value),
             Err(refused) => {
@@ -112,7 +112,7 @@ impl Simulator {
         response
     }
 
-    fn controlled(&self, call: &GraphRequest, body: &Bytes) -> Result<Value, ControlError> {
+    fn controlled(&self, call: &SimulatedRequest, body: &Bytes) -> Result<Value, ControlError> {
         let what = call.segments.get(1).map(String::as_str).unwrap_or_default();
         match call.method {
             Method::GET => self.control_get(what, call),
@@ -123,7 +123,7 @@ impl Simulator {
         }
     }
 
-    fn control_get(&self, what: &str, call: &GraphRequest) -> Result<Value, ControlError> {
+    fn control_get(&self, what: &str, call: &SimulatedRequest) -> Result<Value, ControlError> {
         match what {
             "statistics" => value(&self.statistics()),
             "faults" => value(&self.faults()),
@@ -147,7 +147,7 @@ impl Simulator {
     fn control_post(
         &self,
         what: &str,
-        call: &GraphRequest,
+        call: &SimulatedRequest,
         body: &Bytes,
     ) -> Result<Value, ControlError> {
         match what {

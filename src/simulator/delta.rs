@@ -11,7 +11,7 @@ use super::graph::{badly_formed, read_window};
 use super::ids::{happens, mix};
 use super::link::LinkToken;
 use super::page_cache::{PageCacheKey, PageHead};
-use super::request::{GraphRequest, PreferHeader, RenderedResponse, ResponsePayload};
+use super::request::{PreferHeader, RenderedResponse, ResponsePayload, SimulatedRequest};
 use super::round::{DeltaRound, RoundExtent, render};
 use super::state::SimulatorState;
 use super::stuck;
@@ -20,14 +20,14 @@ const UNSUPPORTED: [&str; 5] = ["$orderby", "$filter", "$select", "$expand", "$s
 
 impl SimulatorState {
     /// The page size of a request, from the hint in that request (facts 40, 41).
-    pub(super) fn page_size(&self, call: &GraphRequest) -> usize {
+    pub(super) fn page_size(&self, call: &SimulatedRequest) -> usize {
         let hint = PreferHeader::read(&call.prefer).ok().and_then(|prefer| prefer.page_size);
         hint.unwrap_or(10).clamp(1, self.behaviour.max_page_size.max(1))
     }
 
     pub(super) fn delta(
         &mut self,
-        call: &GraphRequest,
+        call: &SimulatedRequest,
         (mailbox, calendar): (usize, usize),
         prefer: &PreferHeader,
         fault: Option<&Fault>,
@@ -53,7 +53,7 @@ impl SimulatorState {
     /// The position of the request in its stream. A request without a link opens a new stream.
     fn position(
         &mut self,
-        call: &GraphRequest,
+        call: &SimulatedRequest,
         mailbox: usize,
         calendar: usize,
         form: &EventForm,
@@ -97,7 +97,7 @@ impl SimulatorState {
 
     fn page(
         &mut self,
-        call: &GraphRequest,
+        call: &SimulatedRequest,
         token: LinkToken,
         size: usize,
         prefer: &PreferHeader,

@@ -4,13 +4,13 @@
 use http::{Method, StatusCode};
 use serde_json::json;
 
-use super::request::{GraphRequest, RenderedResponse};
+use super::request::{RenderedResponse, SimulatedRequest};
 
 const DOCUMENT: &str = "openid-configuration";
 
 /// Answers a request for metadata of the login service, which needs no token; `None` for any
 /// other request.
-pub(super) fn answer(call: &GraphRequest) -> Option<RenderedResponse> {
+pub(super) fn answer(call: &SimulatedRequest) -> Option<RenderedResponse> {
     let segments: Vec<&str> = call.segments.iter().map(String::as_str).collect();
     let found = match segments.as_slice() {
         [".well-known", DOCUMENT] => configuration(call, "common"),
@@ -27,7 +27,7 @@ pub(super) fn answer(call: &GraphRequest) -> Option<RenderedResponse> {
 }
 
 /// The document of OpenID Connect Discovery 1.0, with the members that Microsoft's has.
-fn configuration(call: &GraphRequest, tenant: &str) -> RenderedResponse {
+fn configuration(call: &SimulatedRequest, tenant: &str) -> RenderedResponse {
     let login = call.origin();
     let endpoint = |name: &str| format!("{login}/{tenant}/oauth2/v2.0/{name}");
     let document = json!({
@@ -59,7 +59,7 @@ fn configuration(call: &GraphRequest, tenant: &str) -> RenderedResponse {
 }
 
 /// Instance discovery: the requested host is the only host of its login service.
-fn instance(call: &GraphRequest) -> RenderedResponse {
+fn instance(call: &SimulatedRequest) -> RenderedResponse {
     let authority = call.parameter("authorization_endpoint").unwrap_or_default();
     let Some(tenant) = authority.split("://").nth(1).and_then(|rest| rest.split('/').nth(1)) else {
         return RenderedResponse::json(

@@ -7,7 +7,7 @@ use http::StatusCode;
 
 use super::faults::{DeadLinkAnswer, Fault, MailboxFault};
 use super::graph::{badly_formed, not_found};
-use super::request::{GraphRequest, RenderedResponse, ResponsePayload};
+use super::request::{RenderedResponse, ResponsePayload, SimulatedRequest};
 use super::sign_in::unauthorized;
 use super::state::SimulatorState;
 
@@ -15,7 +15,7 @@ impl SimulatorState {
     /// The response of a fault that replaces the regular response; `None` for any other fault.
     pub(super) fn refuse(
         &mut self,
-        call: &GraphRequest,
+        call: &SimulatedRequest,
         fault: &Fault,
     ) -> Option<RenderedResponse> {
         let status = |code| StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_GATEWAY);
@@ -81,7 +81,7 @@ impl SimulatorState {
         })
     }
 
-    fn dead_link_response(&self, call: &GraphRequest, how: DeadLinkAnswer) -> RenderedResponse {
+    fn dead_link_response(&self, call: &SimulatedRequest, how: DeadLinkAnswer) -> RenderedResponse {
         let (status, code, message) = match how {
             DeadLinkAnswer::Generation => (
                 StatusCode::GONE,

@@ -9,7 +9,7 @@ use super::content::Person;
 use super::event::{CalendarContext, CalendarItem, EventForm, ItemPart};
 use super::faults::Fault;
 use super::ids::MailboxIds;
-use super::request::{GraphRequest, PreferHeader, RenderedResponse};
+use super::request::{PreferHeader, RenderedResponse, SimulatedRequest};
 use super::state::{SimulatorState, is_delta};
 use super::stuck;
 use super::zone::date_of;
@@ -27,7 +27,7 @@ impl SimulatorState {
     /// Answers a request to Graph. A refusal is an `Err`.
     pub(super) fn graph(
         &mut self,
-        call: &GraphRequest,
+        call: &SimulatedRequest,
         mailbox: Option<usize>,
         fault: Option<&Fault>,
     ) -> Result<RenderedResponse, RenderedResponse> {
@@ -59,7 +59,7 @@ impl SimulatorState {
 
     fn scope(
         &self,
-        call: &GraphRequest,
+        call: &SimulatedRequest,
         mailbox: Option<usize>,
     ) -> Result<RequestScope, RenderedResponse> {
         let me = call.segments.first().is_some_and(|s| s.eq_ignore_ascii_case("me"));
@@ -91,7 +91,7 @@ impl SimulatorState {
 
     fn route(
         &mut self,
-        call: &GraphRequest,
+        call: &SimulatedRequest,
         scope: &RequestScope,
         prefer: &PreferHeader,
         fault: Option<&Fault>,
@@ -153,7 +153,7 @@ impl SimulatorState {
     /// by its id. A path without a calendar reaches every calendar that is not shared.
     fn find(
         &self,
-        call: &GraphRequest,
+        call: &SimulatedRequest,
         scope: &RequestScope,
         form: &EventForm,
     ) -> Option<(CalendarContext, &CalendarItem, ItemPart)> {
@@ -177,7 +177,7 @@ impl SimulatorState {
 
     fn event(
         &self,
-        call: &GraphRequest,
+        call: &SimulatedRequest,
         place: CalendarContext,
         item: &CalendarItem,
         part: ItemPart,
@@ -209,7 +209,7 @@ impl SimulatorState {
     }
 
     /// The base address of links: the one set, else the one the client used, else Graph's own.
-    pub(super) fn base(&self, call: &GraphRequest) -> std::sync::Arc<str> {
+    pub(super) fn base(&self, call: &SimulatedRequest) -> std::sync::Arc<str> {
         match &self.base {
             Some(base) => base.clone(),
             None => format!("{}/v1.0", call.origin()).into(),
@@ -217,7 +217,7 @@ impl SimulatorState {
     }
 
     /// The address of the request's own path, under the base address.
-    pub(super) fn own_address(&self, call: &GraphRequest) -> String {
+    pub(super) fn own_address(&self, call: &SimulatedRequest) -> String {
         let path = call.path.get(..5).filter(|p| p.eq_ignore_ascii_case("/v1.0"));
         let path = if path.is_some() { &call.path[5..] } else { &call.path };
         format!("{}{path}", self.base(call))
@@ -259,7 +259,7 @@ pub(super) fn badly_formed() -> RenderedResponse {
     RenderedResponse::bad_request("BadRequest", "Badly formed token.")
 }
 
-fn no_segment(call: &GraphRequest, at: usize) -> RenderedResponse {
+fn no_segment(call: &SimulatedRequest, at: usize) -> RenderedResponse {
     let segment = call.segments.get(at).map(String::as_str).unwrap_or_default();
     let message = format!("Resource not found for the segment '{segment}'.");
     RenderedResponse::bad_request("BadRequest", &message)
@@ -276,7 +276,7 @@ pub(super) fn select_members(event: &mut Value, select: Option<&str>) {
 
 /// The window of a request, or the error if it is missing or invalid (facts 25, 28, 31).
 pub(super) fn read_window(
-    call: &GraphRequest,
+    call: &SimulatedRequest,
     max_days: Option<u32>,
 ) -> Result<(jiff::Timestamp, jiff::Timestamp), RenderedResponse> {
     let invalid = |message: &str| RenderedResponse::bad_request("ErrorInvalidParameter", message);

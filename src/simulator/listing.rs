@@ -10,7 +10,7 @@ use super::behaviour::InstanceListing;
 use super::calendar::Calendar;
 use super::event::{CalendarContext, CalendarItem, ItemPart};
 use super::graph::{not_found, read_window, select_members};
-use super::request::{GraphRequest, PreferHeader, RenderedResponse};
+use super::request::{PreferHeader, RenderedResponse, SimulatedRequest};
 use super::state::SimulatorState;
 
 impl Calendar {
@@ -31,7 +31,7 @@ impl Calendar {
 impl SimulatorState {
     pub(super) fn list_view(
         &self,
-        call: &GraphRequest,
+        call: &SimulatedRequest,
         calendar: &Calendar,
         prefer: &PreferHeader,
     ) -> Result<RenderedResponse, RenderedResponse> {
@@ -41,7 +41,7 @@ impl SimulatorState {
 
     pub(super) fn list_instances(
         &self,
-        call: &GraphRequest,
+        call: &SimulatedRequest,
         place: CalendarContext,
         item: &CalendarItem,
         prefer: &PreferHeader,
@@ -62,7 +62,7 @@ impl SimulatorState {
     /// One page of a listing of the events `view`.
     fn listing(
         &self,
-        call: &GraphRequest,
+        call: &SimulatedRequest,
         place: CalendarContext,
         view: &[(&CalendarItem, ItemPart)],
         prefer: &PreferHeader,

@@ -67,7 +67,7 @@ pub use statistics::{RequestCounts, Statistics};
 
 use calendar::Calendar;
 use event::{CalendarContext, EventForm};
-use request::GraphRequest;
+use request::SimulatedRequest;
 use state::SimulatorState;
 
 /// The settings of a new [`Simulator`].
@@ -109,7 +109,7 @@ impl Simulator {
 
     /// Answers one request without a socket, after the latency on tokio's clock.
     pub async fn answer(&self, request: http::Request<Bytes>) -> SimulatedResponse {
-        let call = GraphRequest::read(&request);
+        let call = SimulatedRequest::read(&request);
         if !call.versioned && call.segments.first().is_some_and(|first| first == "control") {
             return SimulatedResponse::Response(self.control(&call, request.body()));
         }
@@ -357,7 +357,7 @@ impl Simulator {
 /// Counts a request as in flight until dropped.
 struct InFlightRequest<'a> {
     simulator: &'a Simulator,
-    call: &'a GraphRequest,
+    call: &'a SimulatedRequest,
     ticket: state::RequestTicket,
 }
 

@@ -11,7 +11,7 @@ use super::zone::Zone;
 
 /// A parsed request.
 #[derive(Debug)]
-pub(super) struct GraphRequest {
+pub(super) struct SimulatedRequest {
     pub(super) method: Method,
     /// The path as sent, for links.
     pub(super) path: String,
@@ -34,7 +34,7 @@ pub(super) struct GraphRequest {
     pub(super) versioned: bool,
 }
 
-impl GraphRequest {
+impl SimulatedRequest {
     pub(super) fn read(request: &http::Request<Bytes>) -> Self {
         let uri = request.uri();
         let headers = request.headers();

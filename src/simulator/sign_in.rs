@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::faults::SignInRefusal;
 use super::ids::{guid, noise};
-use super::request::{GraphRequest, RenderedResponse, decode_form, pairs};
+use super::request::{RenderedResponse, SimulatedRequest, decode_form, pairs};
 use super::statistics::Statistics;
 
 const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
@@ -76,7 +76,7 @@ impl SignIn {
     /// Checks that a request to Graph has a valid access token.
     pub(super) fn authorise(
         &self,
-        call: &GraphRequest,
+        call: &SimulatedRequest,
         now: Timestamp,
         statistics: &mut Statistics,
     ) -> Result<(), RenderedResponse> {
@@ -97,7 +97,7 @@ impl SignIn {
     /// Answers a request to the token endpoint.
     pub(super) fn answer(
         &mut self,
-        call: &GraphRequest,
+        call: &SimulatedRequest,
         body: &Bytes,
         now: Timestamp,
     ) -> RenderedResponse {
@@ -128,7 +128,7 @@ impl SignIn {
         &self,
         tenant: &str,
         form: &BTreeMap<String, String>,
-        call: &GraphRequest,
+        call: &SimulatedRequest,
         now: Timestamp,
     ) -> Result<(), TokenEndpointError> {
         let field = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
@@ -334,7 +334,7 @@ fn check_assertion(
     Ok(())
 }
 
-impl GraphRequest {
+impl SimulatedRequest {
     /// Client id and secret from HTTP Basic.
     fn basic(&self) -> Option<(String, String)> {
         let decoded = STANDARD.decode(self.basic.as_ref()?).ok()?;

@@ -24,7 +24,7 @@ use super::event::CalendarContext;
 use super::faults::{Fault, Faults};
 use super::ids::{guid, mix};
 use super::page_cache::PageCache;
-use super::request::{GraphRequest, RenderedResponse, ResponsePayload};
+use super::request::{RenderedResponse, ResponsePayload, SimulatedRequest};
 use super::response::SimulatedResponse;
 use super::sign_in::SignIn;
 use super::statistics::{MailboxCounter, Statistics};
@@ -168,7 +168,7 @@ impl SimulatorState {
     }
 
     /// Counts a request and decides whether it is throttled.
-    pub(super) fn arrive(&mut self, call: &GraphRequest) -> RequestTicket {
+    pub(super) fn arrive(&mut self, call: &SimulatedRequest) -> RequestTicket {
         let now = self.env.now();
         let latency = if self.latency.is_empty() {
             self.latency.start
@@ -205,7 +205,7 @@ impl SimulatorState {
     }
 
     /// Ends a request that was answered, or whose client disconnected.
-    pub(super) fn leave(&mut self, call: &GraphRequest, ticket: &RequestTicket) {
+    pub(super) fn leave(&mut self, call: &SimulatedRequest, ticket: &RequestTicket) {
         if is_sign_in(call) {
             return;
         }
@@ -213,7 +213,7 @@ impl SimulatorState {
     }
 
     /// The mailbox that a path addresses.
-    fn mailbox_of(&self, call: &GraphRequest) -> Option<usize> {
+    fn mailbox_of(&self, call: &SimulatedRequest) -> Option<usize> {
         match call.segments.first().map(|first| first.to_lowercase()).as_deref() {
             Some("users") => self.mailbox(call.segments.get(1)?),
             Some("me") => self.me,
@@ -224,7 +224,7 @@ impl SimulatorState {
     /// Answers a request.
     pub(super) fn respond(
         &mut self,
-        call: &GraphRequest,
+        call: &SimulatedRequest,
         body: &Bytes,
         ticket: &mut RequestTicket,
     ) -> SimulatedResponse {
@@ -276,7 +276,7 @@ impl SimulatorState {
     /// the token endpoint: it is not counted and has no faults.
     pub(super) fn metadata(
         &mut self,
-        call: &GraphRequest,
+        call: &SimulatedRequest,
         reply: RenderedResponse,
     ) -> http::Response<Bytes> {
         self.requests += 1;
@@ -285,7 +285,7 @@ impl SimulatorState {
 
     fn draw(
         &mut self,
-        call: &GraphRequest,
+        call: &SimulatedRequest,
         ticket: &RequestTicket,
         sign_in: bool,
     ) -> Option<Fault> {
@@ -362,7 +362,7 @@ impl SimulatorState {
     /// Adds the headers common to all responses, and compresses the body.
     fn finish(
         &mut self,
-        call: &GraphRequest,
+        call: &SimulatedRequest,
         mailbox: Option<usize>,
         reply: RenderedResponse,
         sign_in: bool,
@@ -421,12 +421,12 @@ impl SimulatorState {
 }
 
 /// Whether a request goes to the token endpoint.
-pub(super) fn is_sign_in(call: &GraphRequest) -> bool {
+pub(super) fn is_sign_in(call: &SimulatedRequest) -> bool {
     !call.versioned && call.is(&["*", "oauth2", "v2.0", "token"], 0)
 }
 
 /// Whether a request belongs to a delta round.
-pub(super) fn is_delta(call: &GraphRequest) -> bool {
+pub(super) fn is_delta(call: &SimulatedRequest) -> bool {
     call.segments.last().is_some_and(|last| {
         let last = last.trim_end_matches("()");
         last.eq_ignore_ascii_case("delta") || last.eq_ignore_ascii_case("microsoft.graph.delta")
@@ -434,7 +434,7 @@ pub(super) fn is_delta(call: &GraphRequest) -> bool {
 }
 
 /// Whether a request lists a view.
-fn is_view(call: &GraphRequest) -> bool {
+fn is_view(call: &SimulatedRequest) -> bool {
     call.segments.last().is_some_and(|last| last.eq_ignore_ascii_case("calendarview"))
 }
 
