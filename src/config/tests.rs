@@ -15,7 +15,7 @@ use super::{Config, Diagnostic, Diagnostics, Sources};
 /// The current time of every test.
 const NOW: &str = "2026-11-22T10:00:00Z";
 
-/// A valid account, once [`Lab::new`] has written its secret; five lines.
+/// A valid account, once [`ConfigFixture::new`] has written its secret; five lines.
 const ACCOUNT: &str = r#"[account.contoso]
 tenant = "contoso.com"
 client_id = "11111111-1111-1111-1111-111111111111"
@@ -24,23 +24,23 @@ client_secret_file = "contoso.secret"
 "#;
 
 /// A directory with a configuration.
-struct Lab {
+struct ConfigFixture {
     dir: tempfile::TempDir,
     environment: BTreeMap<String, String>,
 }
 
-impl Lab {
+impl ConfigFixture {
     fn new() -> Self {
-        let lab = Self { dir: tempfile::tempdir().unwrap(), environment: BTreeMap::new() };
-        lab.secret("contoso.secret", "hush", 0o600);
-        lab
+        let fixture = Self { dir: tempfile::tempdir().unwrap(), environment: BTreeMap::new() };
+        fixture.secret("contoso.secret", "hush", 0o600);
+        fixture
     }
 
     /// A lab with this text as its main file.
     fn with(main: &str) -> Self {
-        let lab = Self::new();
-        lab.write("calmirror.toml", main);
-        lab
+        let fixture = Self::new();
+        fixture.write("calmirror.toml", main);
+        fixture
     }
 
     fn write(&self, name: &str, text: &str) {

@@ -43,13 +43,13 @@ fn captured_log() -> (tempfile::NamedTempFile, tracing::subscriber::DefaultGuard
     (log, tracing::subscriber::set_default(subscriber))
 }
 
-struct Ground {
+struct SupervisorFixture {
     directory: TempDir,
     supervisor: Supervisor,
     manager: UnixDatagram,
 }
 
-impl Ground {
+impl SupervisorFixture {
     /// Two windows with a silent Graph, and a service manager's socket.
     async fn new() -> Self {
         Self::with(|options| options).await
@@ -114,24 +114,24 @@ async fn watch(supervisor: &mut Supervisor, seconds: u64) {
 
 #[tokio::test(start_paused = true)]
 async fn only_the_loop_feeds_the_watchdog() {
-    let mut ground = Ground::new().await;
-    assert_eq!(ground.heard(), "READY=1\nSTATUS=2 windows: 2 enumerating\n");
+    let mut fixture = SupervisorFixture::new().await;
+    assert_eq!(fixture.heard(), "READY=1\nSTATUS=2 windows: 2 enumerating\n");
     tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(ground.heard(), "", "messages without the supervisor's loop");
-    watch(&mut ground.supervisor, 5).await;
+    assert_eq!(fixture.heard(), "", "messages without the supervisor's loop");
+    watch(&mut fixture.supervisor, 5).await;
     for _ in 0..3 {
-        let heard = ground.heard();
+        let heard = fixture.heard();
         assert!(heard.starts_with("STATUS=2 windows"), "{heard:?}");
         assert!(heard.ends_with("\nWATCHDOG=1\n"), "{heard:?}");
     }
-    assert_eq!(ground.heard(), "", "at 0, 2 and 4 s");
-    ground.end().await;
+    assert_eq!(fixture.heard(), "", "at 0, 2 and 4 s");
+    fixture.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_stuck_worker_is_restarted_and_counted() {
-    let mut ground = Ground::new().await;
-    let supervisor = &mut ground.supervisor;
+    let mut fixture = SupervisorFixture::new().await;
+    let supervisor = &mut fixture.supervisor;
     let id = *supervisor.running.keys().next().unwrap();
     let running = supervisor.running.remove(&id).unwrap();
     running.task.abort();
@@ -142,13 +142,13 @@ async fn a_stuck_worker_is_restarted_and_counted() {
     assert_eq!(supervisor.fleet.restarts(), 1);
     let summary = supervisor.fleet.summary();
     assert!(summary.ends_with("; restarted workers: 1"), "{summary}");
-    ground.end().await;
+    fixture.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_reload_drops_requests_at_once_and_cuts_off_stuck_workers() {
-    let mut ground = Ground::new().await;
-    let supervisor = &mut ground.supervisor;
+    let mut fixture = SupervisorFixture::new().await;
+    let supervisor = &mut fixture.supervisor;
     watch(supervisor, 1).await;
     let remove = |name: &str| FleetChange {
         removed: vec![name.into()],
@@ -174,7 +174,7 @@ async fn a_reload_drops_requests_at_once_and_cuts_off_stuck_workers() {
         line.contains(r#"during="reload" windows="bob" maintenance_tasks=0 deadline_s=2"#),
         "{line}"
     );
-    ground.end().await;
+    fixture.end().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -185,7 +185,7 @@ async fn a_reload_reports_how_a_worker_that_it_stops_ends() {
         (|| Err(StoreError::Closed), false, ""),
     ];
     for (end, goes_on, expected) in ends {
-        let Ground { directory, mut supervisor, .. } = Ground::new().await;
+        let SupervisorFixture { directory, mut supervisor, .. } = SupervisorFixture::new().await;
         let id =
             supervisor.running.iter().find(|(_, r)| &*r.member.handle.window().name == "alice");
         let id = *id.unwrap().0;
@@ -209,7 +209,7 @@ async fn a_reload_reports_how_a_worker_that_it_stops_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_logs_some_names_of_the_workers_it_cut_off() {
-    let Ground { directory, mut supervisor, .. } = Ground::new().await;
+    let SupervisorFixture { directory, mut supervisor, .. } = SupervisorFixture::new().await;
     let tokens = supervisor.tokens["contoso"].clone();
     let rooms = (10..22).map(|number| format!("room {number}"));
     let to_start = rooms.map(|name| spec(window(&name), &tokens)).collect();
@@ -239,33 +239,34 @@ async fn a_stop_logs_some_names_of_the_workers_it_cut_off() {
 async fn a_panicking_maintenance_task_is_restarted() {
     // A zero period makes the timer panic, which simulates a bug in the maintenance task.
     let max_defer = Duration::ZERO;
-    let mut ground = Ground::with(|options| StoreOptions { max_defer, ..options }).await;
+    let mut fixture =
+        SupervisorFixture::with(|options| StoreOptions { max_defer, ..options }).await;
     // Not longer, because this test does not read the manager's socket.
-    watch(&mut ground.supervisor, 10).await;
-    assert_eq!(ground.supervisor.tasks.len(), 3, "two workers and the store's maintenance task");
-    ground.end().await;
+    watch(&mut fixture.supervisor, 10).await;
+    assert_eq!(fixture.supervisor.tasks.len(), 3, "two workers and the store's maintenance task");
+    fixture.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_worker_that_holds_its_thread_starves_the_watchdog() {
-    let ground = Ground::new().await;
+    let fixture = SupervisorFixture::new().await;
     // The workers' tasks run once; after this the test does not yield to them.
     tokio::task::yield_now().await;
-    ground.heard();
-    ground.supervisor.on_tick();
-    assert!(ground.heard().contains("WATCHDOG=1"));
+    fixture.heard();
+    fixture.supervisor.on_tick();
+    assert!(fixture.heard().contains("WATCHDOG=1"));
     // The first poll moves the clock without running other tasks, as if a worker held its thread.
     let past = tokio::time::advance(HUNG_AFTER + Duration::from_secs(1)).now_or_never();
     assert!(past.is_none());
-    ground.supervisor.on_tick();
-    assert_eq!(ground.heard(), "STATUS=stuck: the worker of alice holds its thread\n");
-    ground.end().await;
+    fixture.supervisor.on_tick();
+    assert_eq!(fixture.heard(), "STATUS=stuck: the worker of alice holds its thread\n");
+    fixture.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_window_inherits_the_pending_drops_of_its_predecessor() {
-    let mut ground = Ground::new().await;
-    let supervisor = &mut ground.supervisor;
+    let mut fixture = SupervisorFixture::new().await;
+    let supervisor = &mut fixture.supervisor;
     let tokens = supervisor.tokens["contoso"].clone();
     // Carol's worker is stopped before it has run at all.
     for mailbox in ["carol", "dave"] {
@@ -278,15 +279,15 @@ async fn a_window_inherits_the_pending_drops_of_its_predecessor() {
     let known = supervisor.services.store.windows().await.unwrap();
     let names: Vec<&str> = known.iter().map(|window| &*window.name).collect();
     assert_eq!(names, ["bob", "alice"], "removed windows are still stored: {known:?}");
-    ground.end().await;
+    fixture.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn unconfigured_windows_are_marked_for_dropping_before_the_workers_start() {
-    let ground = Ground::new().await;
-    let Services { store, client, env, .. } = (*ground.supervisor.services).clone();
-    let tokens = ground.supervisor.tokens["contoso"].clone();
-    assert!(ground.supervisor.drain(Duration::from_secs(30)).await);
+    let fixture = SupervisorFixture::new().await;
+    let Services { store, client, env, .. } = (*fixture.supervisor.services).clone();
+    let tokens = fixture.supervisor.tokens["contoso"].clone();
+    assert!(fixture.supervisor.drain(Duration::from_secs(30)).await);
     let services = Services { store: store.clone(), client, env, metrics: Arc::default() };
     let mut next = Supervisor::new(services, Duration::from_secs(86_400));
     next.start(vec![spec(window("alice"), &tokens)]).await.unwrap();
@@ -302,10 +303,10 @@ async fn unconfigured_windows_are_marked_for_dropping_before_the_workers_start()
 /// the stopped worker.
 #[tokio::test(start_paused = true)]
 async fn a_round_requested_just_before_a_reload_that_fails_begins_at_once() {
-    let ground = Ground::new().await;
-    let Services { store, client, env, .. } = (*ground.supervisor.services).clone();
-    let tokens = ground.supervisor.tokens["contoso"].clone();
-    assert!(ground.supervisor.drain(Duration::from_secs(30)).await);
+    let fixture = SupervisorFixture::new().await;
+    let Services { store, client, env, .. } = (*fixture.supervisor.services).clone();
+    let tokens = fixture.supervisor.tokens["contoso"].clone();
+    assert!(fixture.supervisor.drain(Duration::from_secs(30)).await);
     // Settled, so the window's next round is not due for a while.
     let windows = store.windows().await.unwrap();
     let alice = windows.iter().find(|window| &*window.name == "alice").unwrap().id;
@@ -329,8 +330,8 @@ async fn a_round_requested_just_before_a_reload_that_fails_begins_at_once() {
 /// would remove all its events.
 #[tokio::test(start_paused = true)]
 async fn edges_configured_under_a_wrong_clock_use_graphs_time() {
-    let mut ground = Ground::new().await;
-    let supervisor = &mut ground.supervisor;
+    let mut fixture = SupervisorFixture::new().await;
+    let supervisor = &mut fixture.supervisor;
     let tokens = supervisor.tokens["contoso"].clone();
     let Services { client, env, .. } = &*supervisor.services;
     let right = env.now();
@@ -344,5 +345,5 @@ async fn edges_configured_under_a_wrong_clock_use_graphs_time() {
     let change = FleetChange { removed: Vec::new(), to_start, retimed: Vec::new() };
     supervisor.change_fleet(change, || ()).await.unwrap();
     assert_eq!(supervisor.fleet().window("alice").unwrap().start, expected);
-    ground.end().await;
+    fixture.end().await;
 }

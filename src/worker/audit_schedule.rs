@@ -106,7 +106,7 @@ mod tests {
     use crate::graph::script::reply;
     use crate::mirror::segment_set::SegmentSet;
     use crate::tests::window;
-    use crate::worker::tests::{Lab, delta, event, list};
+    use crate::worker::tests::{WorkerFixture, delta, event, list};
 
     const DAY: Duration = Duration::from_secs(86_400);
 
@@ -120,9 +120,9 @@ mod tests {
             list(&[]),
             list(&[]),
         ]);
-        let lab = Lab::new(audited, answers).await;
-        let mut worker = lab.worker();
-        let due = worker.round(lab.handle.window(), 1, None).await.unwrap();
+        let fixture = WorkerFixture::new(audited, answers).await;
+        let mut worker = fixture.worker();
+        let due = worker.round(fixture.handle.window(), 1, None).await.unwrap();
         assert!(!worker.audit_is_due(), "it has just settled");
         tokio::time::advance(2 * DAY).await;
         assert!(worker.audit_is_due());
@@ -134,7 +134,7 @@ mod tests {
         assert!(worker.suspects_drift() && worker.audit_is_due());
         assert_eq!(worker.resting_segments(), SegmentSet::EMPTY);
         assert_eq!(worker.audit(due).await.unwrap(), Instant::now(), "the one that repairs");
-        assert_eq!(lab.events(), 0);
+        assert_eq!(fixture.events(), 0);
         assert!(!worker.suspects_drift() && !worker.audit_is_due());
     }
 }

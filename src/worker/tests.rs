@@ -15,7 +15,7 @@ use crate::mirror::window::Edges;
 use crate::tests::{env, open, registration, window};
 
 /// A window, and what its worker has.
-pub(super) struct Lab {
+pub(super) struct WorkerFixture {
     pub(super) services: Arc<Services>,
     pub(super) script: Arc<Script>,
     pub(super) id: WindowId,
@@ -28,7 +28,7 @@ pub(super) struct Lab {
     _directory: TempDir,
 }
 
-impl Lab {
+impl WorkerFixture {
     /// A new window. Its requests get these answers, in order.
     pub(super) async fn new(
         window: Window,
@@ -134,8 +134,8 @@ pub(super) fn not_found() -> ScriptedResponse {
 
 #[tokio::test(start_paused = true)]
 async fn another_interval_moves_the_next_round_unless_the_window_waits_for_a_decision() {
-    let lab = Lab::new(window("alice"), []).await;
-    let (worker, now) = (lab.worker(), Instant::now());
+    let fixture = WorkerFixture::new(window("alice"), []).await;
+    let (worker, now) = (fixture.worker(), Instant::now());
     let (due, minute, hour) =
         (now + Duration::from_secs(30), Duration::from_secs(60), Duration::from_secs(3600));
     for (state, expected) in [
@@ -145,7 +145,7 @@ async fn another_interval_moves_the_next_round_unless_the_window_waits_for_a_dec
         (WindowState::Quarantined, 30),
         (WindowState::SignInRequired, 30),
     ] {
-        lab.handle.lock().health.state = state;
+        fixture.handle.lock().health.state = state;
         let moved = worker.retimed(due, minute.as_secs_f32(), hour);
         assert_eq!(moved.duration_since(now).as_secs(), expected, "{state}");
         assert_eq!(worker.retimed(due, minute.as_secs_f32(), minute), due, "{state}");
@@ -154,8 +154,8 @@ async fn another_interval_moves_the_next_round_unless_the_window_waits_for_a_dec
 
 #[tokio::test(start_paused = true)]
 async fn the_first_round_is_spread_and_waits_for_a_pause_of_the_mailbox() {
-    let lab = Lab::new(window("alice"), []).await;
-    let (worker, now) = (lab.worker(), Instant::now());
+    let fixture = WorkerFixture::new(window("alice"), []).await;
+    let (worker, now) = (fixture.worker(), Instant::now());
     assert_eq!(worker.first_due(FirstRun::Now), now);
     let spread = worker.first_due(FirstRun::Spread).duration_since(now);
     assert!(spread > Duration::ZERO && spread < Duration::from_secs(60), "{spread:?}");
@@ -166,9 +166,9 @@ async fn the_first_round_is_spread_and_waits_for_a_pause_of_the_mailbox() {
 /// A stored time may come from a wrong clock.
 #[tokio::test(start_paused = true)]
 async fn waits_for_stored_times_are_capped_at_confirm_after() {
-    let lab = Lab::new(window("alice"), []).await;
-    let (worker, now) = (lab.worker(), lab.services.env.now());
-    let longest = lab.window.settings.confirm_after;
+    let fixture = WorkerFixture::new(window("alice"), []).await;
+    let (worker, now) = (fixture.worker(), fixture.services.env.now());
+    let longest = fixture.window.settings.confirm_after;
     let later = |seconds| Some(now + SignedDuration::from_secs(seconds));
     for (until, wait) in [
         (None, Duration::ZERO),
@@ -176,24 +176,25 @@ async fn waits_for_stored_times_are_capped_at_confirm_after() {
         (later(5), Duration::from_secs(5)),
         (later(1 << 31), longest),
     ] {
-        assert_eq!(worker.remaining_wait(&lab.window, until), wait, "{until:?}");
+        assert_eq!(worker.remaining_wait(&fixture.window, until), wait, "{until:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_worker_runs_rounds_until_it_is_stopped() {
-    let lab =
-        Lab::new(window("alice"), [delta(&[event("a", 3)]), reply(503, ""), delta(&[])]).await;
-    let mut worker = lab.worker();
+    let fixture =
+        WorkerFixture::new(window("alice"), [delta(&[event("a", 3)]), reply(503, ""), delta(&[])])
+            .await;
+    let mut worker = fixture.worker();
     let running = tokio::spawn(async move { worker.run(FirstRun::Now).await.unwrap() });
     for round in [1, 2] {
-        lab.handle.finished(round).await;
-        let last = lab.handle.status(lab.services.env.now()).last_round.unwrap();
-        assert_eq!((last.number, lab.handle.state()), (round, WindowState::Settled));
+        fixture.handle.finished(round).await;
+        let last = fixture.handle.status(fixture.services.env.now()).last_round.unwrap();
+        assert_eq!((last.number, fixture.handle.state()), (round, WindowState::Settled));
     }
-    assert_eq!(lab.script.urls().len(), 3, "a round, and one with a repeated request");
-    lab.stop.cancel();
-    lab.handle.wake_worker();
+    assert_eq!(fixture.script.urls().len(), 3, "a round, and one with a repeated request");
+    fixture.stop.cancel();
+    fixture.handle.wake_worker();
     assert_eq!(running.await.unwrap(), WorkerExit::Stopped);
 }
 

@@ -15,7 +15,7 @@ use calmirror::simulator::{
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::compare::{Events, assert_mirrored, assert_same, changes_after, mirror, truth};
+use crate::compare::{EventsById, assert_mirrored, assert_same, changes_after, mirror, truth};
 use crate::converge::simulator;
 use crate::memory::Memory;
 use crate::rig::{Rig, noon, window_settings, window_with};
@@ -68,7 +68,12 @@ async fn wait_for_audit(rig: &Rig) -> WindowStatus {
     panic!("no audit: {:?}", status(rig));
 }
 
-async fn assert_true(rig: &Rig, simulator: &Simulator, complete: Completion, what: &str) -> Events {
+async fn assert_true(
+    rig: &Rig,
+    simulator: &Simulator,
+    complete: Completion,
+    what: &str,
+) -> EventsById {
     let status = rig.settle(MAILBOX, 20).await;
     let edges = Edges { start: status.start, end: status.end };
     let id = rig.fleet.id(MAILBOX).unwrap();

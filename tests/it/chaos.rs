@@ -92,7 +92,7 @@ fn plan(mut arguments: impl Iterator<Item = String>) -> Result<Plan, NoPlan> {
 }
 
 /// Plays a seed on a thread of that name. Returns the result, or `None` if it failed.
-fn play(seed: u64) -> Option<day::Outcome> {
+fn play(seed: u64) -> Option<day::SeedOutcome> {
     let playing = thread::Builder::new().name(format!("seed {seed}")).spawn(move || {
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -126,7 +126,7 @@ fn main() -> ExitCode {
     println!("chaos: {} seeds from {} on {} threads", plan.seeds, plan.first, plan.threads);
     let next = AtomicU64::new(plan.first);
     let done = AtomicU64::new(0);
-    let sum = Mutex::new(day::Outcome::default());
+    let sum = Mutex::new(day::SeedOutcome::default());
     let failed: Mutex<Vec<u64>> = Mutex::default();
     let digests: Mutex<BTreeMap<u64, u64>> = Mutex::default();
     thread::scope(|scope| {

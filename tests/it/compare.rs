@@ -14,14 +14,14 @@ use serde_json::Value;
 
 use crate::rig::BASE;
 
-pub(crate) type Events = BTreeMap<String, Value>;
+pub(crate) type EventsById = BTreeMap<String, Value>;
 
-pub(crate) fn by_id(events: impl IntoIterator<Item = Value>) -> Events {
+pub(crate) fn by_id(events: impl IntoIterator<Item = Value>) -> EventsById {
     events.into_iter().map(|event| (event["id"].as_str().unwrap().to_owned(), event)).collect()
 }
 
 /// The events that readers of a window see, read page by page.
-pub(crate) async fn mirror(store: &Store, window: WindowId) -> Events {
+pub(crate) async fn mirror(store: &Store, window: WindowId) -> EventsById {
     let mut all = Vec::new();
     let mut after = None;
     loop {
@@ -52,8 +52,8 @@ pub(crate) async fn changes_after(
 }
 
 /// The feed from its beginning, applied to an empty set.
-pub(crate) async fn folded(store: &Store, window: WindowId) -> Events {
-    let mut events = Events::new();
+pub(crate) async fn folded(store: &Store, window: WindowId) -> EventsById {
+    let mut events = EventsById::new();
     let mut follower = Follower::from_beginning(store, FeedFilter::Window(window));
     loop {
         let after = follower.seq();
@@ -84,7 +84,7 @@ pub(crate) async fn truth(
     calendar: Option<&str>,
     edges: Edges,
     complete: Completion,
-) -> Events {
+) -> EventsById {
     let mut events = by_id(simulator.truth(mailbox, calendar, edges.start, edges.end));
     let mut masters = BTreeMap::new();
     if complete == Completion::Master {
@@ -110,8 +110,8 @@ pub(crate) async fn truth_as_asked(
     window: &Window,
     calendar: Option<&str>,
     edges: Edges,
-) -> Events {
-    let mut events = Events::new();
+) -> EventsById {
+    let mut events = EventsById::new();
     for stretch in edges.segments() {
         let mut path =
             format!("calendarView?startDateTime={}&endDateTime={}", stretch.start, stretch.end);
@@ -261,9 +261,9 @@ async fn get(
 pub(crate) async fn assert_mirrored(
     store: &Store,
     window: WindowId,
-    real: &Events,
+    real: &EventsById,
     what: &str,
-) -> Events {
+) -> EventsById {
     let mirrored = mirror(store, window).await;
     assert_same(&format!("mirror and truth, {what}"), &mirrored, real);
     assert_same(&format!("feed and mirror, {what}"), &folded(store, window).await, &mirrored);
@@ -271,7 +271,7 @@ pub(crate) async fn assert_mirrored(
 }
 
 /// Panics at the first difference only, because contents are long.
-pub(crate) fn assert_same(what: &str, left: &Events, right: &Events) {
+pub(crate) fn assert_same(what: &str, left: &EventsById, right: &EventsById) {
     for (id, event) in left {
         match right.get(id) {
             None => panic!(

@@ -51,28 +51,28 @@ mailbox = "dave@contoso.com"
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn check_and_run_report_every_fault_at_once() {
-    let ground = DaemonFixture::new(61, &[]).await;
-    ground.configure(&(ground.preamble() + WINDOWS));
-    fs::write(ground.path("open.secret"), "s3cret").unwrap();
-    fs::set_permissions(ground.path("open.secret"), fs::Permissions::from_mode(0o644)).unwrap();
-    let directory = ground.directory.path().display().to_string();
+    let fixture = DaemonFixture::new(61, &[]).await;
+    fixture.configure(&(fixture.preamble() + WINDOWS));
+    fs::write(fixture.path("open.secret"), "s3cret").unwrap();
+    fs::set_permissions(fixture.path("open.secret"), fs::Permissions::from_mode(0o644)).unwrap();
+    let directory = fixture.directory.path().display().to_string();
 
-    let checked = ground.cli(&["check"]).await;
+    let checked = fixture.cli(&["check"]).await;
     assert_eq!(checked.code, Some(78), "{checked:?}");
     insta::assert_snapshot!(checked.out.replace(&directory, "DIR"));
 
-    let run = ground.cli(&["run"]).await;
+    let run = fixture.cli(&["run"]).await;
     assert_eq!(run.code, Some(78), "{run:?}");
     let last: Value = serde_json::from_str(run.err.lines().last().unwrap()).unwrap();
     assert_eq!((&last["level"], &last["exit"]), (&"ERROR".into(), &78.into()), "{last}");
 
-    let json = ground.cli(&["check", "--json"]).await;
+    let json = fixture.cli(&["check", "--json"]).await;
     assert_eq!(json.code, Some(78));
     let json: Value = serde_json::from_str(&json.out).unwrap();
     assert_eq!(last["faults"], json["faults"], "run reports other faults than check");
-    let text = fs::read_to_string(&ground.config).unwrap();
-    ground.configure(&text.replace("format = \"json\"", "format = \"text\""));
-    let run = ground.cli(&["run"]).await;
+    let text = fs::read_to_string(&fixture.config).unwrap();
+    fixture.configure(&text.replace("format = \"json\"", "format = \"text\""));
+    let run = fixture.cli(&["run"]).await;
     assert!(run.err.contains(&checked.out), "run reports them in the log's format: {}", run.err);
     let faults = json["faults"].as_array().unwrap();
     assert_eq!(faults.len(), checked.out.lines().count());
@@ -83,25 +83,25 @@ async fn check_and_run_report_every_fault_at_once() {
             assert!(!fault[name].as_str().unwrap().is_empty(), "{fault}");
         }
     }
-    assert!(!ground.path("store").exists(), "the store was created");
-    assert!(!ground.path("api.sock").exists());
-    assert_eq!(ground.simulator.statistics().total.requests, 0);
+    assert!(!fixture.path("store").exists(), "the store was created");
+    assert!(!fixture.path("api.sock").exists());
+    assert_eq!(fixture.simulator.statistics().total.requests, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_missing_or_malformed_file_is_reported_with_its_name() {
-    let ground = DaemonFixture::new(62, &[]).await;
-    ground.configure("[store\npath = 1");
+    let fixture = DaemonFixture::new(62, &[]).await;
+    fixture.configure("[store\npath = 1");
     for command in ["check", "run"] {
-        let outcome = ground.cli(&[command]).await;
+        let outcome = fixture.cli(&[command]).await;
         assert_eq!(outcome.code, Some(78), "{outcome:?}");
         let told = outcome.out + &outcome.err;
         let place = if command == "run" { "\"line\":1," } else { "calmirror.toml:1" };
         assert!(told.contains(place) && told.contains("calmirror.toml"), "{told}");
     }
-    fs::remove_file(&ground.config).unwrap();
+    fs::remove_file(&fixture.config).unwrap();
     for command in ["check", "run"] {
-        let outcome = ground.cli(&[command]).await;
+        let outcome = fixture.cli(&[command]).await;
         assert_eq!(outcome.code, Some(78), "{outcome:?}");
         assert!((outcome.out + &outcome.err).contains("calmirror.toml"));
     }
@@ -109,15 +109,15 @@ async fn a_missing_or_malformed_file_is_reported_with_its_name() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_valid_configuration_shows_its_windows_and_the_origin_of_values() {
-    let ground = DaemonFixture::new(63, &["alice"]).await;
-    let checked = ground.cli(&["check"]).await;
+    let fixture = DaemonFixture::new(63, &["alice"]).await;
+    let checked = fixture.cli(&["check"]).await;
     assert_eq!(checked.code, Some(0), "{checked:?}");
     assert!(checked.out.contains("alice@contoso.com"), "{}", checked.out);
-    let explained = ground.cli(&["check", "--explain"]).await;
+    let explained = fixture.cli(&["check", "--explain"]).await;
     assert_eq!(explained.code, Some(0));
     let interval = explained.out.lines().find(|l| l.starts_with("defaults.interval "));
     assert!(interval.unwrap().contains("calmirror.toml:"), "{}", explained.out);
-    let mut command = ground.command();
+    let mut command = fixture.command();
     command.env("CALMIRROR__DEFAULTS__INTERVAL", "7m").args(["check", "--json", "--explain"]);
     let json: Value =
         serde_json::from_str(&crate::process::finish(&mut command).await.out).unwrap();

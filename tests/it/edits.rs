@@ -14,7 +14,7 @@ use calmirror::simulator::{
 };
 use jiff::Timestamp;
 
-use crate::compare::{Events, assert_mirrored, assert_same, changes_after, truth};
+use crate::compare::{EventsById, assert_mirrored, assert_same, changes_after, truth};
 use crate::memory::Memory;
 use crate::rig::{Rig, graph, noon, window_settings, window_with};
 
@@ -36,7 +36,7 @@ const KINDS: [Kind; 3] = [
 ];
 
 /// The id of a series and the ids of its eight instances.
-struct Series {
+struct SeriesIds {
     id: String,
     instances: Vec<String>,
 }
@@ -45,42 +45,42 @@ struct Series {
 /// visible instances it removes, adds and changes.
 struct EditCase {
     name: &'static str,
-    before: fn(&Series) -> Vec<Edit>,
-    edit: fn(&Series) -> Edit,
+    before: fn(&SeriesIds) -> Vec<Edit>,
+    edit: fn(&SeriesIds) -> Edit,
     counts: [usize; 3],
 }
 
 const fn case(
     name: &'static str,
-    before: fn(&Series) -> Vec<Edit>,
-    edit: fn(&Series) -> Edit,
+    before: fn(&SeriesIds) -> Vec<Edit>,
+    edit: fn(&SeriesIds) -> Edit,
     counts: [usize; 3],
 ) -> EditCase {
     EditCase { name, before, edit, counts }
 }
 
-fn nothing(_: &Series) -> Vec<Edit> {
+fn nothing(_: &SeriesIds) -> Vec<Edit> {
     Vec::new()
 }
 
-fn moved(series: &Series, at: usize, start: &str) -> Edit {
+fn moved(series: &SeriesIds, at: usize, start: &str) -> Edit {
     Edit::MoveOccurrence { occurrence: series.instances[at].clone(), start: start.parse().unwrap() }
 }
 
-fn renamed(series: &Series, at: usize) -> Edit {
+fn renamed(series: &SeriesIds, at: usize) -> Edit {
     let occurrence = series.instances[at].clone();
     Edit::RenameOccurrence { occurrence, subject: "Another".into() }
 }
 
-fn cancelled(series: &Series, at: usize) -> Edit {
+fn cancelled(series: &SeriesIds, at: usize) -> Edit {
     Edit::CancelOccurrence { occurrence: series.instances[at].clone() }
 }
 
-fn one_of_each(series: &Series) -> Vec<Edit> {
+fn one_of_each(series: &SeriesIds) -> Vec<Edit> {
     vec![moved(series, 1, "2026-10-14T15:00:00Z"), renamed(series, 5), cancelled(series, 3)]
 }
 
-fn until(series: &Series, last: &str) -> Edit {
+fn until(series: &SeriesIds, last: &str) -> Edit {
     Edit::SetEnd { event: series.id.clone(), until: Some(last.parse().unwrap()) }
 }
 
@@ -163,7 +163,7 @@ const EDITS: [EditCase; 18] = [
 ];
 
 /// A calendar and the fleet that mirrors it.
-struct Scene {
+struct EditFixture {
     simulator: Simulator,
     calendar: Option<String>,
     rig: Rig,
@@ -171,7 +171,7 @@ struct Scene {
     edges: Edges,
 }
 
-impl Scene {
+impl EditFixture {
     fn edit(&self, edit: Edit) -> String {
         let calendar = self.calendar.clone();
         self.simulator.mutate(Mutation { mailbox: MAILBOX.into(), calendar, edit }).unwrap()
@@ -200,14 +200,14 @@ impl Scene {
         found.into_iter().map(|(_, id)| id).collect()
     }
 
-    async fn truth(&self) -> Events {
+    async fn truth(&self) -> EventsById {
         let calendar = self.calendar.as_deref();
         truth(&self.simulator, MAILBOX, calendar, self.edges, Completion::Master).await
     }
 
     /// Runs rounds until the window is settled. Compares mirror and feed with the truth, and the
     /// changes since `seq` with the differences from `before`.
-    async fn compare(&self, what: &str, before: &Events, seq: u64) -> Events {
+    async fn compare(&self, what: &str, before: &EventsById, seq: u64) -> EventsById {
         self.rig.settle(MAILBOX, 6).await;
         let real = self.truth().await;
         assert_mirrored(&self.rig.store, self.id, &real, what).await;
@@ -245,7 +245,7 @@ impl Scene {
         let empty = self.compare(&what, &self.truth().await, self.seq()).await;
         let seq = self.seq();
         let id = self.series(kind);
-        let series = Series { instances: self.instances(&id).await, id };
+        let series = SeriesIds { instances: self.instances(&id).await, id };
         assert_eq!(series.instances.len(), 8, "{what}");
         for edit in (named.before)(&series) {
             self.edit(edit);
@@ -320,17 +320,17 @@ async fn every_edit(place: CalendarKind) {
         let rig = Rig::start(directory.path(), transport, &env, vec![tracked]).await;
         let id = rig.fleet.id(MAILBOX).unwrap();
         let edges = Edges { start: at(EDGES[0]), end: at(EDGES[1]) };
-        let scene = Scene { simulator, calendar, rig, id, edges };
+        let fixture = EditFixture { simulator, calendar, rig, id, edges };
         // Another series, which must not appear in the feed's changes.
-        scene.series(KINDS[0]);
-        scene.rig.settle(MAILBOX, 3).await;
+        fixture.series(KINDS[0]);
+        fixture.rig.settle(MAILBOX, 3).await;
         for kind in KINDS {
             for named in &EDITS {
-                scene.play(&format!("{place:?} calendar, {name}"), kind, named).await;
+                fixture.play(&format!("{place:?} calendar, {name}"), kind, named).await;
                 played += 1;
             }
         }
-        scene.rig.stop().await;
+        fixture.rig.stop().await;
     }
     // Three ways to send a series, two positions of its master, two ways to split pages.
     assert_eq!(played, 3 * 2 * 2 * KINDS.len() * EDITS.len());

@@ -8,8 +8,8 @@ use calmirror::mirror::window::{Completion, Edges};
 
 use crate::compare::{assert_same, truth};
 use crate::process::{DaemonFixture, eventually};
-use crate::socket::Follower;
-use crate::stores::{Small, fill_up, skip};
+use crate::socket::FeedClient;
+use crate::stores::{SmallDisk, fill_up, skip};
 
 /// Builds a shim to preload into daemons. Returns false without a C compiler.
 pub(crate) fn shim(source: &str, library: &Path) -> bool {
@@ -21,30 +21,30 @@ pub(crate) fn shim(source: &str, library: &Path) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_ends_the_daemon_with_a_remedy_and_a_new_start_serves_the_same_events() {
-    let ground = DaemonFixture::new(82, &["alice"]).await;
-    let library = ground.path("write_fault.so");
+    let fixture = DaemonFixture::new(82, &["alice"]).await;
+    let library = fixture.path("write_fault.so");
     if !shim("write_fault.c", &library) {
         return skip("there is no C compiler");
     }
-    let Some(small) = Small::mount(&ground.path("store"), "size=192m,mode=0700") else {
+    let Some(small) = SmallDisk::mount(&fixture.path("store"), "size=192m,mode=0700") else {
         return skip("this process may not mount a file system");
     };
-    let (full, db) = (ground.path("full"), ground.path("store/store/db"));
-    let mut daemon = ground.spawn_in(&[
+    let (full, db) = (fixture.path("full"), fixture.path("store/store/db"));
+    let mut daemon = fixture.spawn_in(&[
         ("LD_PRELOAD", library.to_str().unwrap()),
         ("WRITE_FAULT_DIR", db.to_str().unwrap()),
         ("WRITE_FAULT_WHILE", full.to_str().unwrap()),
     ]);
     eventually("the window settles", async || {
-        let window = ground.api.try_get("/v1/windows/alice").await?.json();
+        let window = fixture.api.try_get("/v1/windows/alice").await?.json();
         (window["state"] == "settled").then_some(())
     })
     .await;
-    let mut held = Follower::default();
-    held.catch_up(&ground.api).await;
+    let mut held = FeedClient::default();
+    held.catch_up(&fixture.api).await;
     fs::write(&full, "").unwrap();
     let ended = eventually("the daemon meets the full disk", async || {
-        ground.simulator.mutate_randomly();
+        fixture.simulator.mutate_randomly();
         daemon.exit_status()
     })
     .await;
@@ -55,27 +55,28 @@ async fn a_full_disk_ends_the_daemon_with_a_remedy_and_a_new_start_serves_the_sa
     assert!(last["remedy"].as_str().unwrap().starts_with("free some space"), "{last}");
 
     // As before the failure, readers keep everything shown to them; there is still no space.
-    let other = fill_up(&ground.path("store"));
-    let daemon = ground.run().await;
-    assert_eq!(ground.api.events("alice").await, held.of("alice"));
+    let other = fill_up(&fixture.path("store"));
+    let daemon = fixture.run().await;
+    assert_eq!(fixture.api.events("alice").await, held.of("alice"));
     let lines = held.lines;
-    held.catch_up(&ground.api).await;
+    held.catch_up(&fixture.api).await;
     assert_eq!(held.lines, lines, "the feed has changes that were never written");
     eventually("the window says that the store is full", async || {
-        ground.simulator.mutate_randomly();
-        let answer = ground.api.post("/v1/windows/alice/sync?wait=30s").await.json();
+        fixture.simulator.mutate_randomly();
+        let answer = fixture.api.post("/v1/windows/alice/sync?wait=30s").await.json();
         (answer["state"] == "store_full").then_some(())
     })
     .await;
 
     fs::remove_file(&other).unwrap();
-    let status = ground.settle("alice").await;
+    let status = fixture.settle("alice").await;
     assert_eq!(status.resyncs, 0);
-    held.catch_up(&ground.api).await;
+    held.catch_up(&fixture.api).await;
     let edges = Edges { start: status.start, end: status.end };
-    let real = truth(&ground.simulator, "alice@contoso.com", None, edges, Completion::Master).await;
-    assert_same("after the disk was full", &ground.api.events("alice").await, &real);
-    assert_eq!(ground.api.events("alice").await, held.of("alice"));
+    let real =
+        truth(&fixture.simulator, "alice@contoso.com", None, edges, Completion::Master).await;
+    assert_same("after the disk was full", &fixture.api.events("alice").await, &real);
+    assert_eq!(fixture.api.events("alice").await, held.of("alice"));
     daemon.stop().await;
     drop(small);
 }

@@ -22,7 +22,7 @@ use calmirror::simulator::{
 use futures_util::future::BoxFuture;
 use tempfile::TempDir;
 
-use crate::compare::{Events, assert_mirrored, assert_same, changes_after, mirror, truth};
+use crate::compare::{EventsById, assert_mirrored, assert_same, changes_after, mirror, truth};
 use crate::converge::simulator;
 use crate::memory::Memory;
 use crate::rig::{BASE, Rig, noon, window, window_settings, window_with};
@@ -76,7 +76,7 @@ impl Scene {
         Self::settled(seed, Box::new(|_| {})).await
     }
 
-    async fn mirror(&self) -> Events {
+    async fn mirror(&self) -> EventsById {
         mirror(&self.rig.store, self.id).await
     }
 
@@ -121,7 +121,7 @@ fn quiet(mailbox: &str) -> Window {
 }
 
 /// The ids of the events that differ between two states of a mirror.
-fn differences(before: &Events, after: &Events) -> BTreeSet<String> {
+fn differences(before: &EventsById, after: &EventsById) -> BTreeSet<String> {
     let ids: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
     ids.into_iter().filter(|id| before.get(*id) != after.get(*id)).cloned().collect()
 }

@@ -15,7 +15,7 @@ use calmirror::mirror::window::{Completion, Edges, WindowSettings};
 use calmirror::simulator::{Behaviour, Fault, MasterOnPage, PlannedFault, Simulator};
 use futures_util::future::BoxFuture;
 
-use crate::compare::{Events, assert_same, changes_after, folded, mirror, truth};
+use crate::compare::{EventsById, assert_same, changes_after, folded, mirror, truth};
 use crate::converge::simulator;
 use crate::memory::Memory;
 use crate::rig::{Rig, noon, window_settings, window_with};
@@ -41,7 +41,7 @@ impl Transport for LimitedTransport {
     }
 }
 
-struct Scene {
+struct ResyncFixture {
     simulator: Simulator,
     env: Env,
     left: Arc<AtomicI64>,
@@ -51,7 +51,7 @@ struct Scene {
 /// Long enough that no round starts by itself.
 const DAY: Duration = Duration::from_secs(86_400);
 
-impl Scene {
+impl ResyncFixture {
     async fn start(&self, directory: &Path) -> Rig {
         let tracked =
             window_with(MAILBOX, WindowSettings { interval: self.interval, ..window_settings() });
@@ -65,7 +65,7 @@ impl Scene {
     }
 }
 
-async fn seen(rig: &Rig) -> Events {
+async fn seen(rig: &Rig) -> EventsById {
     mirror(&rig.store, rig.fleet.id(MAILBOX).unwrap()).await
 }
 
@@ -75,17 +75,18 @@ async fn cut_off_after(requests: i64, behaviour: Behaviour, changes: u32) -> boo
     let directory = tempfile::tempdir().unwrap();
     let env = Env::simulated(1600, noon());
     let simulator = simulator(1600, behaviour, &env);
-    let scene = Scene { simulator, env, left: Arc::new(AtomicI64::new(i64::MAX)), interval: DAY };
-    let rig = scene.start(directory.path()).await;
+    let fixture =
+        ResyncFixture { simulator, env, left: Arc::new(AtomicI64::new(i64::MAX)), interval: DAY };
+    let rig = fixture.start(directory.path()).await;
     let settled = rig.settle(MAILBOX, 5).await;
     let (before, seq) = (seen(&rig).await, rig.store.durable_seq());
     let rows = |rig: &Rig| rig.metrics.store.rows.load(Ordering::Relaxed);
     let written = rows(&rig);
     for _ in 0..changes {
-        scene.simulator.mutate_randomly();
+        fixture.simulator.mutate_randomly();
     }
-    let enumerations = scene.enumerations();
-    scene.left.store(requests, Ordering::Relaxed);
+    let enumerations = fixture.enumerations();
+    fixture.left.store(requests, Ordering::Relaxed);
     let wait = Some(Duration::from_secs(90));
     let over = rig.fleet.resync(MAILBOX, false, wait).await.unwrap().finished.is_some();
     // No event is removed before the end of an enumeration.
@@ -94,16 +95,16 @@ async fn cut_off_after(requests: i64, behaviour: Behaviour, changes: u32) -> boo
     let written = rows(&rig) - written;
     // As by kill -9.
     rig.crash().await;
-    scene.left.store(i64::MAX, Ordering::Relaxed);
-    let rig = scene.start(directory.path()).await;
+    fixture.left.store(i64::MAX, Ordering::Relaxed);
+    let rig = fixture.start(directory.path()).await;
     let status = rig.settle(MAILBOX, 5).await;
     let after = seen(&rig).await;
     let edges = Edges { start: settled.start, end: settled.end };
-    let real = truth(&scene.simulator, MAILBOX, None, edges, Completion::Master).await;
+    let real = truth(&fixture.simulator, MAILBOX, None, edges, Completion::Master).await;
     assert_same(&what, &after, &real);
     let id = rig.fleet.id(MAILBOX).unwrap();
     assert_same(&what, &folded(&rig.store, id).await, &after);
-    let again = scene.enumerations() - enumerations;
+    let again = fixture.enumerations() - enumerations;
     assert_eq!(again, 1, "{what}: it was enumerated again");
     assert_eq!(status.resyncs, 1, "{what}");
     // Every difference is published exactly once.
@@ -146,11 +147,12 @@ async fn a_throttling_pause_survives_a_restart() {
         let env = Env::simulated(1700, noon());
         let simulator = simulator(1700, Behaviour::calm(), &env);
         let interval = Duration::from_secs(60);
-        let scene = Scene { simulator, env, left: Arc::new(AtomicI64::new(i64::MAX)), interval };
-        let rig = scene.start(directory.path()).await;
+        let fixture =
+            ResyncFixture { simulator, env, left: Arc::new(AtomicI64::new(i64::MAX)), interval };
+        let rig = fixture.start(directory.path()).await;
         rig.settle(MAILBOX, 5).await;
         let retry_after = Some("1800".to_owned());
-        scene.simulator.plan(PlannedFault::once(Fault::Throttled { retry_after }));
+        fixture.simulator.plan(PlannedFault::once(Fault::Throttled { retry_after }));
         let wait = Some(Duration::from_secs(600));
         let throttled = rig.fleet.sync(MAILBOX, wait).await.unwrap().finished.unwrap();
         assert_eq!(throttled.state, WindowState::BackingOff);
@@ -159,15 +161,15 @@ async fn a_throttling_pause_survives_a_restart() {
             true => rig.crash().await,
             false => rig.stop().await,
         }
-        let rig = scene.start(directory.path()).await;
+        let rig = fixture.start(directory.path()).await;
         tokio::time::sleep(Duration::from_secs(1)).await;
         let due = rig.fleet.window(MAILBOX).unwrap().next_due.unwrap();
-        let wait = due.duration_since(scene.env.now()).as_secs();
+        let wait = due.duration_since(fixture.env.now()).as_secs();
         assert!((1797..1860).contains(&wait), "crash {crash}: due in {wait} s");
         rig.settle(MAILBOX, 3).await;
         let waited = asked.elapsed().as_secs();
         assert!((1799..1860).contains(&waited), "crash {crash}: asked again after {waited} s");
-        assert_eq!(scene.simulator.statistics().total.during_pause, 0, "crash {crash}");
+        assert_eq!(fixture.simulator.statistics().total.during_pause, 0, "crash {crash}");
         rig.stop().await;
     }
 }

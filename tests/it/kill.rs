@@ -9,8 +9,8 @@ use calmirror::mirror::window::{Completion, Edges};
 use calmirror::simulator::Behaviour;
 
 use crate::compare::{assert_same, truth};
-use crate::process::{Daemon, DaemonFixture, eventually};
-use crate::socket::{Api, Follower};
+use crate::process::{DaemonFixture, DaemonProcess, eventually};
+use crate::socket::{Api, FeedClient};
 
 const WINDOWS: [&str; 4] = ["alice", "bob", "carol", "dave"];
 const MUTATIONS: u32 = 500;
@@ -19,8 +19,8 @@ const MUTATIONS: u32 = 500;
 type KillsBeforeCommit = BTreeMap<&'static str, u64>;
 
 /// A daemon requests something other than a first page only once the first page is durable.
-fn count_uncommitted(ground: &DaemonFixture, bare: &mut KillsBeforeCommit) -> usize {
-    let statistics = ground.simulator.statistics();
+fn count_uncommitted(fixture: &DaemonFixture, bare: &mut KillsBeforeCommit) -> usize {
+    let statistics = fixture.simulator.statistics();
     let mut resuming = 0;
     for name in WINDOWS {
         let tally = statistics.mailboxes.get(&format!("{name}@contoso.com"));
@@ -34,16 +34,16 @@ fn count_uncommitted(ground: &DaemonFixture, bare: &mut KillsBeforeCommit) -> us
 }
 
 /// A lower bound of the requests of all first enumerations together.
-fn pages(ground: &DaemonFixture) -> u64 {
+fn pages(fixture: &DaemonFixture) -> u64 {
     let at = |text: &str| text.parse().unwrap();
     let (start, end) = (at("2026-10-01T00:00:00Z"), at("2027-02-01T00:00:00Z"));
-    let of = |name| ground.simulator.truth(&format!("{name}@contoso.com"), None, start, end).len();
+    let of = |name| fixture.simulator.truth(&format!("{name}@contoso.com"), None, start, end).len();
     WINDOWS.iter().map(|name| of(name) as u64 / 10).sum()
 }
 
 /// Follows the feed across kills of the daemon until stopped, then reads to its end.
-async fn follow(api: Api, mut stop: tokio::sync::oneshot::Receiver<()>) -> Follower {
-    let mut follower = Follower::default();
+async fn follow(api: Api, mut stop: tokio::sync::oneshot::Receiver<()>) -> FeedClient {
+    let mut follower = FeedClient::default();
     while stop.try_recv().is_err() {
         if follower.follow(&api, "2s").await.is_none() {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -54,10 +54,10 @@ async fn follow(api: Api, mut stop: tokio::sync::oneshot::Receiver<()>) -> Follo
 }
 
 /// Waits until at least this many requests have been made in total.
-async fn requests(ground: &DaemonFixture, daemon: &mut Daemon, at_least: u64) {
+async fn requests(fixture: &DaemonFixture, daemon: &mut DaemonProcess, at_least: u64) {
     eventually("Graph gets requests", async || {
         assert!(daemon.exit_status().is_none(), "the daemon ended");
-        (ground.simulator.statistics().total.requests >= at_least).then_some(())
+        (fixture.simulator.statistics().total.requests >= at_least).then_some(())
     })
     .await;
 }
@@ -66,53 +66,53 @@ async fn requests(ground: &DaemonFixture, daemon: &mut Daemon, at_least: u64) {
 async fn a_daemon_killed_twenty_times_converges() {
     let kills: u32 =
         std::env::var("CALMIRROR_KILLS").map_or(20, |kills| kills.parse().expect("a number"));
-    let ground = DaemonFixture::new(41, &WINDOWS).await;
+    let fixture = DaemonFixture::new(41, &WINDOWS).await;
     // All quirks of the seed, but links stay valid longer: a restart requests one again.
-    ground.simulator.set_behaviour(Behaviour { kept_tokens: 8, ..Behaviour::by_seed(41) });
+    fixture.simulator.set_behaviour(Behaviour { kept_tokens: 8, ..Behaviour::by_seed(41) });
     let ms = Duration::from_millis;
     // Slow enough for the first enumeration to span several kills.
-    ground.simulator.set_latency(ms(10)..ms(60));
+    fixture.simulator.set_latency(ms(10)..ms(60));
     let (stop, stopped) = tokio::sync::oneshot::channel();
-    let following = tokio::spawn(follow(ground.api.clone(), stopped));
+    let following = tokio::spawn(follow(fixture.api.clone(), stopped));
     let mut chance = fastrand::Rng::with_seed(41);
     let mut bare = KillsBeforeCommit::new();
     let (mut resuming, mut early) = (0, 0);
-    let least = pages(&ground);
+    let least = pages(&fixture);
     let mut mutated = 0;
     for kill in 1..=kills {
-        let mut daemon = ground.spawn();
+        let mut daemon = fixture.spawn();
         // The kill comes after a few requests or many, at any point between two of them.
-        let asked = ground.simulator.statistics().total.requests;
-        requests(&ground, &mut daemon, asked + chance.u64(1..20)).await;
+        let asked = fixture.simulator.statistics().total.requests;
+        requests(&fixture, &mut daemon, asked + chance.u64(1..20)).await;
         while mutated * kills < MUTATIONS * kill {
-            ground.simulator.mutate_randomly();
+            fixture.simulator.mutate_randomly();
             mutated += 1;
             if chance.u8(..4) == 0 {
                 tokio::time::sleep(ms(chance.u64(..30))).await;
             }
         }
         daemon.kill().await;
-        resuming += count_uncommitted(&ground, &mut bare);
-        early += u32::from(ground.simulator.statistics().total.requests < least);
+        resuming += count_uncommitted(&fixture, &mut bare);
+        early += u32::from(fixture.simulator.statistics().total.requests < least);
     }
     assert_eq!(mutated, MUTATIONS);
 
-    ground.simulator.set_latency(Duration::ZERO..Duration::ZERO);
-    let daemon = ground.run().await;
+    fixture.simulator.set_latency(Duration::ZERO..Duration::ZERO);
+    let daemon = fixture.run().await;
     for name in WINDOWS {
-        ground.settle(name).await;
+        fixture.settle(name).await;
     }
     stop.send(()).unwrap();
     let follower = following.await.unwrap();
-    let mut fresh = Follower::default();
-    fresh.catch_up(&ground.api).await;
+    let mut fresh = FeedClient::default();
+    fresh.catch_up(&fixture.api).await;
     let mut resyncs = BTreeMap::new();
     for name in WINDOWS {
-        let status = ground.api.window(name).await;
-        let mirrored = ground.api.events(name).await;
+        let status = fixture.api.window(name).await;
+        let mirrored = fixture.api.events(name).await;
         let edges = Edges { start: status.start, end: status.end };
         let mailbox = format!("{name}@contoso.com");
-        let real = truth(&ground.simulator, &mailbox, None, edges, Completion::Master).await;
+        let real = truth(&fixture.simulator, &mailbox, None, edges, Completion::Master).await;
         assert!(real.len() > 50, "{name} has too few events: {}", real.len());
         assert_same(&format!("{name}: mirror and truth"), &mirrored, &real);
         assert_same(&format!("{name}: feed and mirror"), &fresh.of(name), &mirrored);
@@ -126,7 +126,7 @@ async fn a_daemon_killed_twenty_times_converges() {
     }
 
     // Enumerations resume: only a kill before the first page is durable costs another one.
-    let statistics = ground.simulator.statistics();
+    let statistics = fixture.simulator.statistics();
     for name in WINDOWS {
         let tally = &statistics.mailboxes[&format!("{name}@contoso.com")];
         let allowed = 1 + bare.get(name).copied().unwrap_or(0) + resyncs[name];

@@ -10,7 +10,7 @@ use calmirror::mirror::window::{Completion, Edges, WindowSettings};
 use calmirror::simulator::{Behaviour, Fault, Lie, PlannedFault};
 use clap::ValueEnum as _;
 
-use crate::compare::{Events, assert_same, fits, folded, mirror, truth};
+use crate::compare::{EventsById, assert_same, fits, folded, mirror, truth};
 use crate::converge::simulator;
 use crate::memory::Memory;
 use crate::rig::{Rig, noon, window_settings, window_with};
@@ -49,7 +49,7 @@ fn then(lie: Lie) -> LieEffect {
     }
 }
 
-async fn seen(rig: &Rig) -> Events {
+async fn seen(rig: &Rig) -> EventsById {
     let events = mirror(&rig.store, rig.fleet.id(MAILBOX).unwrap()).await;
     let feed = folded(&rig.store, rig.fleet.id(MAILBOX).unwrap()).await;
     assert_same("feed and mirror", &feed, &events);

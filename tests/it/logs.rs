@@ -20,7 +20,7 @@ use futures_util::future::join_all;
 use serde_json::Value;
 
 use crate::memory::Memory;
-use crate::process::{Daemon, DaemonFixture, eventually};
+use crate::process::{DaemonFixture, DaemonProcess, eventually};
 use crate::rig::{self, noon};
 
 /// A secret with characters that need encoding, so that encoded forms are found too.
@@ -54,23 +54,23 @@ fn contents(event: &Value, into: &mut BTreeSet<String>) {
     }
 }
 
-fn write_secret(ground: &DaemonFixture) {
-    fs::write(ground.path("secret"), SECRET).unwrap();
-    fs::set_permissions(ground.path("secret"), fs::Permissions::from_mode(0o600)).unwrap();
+fn write_secret(fixture: &DaemonFixture) {
+    fs::write(fixture.path("secret"), SECRET).unwrap();
+    fs::set_permissions(fixture.path("secret"), fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 /// Plays every fault at the most verbose log level, then searches everything that was written.
 async fn canary(seed: u64, format: &str) {
     let names = ["w1", "w2", "w3", "w4", "w5", "w6", "w7", "w8"];
-    let ground = DaemonFixture::new(seed, &names).await;
-    let text = fs::read_to_string(&ground.config).unwrap();
+    let fixture = DaemonFixture::new(seed, &names).await;
+    let text = fs::read_to_string(&fixture.config).unwrap();
     let level =
         "trace,sled=trace,log=trace,hyper=trace,hyper_util=trace,reqwest=trace,rustls=trace";
     let log = format!("[log]\nlevel = \"{level}\"\nformat = \"{format}\"\n");
-    ground.configure(&text.replace("[log]\nformat = \"json\"\n", &log));
-    write_secret(&ground);
-    let daemon = ground.run().await;
-    join_all(names.map(|name| ground.settle(name))).await;
+    fixture.configure(&text.replace("[log]\nformat = \"json\"\n", &log));
+    write_secret(&fixture);
+    let daemon = fixture.run().await;
+    join_all(names.map(|name| fixture.settle(name))).await;
 
     let lasting =
         [MailboxFault::AccessDenied, MailboxFault::ItemNotFound, MailboxFault::InsufficientClaims];
@@ -79,36 +79,36 @@ async fn canary(seed: u64, format: &str) {
     let all: Vec<Fault> = Faults::passing().into_iter().chain(lasting).chain(more).collect();
     for faults in all.chunks(names.len()) {
         for (name, fault) in names.iter().zip(faults) {
-            ground.simulator.mutate_randomly();
+            fixture.simulator.mutate_randomly();
             let planned = PlannedFault::once(fault.clone()).path("delta");
-            ground.simulator.plan(planned.mailbox(&format!("{name}@contoso.com")));
+            fixture.simulator.plan(planned.mailbox(&format!("{name}@contoso.com")));
         }
-        join_all(names.map(|name| ground.settle(name))).await;
+        join_all(names.map(|name| fixture.settle(name))).await;
     }
     // A failed sign-in, which is then fixed.
-    ground.simulator.plan(PlannedFault::once(Fault::SignIn { how: SignInRefusal::WrongSecret }));
-    ground.simulator.expire_tokens();
+    fixture.simulator.plan(PlannedFault::once(Fault::SignIn { how: SignInRefusal::WrongSecret }));
+    fixture.simulator.expire_tokens();
     eventually("the account cannot sign in", async || {
-        let status = ground.api.window("w1").await;
+        let status = fixture.api.window("w1").await;
         (status.state == WindowState::SignInRequired).then_some(())
     })
     .await;
-    let told = ground.api.get("/v1/windows").await;
-    write_secret(&ground);
-    join_all(names.map(|name| ground.settle(name))).await;
+    let told = fixture.api.get("/v1/windows").await;
+    write_secret(&fixture);
+    join_all(names.map(|name| fixture.settle(name))).await;
 
     let mut forbidden = BTreeSet::new();
     for name in names {
-        for event in ground.api.events(name).await.values() {
+        for event in fixture.api.events(name).await.values() {
             contents(event, &mut forbidden);
         }
     }
     // Short texts are common words, and windows have the names of their mailboxes.
     forbidden.retain(|text| text.len() > 10 && !names.iter().any(|name| text.starts_with(name)));
     assert!(forbidden.len() > 50, "{} texts", forbidden.len());
-    let explained = ground.cli(&["check", "--explain"]).await;
-    let status = ground.cli(&["status", "--json"]).await;
-    let metrics = ground.api.get("/metrics").await;
+    let explained = fixture.cli(&["check", "--explain"]).await;
+    let status = fixture.cli(&["status", "--json"]).await;
+    let metrics = fixture.api.get("/metrics").await;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     // With `client_secret_env` the administrator puts the secret into the environment; calmirror
     // itself puts it neither there nor into the command line.
@@ -156,7 +156,7 @@ async fn text_logs_at_trace_contain_no_secret_link_or_content() {
 }
 
 /// The log lines with a message.
-fn lines(daemon: &Daemon, message: &str) -> Vec<Value> {
+fn lines(daemon: &DaemonProcess, message: &str) -> Vec<Value> {
     let log = daemon.log();
     let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).expect(line));
     lines.filter(|line| line["message"] == message).collect()
@@ -167,10 +167,10 @@ fn span<'a>(line: &'a Value, name: &str, field: &str) -> &'a Value {
     &spans.iter().find(|span| span["name"] == name).unwrap()[field]
 }
 
-async fn with_level(ground: &DaemonFixture, level: &str) -> Daemon {
-    let text = fs::read_to_string(&ground.config).unwrap();
-    ground.configure(&text.replace("[log]\n", &format!("[log]\nlevel = \"{level}\"\n")));
-    ground.run().await
+async fn with_level(fixture: &DaemonFixture, level: &str) -> DaemonProcess {
+    let text = fs::read_to_string(&fixture.config).unwrap();
+    fixture.configure(&text.replace("[log]\n", &format!("[log]\nlevel = \"{level}\"\n")));
+    fixture.run().await
 }
 
 /// The value in both debug formats, as in debugging and panics.
@@ -240,20 +240,20 @@ async fn debug_output_of_values_and_errors_shows_no_secret() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trouble_and_its_end_are_logged_once_with_the_window() {
-    let ground = DaemonFixture::new(63, &["alice", "bob"]).await;
+    let fixture = DaemonFixture::new(63, &["alice", "bob"]).await;
     // With a low log level each line must still name the window.
-    let daemon = with_level(&ground, "warn,calmirror::worker=info").await;
-    ground.settle("alice").await;
-    ground.simulator.plan(
+    let daemon = with_level(&fixture, "warn,calmirror::worker=info").await;
+    fixture.settle("alice").await;
+    fixture.simulator.plan(
         PlannedFault::always(Fault::Mailbox { how: MailboxFault::AccessDenied })
             .mailbox("alice@contoso.com"),
     );
     for _ in 0..4 {
-        ground.api.post("/v1/windows/alice/sync?wait=30s").await;
+        fixture.api.post("/v1/windows/alice/sync?wait=30s").await;
     }
-    assert!(ground.api.window("alice").await.failures >= 4);
-    ground.simulator.clear_faults();
-    ground.settle("alice").await;
+    assert!(fixture.api.window("alice").await.failures >= 4);
+    fixture.simulator.clear_faults();
+    fixture.settle("alice").await;
     let trouble = lines(&daemon, "window in trouble");
     assert_eq!(trouble.len(), 1, "{trouble:?}");
     assert_eq!(trouble[0]["level"], "WARN");
@@ -270,33 +270,33 @@ async fn trouble_and_its_end_are_logged_once_with_the_window() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_sign_in_is_one_line_for_the_account() {
-    let ground = DaemonFixture::new(64, &["alice", "bob", "carol"]).await;
-    let daemon = ground.run().await;
+    let fixture = DaemonFixture::new(64, &["alice", "bob", "carol"]).await;
+    let daemon = fixture.run().await;
     for name in ["alice", "bob", "carol"] {
-        ground.settle(name).await;
+        fixture.settle(name).await;
     }
-    ground
+    fixture
         .simulator
         .plan(PlannedFault::always(Fault::SignIn { how: SignInRefusal::ExpiredSecret }));
-    ground.simulator.expire_tokens();
+    fixture.simulator.expire_tokens();
     for name in ["alice", "bob", "carol"] {
         eventually("no window can sign in", async || {
-            let state = ground.api.window(name).await.state;
+            let state = fixture.api.window(name).await.state;
             (state == WindowState::SignInRequired).then_some(())
         })
         .await;
         // The secret file has changed, so the sign-in is tried again; the secret is still wrong.
-        write_secret(&ground);
-        ground.api.post(&format!("/v1/windows/{name}/sync?wait=30s")).await;
+        write_secret(&fixture);
+        fixture.api.post(&format!("/v1/windows/{name}/sync?wait=30s")).await;
     }
     let failed = lines(&daemon, "sign-in failed");
     assert_eq!(failed.len(), 1, "{failed:?}");
     assert_eq!((&failed[0]["level"], &failed[0]["account"]), (&"ERROR".into(), &"contoso".into()));
     assert_eq!(lines(&daemon, "window in trouble"), Vec::<Value>::new());
-    ground.simulator.clear_faults();
-    write_secret(&ground);
+    fixture.simulator.clear_faults();
+    write_secret(&fixture);
     for name in ["alice", "bob", "carol"] {
-        ground.settle(name).await;
+        fixture.settle(name).await;
     }
     assert_eq!(lines(&daemon, "sign-in works again").len(), 1);
     assert_eq!(lines(&daemon, "window recovered"), Vec::<Value>::new());
@@ -305,13 +305,13 @@ async fn a_failed_sign_in_is_one_line_for_the_account() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_debug_a_round_is_one_line_of_its_window() {
-    let ground = DaemonFixture::new(65, &["alice"]).await;
-    let daemon = with_level(&ground, "debug").await;
-    ground.settle("alice").await;
-    ground.simulator.plan(PlannedFault::once(Fault::Mailbox { how: MailboxFault::AccessDenied }));
-    ground.api.post("/v1/windows/alice/sync?wait=30s").await;
-    ground.settle("alice").await;
-    let last = ground.api.window("alice").await.last_round.unwrap().number;
+    let fixture = DaemonFixture::new(65, &["alice"]).await;
+    let daemon = with_level(&fixture, "debug").await;
+    fixture.settle("alice").await;
+    fixture.simulator.plan(PlannedFault::once(Fault::Mailbox { how: MailboxFault::AccessDenied }));
+    fixture.api.post("/v1/windows/alice/sync?wait=30s").await;
+    fixture.settle("alice").await;
+    let last = fixture.api.window("alice").await.last_round.unwrap().number;
     let over = lines(&daemon, "round over");
     let numbers: Vec<u64> =
         over.iter().map(|line| span(line, "round", "round").as_u64().unwrap()).collect();
@@ -331,16 +331,16 @@ async fn at_debug_a_round_is_one_line_of_its_window() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn text_logs_name_window_and_round_and_report_a_missing_journal() {
-    let ground = DaemonFixture::new(66, &["alice"]).await;
-    let text = fs::read_to_string(&ground.config).unwrap();
+    let fixture = DaemonFixture::new(66, &["alice"]).await;
+    let text = fs::read_to_string(&fixture.config).unwrap();
     let journald = "format = \"journald\"\nlevel = \"debug\"\n";
-    ground.configure(&text.replace("format = \"json\"\n", journald));
+    fixture.configure(&text.replace("format = \"json\"\n", journald));
     if fs::exists("/run/systemd/journal/socket").unwrap() {
         // This machine has a journal: its entries are checked in a booted system.
         return;
     }
-    let daemon = ground.run().await;
-    ground.settle("alice").await;
+    let daemon = fixture.run().await;
+    fixture.settle("alice").await;
     let log = daemon.log();
     assert!(log.lines().next().unwrap().contains("journal cannot be reached"), "{log}");
     let line = log.lines().find(|line| line.contains("round over")).unwrap();

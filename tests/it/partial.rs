@@ -136,7 +136,7 @@ async fn a_segment_in_trouble_does_not_starve_the_others() {
     rig.stop().await;
 }
 
-type Answer = Result<http::Response<BodyStream>, TransportError>;
+type SendResult = Result<http::Response<BodyStream>, TransportError>;
 
 /// A Graph that answers some URLs with a fault once `spoilt` is set.
 struct FaultyTransport {
@@ -144,18 +144,22 @@ struct FaultyTransport {
     of: fn(&http::Uri) -> bool,
     spoilt: AtomicBool,
     asked: AtomicU64,
-    answer: fn(u64) -> Answer,
+    answer: fn(u64) -> SendResult,
 }
 
 impl FaultyTransport {
-    fn new(graph: &Simulator, of: fn(&http::Uri) -> bool, answer: fn(u64) -> Answer) -> Arc<Self> {
+    fn new(
+        graph: &Simulator,
+        of: fn(&http::Uri) -> bool,
+        answer: fn(u64) -> SendResult,
+    ) -> Arc<Self> {
         let (spoilt, asked) = (AtomicBool::new(false), AtomicU64::new(0));
         Arc::new(Self { graph: Memory(graph.clone()), of, spoilt, asked, answer })
     }
 }
 
 impl Transport for FaultyTransport {
-    fn send(&self, request: http::Request<Bytes>) -> BoxFuture<'_, Answer> {
+    fn send(&self, request: http::Request<Bytes>) -> BoxFuture<'_, SendResult> {
         if !self.spoilt.load(Ordering::Relaxed) || !(self.of)(request.uri()) {
             return self.graph.send(request);
         }
@@ -168,7 +172,7 @@ impl Transport for FaultyTransport {
 }
 
 /// A mirrored series that was renamed and can no longer be listed.
-async fn spoilt(answer: fn(u64) -> Answer) -> (TempDir, Rig, Simulator, Arc<FaultyTransport>) {
+async fn spoilt(answer: fn(u64) -> SendResult) -> (TempDir, Rig, Simulator, Arc<FaultyTransport>) {
     let (directory, env, simulator) = calm();
     let series = Edit::CreateSeries {
         subject: "daily".into(),
@@ -189,7 +193,7 @@ async fn spoilt(answer: fn(u64) -> Answer) -> (TempDir, Rig, Simulator, Arc<Faul
 }
 
 /// An empty page with a new link each time.
-fn empty_page(n: u64) -> Answer {
+fn empty_page(n: u64) -> SendResult {
     let next = format!("{BASE}/users/x/events/y/instances?$skip={n}");
     let body = format!(r#"{{"value":[],"@odata.nextLink":"{next}"}}"#);
     Ok(http::Response::new(BodyStream::full(body)))

@@ -9,12 +9,12 @@ use calmirror::simulator::{Fault, Lie, PlannedFault};
 use tokio::time::Instant;
 
 use crate::compare::{assert_same, truth};
-use crate::process::{Daemon, DaemonFixture, eventually};
+use crate::process::{DaemonFixture, DaemonProcess, eventually};
 
 const WINDOW: &str = "alice";
 
 /// The process's peak resident memory, MiB.
-pub(crate) fn peak(daemon: &Daemon) -> u64 {
+pub(crate) fn peak(daemon: &DaemonProcess) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", daemon.id())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
@@ -28,23 +28,23 @@ async fn a_huge_response_costs_bounded_memory() {
         Fault::Bomb,
         Fault::EndlessBody,
     ] {
-        let ground = DaemonFixture::new(61, &[WINDOW]).await;
-        let daemon = ground.run().await;
-        ground.settle(WINDOW).await;
+        let fixture = DaemonFixture::new(61, &[WINDOW]).await;
+        let daemon = fixture.run().await;
+        fixture.settle(WINDOW).await;
         let before = peak(&daemon);
-        ground.simulator.plan(PlannedFault::once(fault.clone()).path("deltatoken"));
-        ground.api.post(&format!("/v1/windows/{WINDOW}/sync?wait=60s")).await;
-        assert!(ground.simulator.faults().planned.is_empty(), "{fault:?} did not happen");
+        fixture.simulator.plan(PlannedFault::once(fault.clone()).path("deltatoken"));
+        fixture.api.post(&format!("/v1/windows/{WINDOW}/sync?wait=60s")).await;
+        assert!(fixture.simulator.faults().planned.is_empty(), "{fault:?} did not happen");
         // The enumeration sweeps any events accepted by mistake.
-        ground
+        fixture
             .api
             .post(&format!("/v1/windows/{WINDOW}/resync?accept_removals=true&wait=60s"))
             .await;
-        let status = ground.settle(WINDOW).await;
+        let status = fixture.settle(WINDOW).await;
         let edges = Edges { start: status.start, end: status.end };
         let mailbox = format!("{WINDOW}@contoso.com");
-        let real = truth(&ground.simulator, &mailbox, None, edges, Completion::Master).await;
-        assert_same(&format!("{fault:?}"), &ground.api.events(WINDOW).await, &real);
+        let real = truth(&fixture.simulator, &mailbox, None, edges, Completion::Master).await;
+        assert_same(&format!("{fault:?}"), &fixture.api.events(WINDOW).await, &real);
         let after = peak(&daemon);
         // The largest page, its largest item, and that item while the store writes it. Measured in
         // the test profile: 286 to 367.
@@ -63,14 +63,14 @@ const HEALTHY: Duration = Duration::from_secs(if cfg!(debug_assertions) { 5 } el
 const STOPPED: Duration = Duration::from_secs(10);
 
 /// Waits until at most `left` planned faults remain. Returns the slowest `/healthz`.
-async fn until_left(ground: &DaemonFixture, left: u32) -> Duration {
+async fn until_left(fixture: &DaemonFixture, left: u32) -> Duration {
     let mut longest = Duration::ZERO;
     eventually("the planned responses are sent", async || {
         let asked = Instant::now();
-        let answer = ground.api.get("/healthz").await;
+        let answer = fixture.api.get("/healthz").await;
         assert!(answer.status.is_success());
         longest = longest.max(asked.elapsed());
-        let planned = ground.simulator.faults().planned;
+        let planned = fixture.simulator.faults().planned;
         let times: u32 = planned.iter().filter_map(|planned| planned.times).sum();
         (times <= left).then_some(())
     })
@@ -85,33 +85,33 @@ fn too_large() -> [(Fault, u32); 2] {
 }
 
 /// A daemon with settled windows, each of which gets one of these responses next.
-async fn expecting(fault: &Fault, windows: u32) -> (DaemonFixture, Daemon, Vec<String>) {
+async fn expecting(fault: &Fault, windows: u32) -> (DaemonFixture, DaemonProcess, Vec<String>) {
     let names: Vec<String> = (0..windows).map(|n| format!("room-{n}")).collect();
-    let ground =
+    let fixture =
         DaemonFixture::new(62, &names.iter().map(String::as_str).collect::<Vec<_>>()).await;
     // Leaves room for smaller pages, and time to fetch them.
-    let config = fs::read_to_string(&ground.config).unwrap();
+    let config = fs::read_to_string(&fixture.config).unwrap();
     let config = config.replace("page_size = 10", "page_size = 200");
-    ground.configure(&config.replace("interval = \"1s\"", "interval = \"3s\""));
-    let daemon = ground.run().await;
+    fixture.configure(&config.replace("interval = \"1s\"", "interval = \"3s\""));
+    let daemon = fixture.run().await;
     for name in &names {
-        ground.settle(name).await;
+        fixture.settle(name).await;
     }
-    ground.simulator.plan(PlannedFault::once(fault.clone()).path("deltatoken").times(windows));
-    (ground, daemon, names)
+    fixture.simulator.plan(PlannedFault::once(fault.clone()).path("deltatoken").times(windows));
+    (fixture, daemon, names)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn huge_responses_are_bounded_in_total_and_block_nothing() {
     for (fault, windows) in too_large() {
-        let (ground, daemon, names) = expecting(&fault, windows).await;
-        let mut longest = until_left(&ground, 0).await;
+        let (fixture, daemon, names) = expecting(&fault, windows).await;
+        let mut longest = until_left(&fixture, 0).await;
         // Until the last of them is read.
         for name in &names {
             let asked = Instant::now();
-            assert!(ground.api.get("/healthz").await.status.is_success());
+            assert!(fixture.api.get("/healthz").await.status.is_success());
             longest = longest.max(asked.elapsed());
-            ground.settle(name).await;
+            fixture.settle(name).await;
         }
         assert!(longest < HEALTHY, "{fault:?}: /healthz took {longest:?}");
         let most = peak(&daemon);
@@ -123,8 +123,8 @@ async fn huge_responses_are_bounded_in_total_and_block_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn huge_responses_do_not_delay_a_stop() {
     for (fault, windows) in too_large() {
-        let (ground, daemon, _) = expecting(&fault, windows).await;
-        until_left(&ground, windows / 2).await;
+        let (fixture, daemon, _) = expecting(&fault, windows).await;
+        until_left(&fixture, windows / 2).await;
         let asked = Instant::now();
         daemon.stop().await;
         assert!(asked.elapsed() < STOPPED, "{fault:?}: the stop took {:?}", asked.elapsed());

@@ -71,16 +71,16 @@ impl DaemonFixture {
         let (api, config) = (Api::at(&at("api.sock")), at("calmirror.toml"));
         fs::write(at("secret"), "s3cret").unwrap();
         fs::set_permissions(at("secret"), fs::Permissions::from_mode(0o600)).unwrap();
-        let ground = Self { directory, simulator, api, config, base, graph };
-        let mut text = ground.preamble();
+        let fixture = Self { directory, simulator, api, config, base, graph };
+        let mut text = fixture.preamble();
         for mailbox in mailboxes {
-            let address = ground.populate(mailbox);
+            let address = fixture.populate(mailbox);
             text.push_str(&format!(
                 "[[window]]\nname = \"{mailbox}\"\naccount = \"contoso\"\nmailbox = \"{address}\"\n"
             ));
         }
-        ground.configure(&text);
-        ground
+        fixture.configure(&text);
+        fixture
     }
 
     /// Adds a mailbox with about 150 instances in the window.
@@ -148,22 +148,22 @@ client_secret_file = "secret"
     }
 
     /// Starts the daemon without waiting until it serves.
-    pub(crate) fn spawn(&self) -> Daemon {
+    pub(crate) fn spawn(&self) -> DaemonProcess {
         self.spawn_in(&[])
     }
 
     /// Starts the daemon with additional environment variables.
-    pub(crate) fn spawn_in(&self, environment: &[(&str, &str)]) -> Daemon {
+    pub(crate) fn spawn_in(&self, environment: &[(&str, &str)]) -> DaemonProcess {
         let log = self.path("log");
         let file = File::options().create(true).append(true).open(&log).unwrap();
         let mut command = self.command();
         command.arg("run").envs(environment.iter().copied());
         let child = command.stdout(Stdio::null()).stderr(file).spawn().unwrap();
-        Daemon { child, log }
+        DaemonProcess { child, log }
     }
 
     /// Starts the daemon and waits until it serves.
-    pub(crate) async fn run(&self) -> Daemon {
+    pub(crate) async fn run(&self) -> DaemonProcess {
         let mut daemon = self.spawn();
         eventually("the daemon serves", async || {
             assert!(daemon.exit_status().is_none(), "the daemon ended");
@@ -175,7 +175,7 @@ client_secret_file = "secret"
     }
 
     /// Runs a command to its end.
-    pub(crate) async fn cli(&self, arguments: &[&str]) -> Outcome {
+    pub(crate) async fn cli(&self, arguments: &[&str]) -> CommandOutput {
         finish(self.command().args(arguments)).await
     }
 
@@ -196,14 +196,14 @@ client_secret_file = "secret"
 
 /// The result of a command.
 #[derive(Debug)]
-pub(crate) struct Outcome {
+pub(crate) struct CommandOutput {
     pub(crate) code: Option<i32>,
     pub(crate) out: String,
     pub(crate) err: String,
 }
 
 /// Runs a command to its end, within the deadline.
-pub(crate) async fn finish(command: &mut Command) -> Outcome {
+pub(crate) async fn finish(command: &mut Command) -> CommandOutput {
     let directory = tempfile::tempdir().unwrap();
     let (out, err) = (directory.path().join("out"), directory.path().join("err"));
     let child = command
@@ -211,19 +211,19 @@ pub(crate) async fn finish(command: &mut Command) -> Outcome {
         .stderr(File::create(&err).unwrap())
         .spawn()
         .unwrap();
-    let mut daemon = Daemon { child, log: err.clone() };
+    let mut daemon = DaemonProcess { child, log: err.clone() };
     let status = daemon.ended().await;
     let text = |path: &Path| String::from_utf8(fs::read(path).unwrap()).unwrap();
-    Outcome { code: status.code(), out: text(&out), err: text(&err) }
+    CommandOutput { code: status.code(), out: text(&out), err: text(&err) }
 }
 
 /// A running calmirror, killed when dropped.
-pub(crate) struct Daemon {
+pub(crate) struct DaemonProcess {
     child: Child,
     log: PathBuf,
 }
 
-impl Daemon {
+impl DaemonProcess {
     /// A daemon that was started by other means.
     pub(crate) fn of(child: Child, log: PathBuf) -> Self {
         Self { child, log }
@@ -275,7 +275,7 @@ impl Daemon {
     }
 }
 
-impl Drop for Daemon {
+impl Drop for DaemonProcess {
     fn drop(&mut self) {
         if std::thread::panicking()
             && let Ok(log) = fs::read_to_string(&self.log)

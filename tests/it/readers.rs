@@ -21,9 +21,9 @@ const READERS: usize = 300;
 const MOST: u64 = 300;
 
 /// Adds a mailbox whose responses are far larger than the kernel's socket buffers.
-fn large(ground: &DaemonFixture) {
+fn large(fixture: &DaemonFixture) {
     let address = "hall@contoso.com";
-    ground.simulator.add_mailbox(address);
+    fixture.simulator.add_mailbox(address);
     let plan = Population {
         singles: 1500,
         series: 20,
@@ -32,14 +32,14 @@ fn large(ground: &DaemonFixture) {
         around: noon(),
         spread_days: 100,
     };
-    ground.simulator.populate(address, None, plan);
+    fixture.simulator.populate(address, None, plan);
     let window =
         "[[window]]\nname = \"hall\"\naccount = \"contoso\"\nmailbox = \"hall@contoso.com\"\n";
-    let text = ground.preamble().replace("page_size = 10", "page_size = 200");
-    ground.configure(&(text + window));
+    let text = fixture.preamble().replace("page_size = 10", "page_size = 200");
+    fixture.configure(&(text + window));
 }
 
-fn ask(ground: &DaemonFixture, index: usize) -> UnixStream {
+fn ask(fixture: &DaemonFixture, index: usize) -> UnixStream {
     let (path, coding) = [
         ("/v1/changes?limit=10000", "identity"),
         ("/v1/windows/hall/events?limit=10000", "identity"),
@@ -47,7 +47,7 @@ fn ask(ground: &DaemonFixture, index: usize) -> UnixStream {
         ("/v1/changes?limit=10000", "zstd"),
         ("/v1/windows/hall/events?limit=10000", "gzip"),
     ][index % 5];
-    let mut reader = UnixStream::connect(&ground.api.0).unwrap();
+    let mut reader = UnixStream::connect(&fixture.api.0).unwrap();
     let head =
         format!("GET {path} HTTP/1.1\r\nhost: localhost\r\naccept-encoding: {coding}\r\n\r\n");
     reader.write_all(head.as_bytes()).unwrap();
@@ -56,9 +56,9 @@ fn ask(ground: &DaemonFixture, index: usize) -> UnixStream {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_read_nothing_cost_little_and_do_not_delay_shutdown() {
-    let ground = DaemonFixture::new(72, &[]).await;
-    large(&ground);
-    let manager = ground.path("notify");
+    let fixture = DaemonFixture::new(72, &[]).await;
+    large(&fixture);
+    let manager = fixture.path("notify");
     let heard = UnixDatagram::bind(&manager).unwrap();
     let fed = Arc::new(AtomicU64::new(0));
     let counted = fed.clone();
@@ -71,15 +71,15 @@ async fn clients_that_read_nothing_cost_little_and_do_not_delay_shutdown() {
         }
     });
     let manager = manager.to_str().unwrap().to_owned();
-    let mut daemon = ground.spawn_in(&[("NOTIFY_SOCKET", &manager), ("WATCHDOG_USEC", "1000000")]);
+    let mut daemon = fixture.spawn_in(&[("NOTIFY_SOCKET", &manager), ("WATCHDOG_USEC", "1000000")]);
     eventually("the daemon serves", async || {
-        ground.api.try_get("/readyz").await.filter(|answer| answer.status.is_success())
+        fixture.api.try_get("/readyz").await.filter(|answer| answer.status.is_success())
     })
     .await;
-    ground.settle("hall").await;
+    fixture.settle("hall").await;
     let before = peak(&daemon);
 
-    let mut readers: Vec<UnixStream> = (0..READERS).map(|index| ask(&ground, index)).collect();
+    let mut readers: Vec<UnixStream> = (0..READERS).map(|index| ask(&fixture, index)).collect();
     // Each reader gets the beginning of its response and continues with small reads.
     for reader in &mut readers {
         reader.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -90,12 +90,12 @@ async fn clients_that_read_nothing_cost_little_and_do_not_delay_shutdown() {
             reader.read_exact(&mut [0; 4096]).unwrap();
         }
         let begun = Instant::now();
-        assert!(ground.api.get("/healthz").await.status.is_success());
+        assert!(fixture.api.get("/healthz").await.status.is_success());
         assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     }
     // The slow readers do not delay a normal reader.
     let begun = Instant::now();
-    let whole = ground.api.get("/v1/windows/hall/events?limit=10000").await.json();
+    let whole = fixture.api.get("/v1/windows/hall/events?limit=10000").await.json();
     assert!(!whole["value"].as_array().unwrap().is_empty());
     assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
     let after = peak(&daemon);

@@ -12,16 +12,16 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
-use crate::compare::{Events, by_id};
+use crate::compare::{EventsById, by_id};
 
 /// A complete response.
-pub(crate) struct Answer {
+pub(crate) struct ApiReply {
     pub(crate) status: StatusCode,
     pub(crate) cursor: Option<String>,
     pub(crate) body: Bytes,
 }
 
-impl Answer {
+impl ApiReply {
     pub(crate) fn json(&self) -> Value {
         assert!(self.status.is_success(), "{}: {:?}", self.status, self.body);
         serde_json::from_slice(&self.body).unwrap()
@@ -46,7 +46,7 @@ impl Api {
     }
 
     /// Returns `None` without a daemon, or if it ended before the response was complete.
-    pub(crate) async fn ask(&self, method: Method, path: &str) -> Option<Answer> {
+    pub(crate) async fn ask(&self, method: Method, path: &str) -> Option<ApiReply> {
         let stream = UnixStream::connect(&self.0).await.ok()?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
         let connection = tokio::spawn(connection);
@@ -61,22 +61,22 @@ impl Api {
             let body = body.collect().await.ok()?.to_bytes();
             let cursor = head.headers.get("x-calmirror-cursor");
             let cursor = cursor.map(|cursor| cursor.to_str().unwrap().to_owned());
-            Some(Answer { status: head.status, cursor, body })
+            Some(ApiReply { status: head.status, cursor, body })
         };
         let answer = whole.await;
         connection.abort();
         answer
     }
 
-    pub(crate) async fn try_get(&self, path: &str) -> Option<Answer> {
+    pub(crate) async fn try_get(&self, path: &str) -> Option<ApiReply> {
         self.ask(Method::GET, path).await
     }
 
-    pub(crate) async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> ApiReply {
         self.try_get(path).await.unwrap_or_else(|| panic!("no response to {path}"))
     }
 
-    pub(crate) async fn post(&self, path: &str) -> Answer {
+    pub(crate) async fn post(&self, path: &str) -> ApiReply {
         self.ask(Method::POST, path).await.unwrap_or_else(|| panic!("no response to {path}"))
     }
 
@@ -86,7 +86,7 @@ impl Api {
     }
 
     /// The events that readers of a window see, read page by page.
-    pub(crate) async fn events(&self, name: &str) -> Events {
+    pub(crate) async fn events(&self, name: &str) -> EventsById {
         let mut all = Vec::new();
         let mut path = format!("/v1/windows/{name}/events?limit=97");
         loop {
@@ -106,7 +106,7 @@ impl Api {
 
 /// A client that follows the feed and keeps its cursor. Events are held by window and id.
 #[derive(Default)]
-pub(crate) struct Follower {
+pub(crate) struct FeedClient {
     pub(crate) cursor: Option<String>,
     pub(crate) held: std::collections::BTreeMap<(String, String), Value>,
     /// The last seq applied.
@@ -114,7 +114,7 @@ pub(crate) struct Follower {
     pub(crate) lines: usize,
 }
 
-impl Follower {
+impl FeedClient {
     /// Makes one request and applies its lines. Returns `None` if there is no daemon, true at the
     /// feed's end.
     pub(crate) async fn follow(&mut self, api: &Api, wait: &str) -> Option<bool> {
@@ -153,7 +153,7 @@ impl Follower {
     }
 
     /// The events held of one window.
-    pub(crate) fn of(&self, window: &str) -> Events {
+    pub(crate) fn of(&self, window: &str) -> EventsById {
         let of = self.held.iter().filter(|((name, _), _)| name == window);
         of.map(|((_, id), event)| (id.clone(), event.clone())).collect()
     }

@@ -13,7 +13,7 @@ use calmirror::cli::arguments::Arguments;
 use clap::Parser as _;
 use tokio::time::Instant;
 
-use crate::process::{Daemon, DaemonFixture, eventually};
+use crate::process::{DaemonFixture, DaemonProcess, eventually};
 
 /// The variable that gives the child its configuration.
 const CONFIG: &str = "SPIN_CONFIG";
@@ -43,30 +43,30 @@ fn child() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blocked_threads_stop_neither_responses_nor_rounds_nor_shutdown() {
-    let ground = DaemonFixture::new(71, &["alice"]).await;
-    let log = ground.path("log");
+    let fixture = DaemonFixture::new(71, &["alice"]).await;
+    let log = fixture.path("log");
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["spin::child", "--exact", "--ignored", "--nocapture"])
-        .env(CONFIG, &ground.config)
+        .env(CONFIG, &fixture.config)
         .env_remove("JOURNAL_STREAM")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(std::fs::File::create(&log).unwrap())
         .spawn()
         .unwrap();
-    let mut daemon = Daemon::of(child, log);
+    let mut daemon = DaemonProcess::of(child, log);
     eventually("the daemon serves", async || {
         assert!(daemon.exit_status().is_none(), "the daemon ended");
-        ground.api.try_get("/readyz").await.filter(|answer| answer.status.is_success())
+        fixture.api.try_get("/readyz").await.filter(|answer| answer.status.is_success())
     })
     .await;
-    ground.settle("alice").await;
-    let before = ground.api.window("alice").await.last_round.unwrap().number;
+    fixture.settle("alice").await;
+    let before = fixture.api.window("alice").await.last_round.unwrap().number;
     eventually("rounds go on", async || {
         let begun = Instant::now();
-        assert!(ground.api.get("/healthz").await.status.is_success());
+        assert!(fixture.api.get("/healthz").await.status.is_success());
         assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
-        (ground.api.window("alice").await.last_round.unwrap().number >= before + 3).then_some(())
+        (fixture.api.window("alice").await.last_round.unwrap().number >= before + 3).then_some(())
     })
     .await;
     let begun = Instant::now();

@@ -17,7 +17,7 @@ use calmirror::simulator::{
 use jiff::Timestamp;
 use tempfile::TempDir;
 
-use crate::compare::{Events, assert_mirrored, assert_same, changes_after, mirror, truth};
+use crate::compare::{EventsById, assert_mirrored, assert_same, changes_after, mirror, truth};
 use crate::converge::simulator;
 use crate::memory::Memory;
 use crate::rig::{Rig, noon, window_settings, window_with};
@@ -130,7 +130,7 @@ impl Scene {
         self.rig.store.durable_seq()
     }
 
-    async fn mirror(&self) -> Events {
+    async fn mirror(&self) -> EventsById {
         mirror(&self.rig.store, self.id).await
     }
 

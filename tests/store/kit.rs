@@ -219,10 +219,10 @@ pub async fn feed(store: &Store) -> Vec<String> {
 }
 
 /// A reader's copy: events by window and id.
-pub type Mirror = BTreeMap<(String, String), Value>;
+pub type FeedCopy = BTreeMap<(String, String), Value>;
 
 /// Applies a part of the feed.
-pub fn apply(mirror: &mut Mirror, changes: &[Change]) {
+pub fn apply(mirror: &mut FeedCopy, changes: &[Change]) {
     for change in changes {
         let key = (change.window.to_string(), change.id.as_str().to_owned());
         match &change.event {
@@ -233,8 +233,8 @@ pub fn apply(mirror: &mut Mirror, changes: &[Change]) {
 }
 
 /// The feed from the beginning, in small pages, applied to an empty copy; of one window or all.
-pub async fn fold(store: &Store, window: Option<WindowId>) -> Mirror {
-    let mut mirror = Mirror::new();
+pub async fn fold(store: &Store, window: Option<WindowId>) -> FeedCopy {
+    let mut mirror = FeedCopy::new();
     let filter = window.map_or(FeedFilter::All, FeedFilter::Window);
     let mut follower = Follower::from_beginning(store, filter);
     loop {
@@ -249,8 +249,8 @@ pub async fn fold(store: &Store, window: Option<WindowId>) -> Mirror {
 }
 
 /// The events in the windows' own listings, read page by page.
-pub async fn mirror(store: &Store, windows: &[WindowId]) -> Mirror {
-    let mut mirror = Mirror::new();
+pub async fn mirror(store: &Store, windows: &[WindowId]) -> FeedCopy {
+    let mut mirror = FeedCopy::new();
     for KnownWindow { name, id: window, .. } in store.windows().await.unwrap() {
         if !windows.contains(&window) {
             continue;

@@ -118,7 +118,7 @@ async fn large_events_are_kept_whole() {
     store.drop_window(w, at(1)).await.unwrap();
     store.close().await.unwrap();
     let store = open(&dir);
-    assert_eq!(fold(&store, None).await, Mirror::new());
+    assert_eq!(fold(&store, None).await, FeedCopy::new());
     store.close().await.unwrap();
 }
 
@@ -152,7 +152,7 @@ async fn many_tasks_write_and_read_at_once() {
     let reader = {
         let store = store.clone();
         tokio::spawn(async move {
-            let mut held = Mirror::new();
+            let mut held = FeedCopy::new();
             let mut follower = Follower::from_beginning(&store, FeedFilter::All);
             while follower.seq() < 32 * 30 * 2 {
                 let after = follower.seq();

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 #[derive(Clone, Debug)]
-struct Step {
+struct StoreStep {
     window: usize,
     segment: u8,
     upserts: Vec<Spec>,
@@ -63,10 +63,10 @@ fn spec() -> impl Strategy<Value = Spec> {
     )
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = StoreStep> {
     let few = |n| prop::collection::vec(0..7u8, 0..n);
     (0..2usize, 0..2u8, prop::collection::vec(spec(), 0..5), few(3), few(3), 0..12u8).prop_map(
-        |(window, segment, upserts, removals, orphans, restart)| Step {
+        |(window, segment, upserts, removals, orphans, restart)| StoreStep {
             window,
             segment,
             upserts,
@@ -108,7 +108,7 @@ fn look(rows: &Rows, held: &Held) -> Value {
 }
 
 /// Applies a step to the model. Returns false if the store must refuse it.
-fn apply(rows: &mut Rows, step: &Step, items: &[Item]) -> bool {
+fn apply(rows: &mut Rows, step: &StoreStep, items: &[Item]) -> bool {
     let old = rows.clone();
     let mut new = rows.clone();
     let bit = 1 << step.segment;
@@ -160,8 +160,8 @@ fn apply(rows: &mut Rows, step: &Step, items: &[Item]) -> bool {
     true
 }
 
-fn expected(model: &[Rows]) -> Mirror {
-    let mut mirror = Mirror::new();
+fn expected(model: &[Rows]) -> FeedCopy {
+    let mut mirror = FeedCopy::new();
     for (window, rows) in model.iter().enumerate() {
         for (id, held) in rows.iter().filter(|(_, h)| h.item.kind != EventKind::Master) {
             mirror.insert((format!("w{window}"), id.clone()), look(rows, held));
@@ -171,18 +171,18 @@ fn expected(model: &[Rows]) -> Mirror {
 }
 
 /// Removes repeated ids from a commit.
-fn tidy(step: &mut Step) {
+fn tidy(step: &mut StoreStep) {
     let mut met = BTreeSet::new();
     step.upserts.retain(|spec| met.insert(spec.id));
     step.removals.retain(|id| met.insert(*id));
 }
 
-async fn check(mut steps: Vec<Step>) {
+async fn check(mut steps: Vec<StoreStep>) {
     let dir = tempfile::tempdir().unwrap();
     let mut store = open(&dir);
     let windows = [attach(&store, "w0").await, attach(&store, "w1").await];
     let mut model = [Rows::new(), Rows::new()];
-    let (mut reader, mut after) = (Mirror::new(), store.cursor(0));
+    let (mut reader, mut after) = (FeedCopy::new(), store.cursor(0));
     for step in &mut steps {
         tidy(step);
         if step.restart {
@@ -230,10 +230,10 @@ async fn check(mut steps: Vec<Step>) {
     store.close().await.unwrap();
 }
 
-async fn verify(store: &Store, windows: &[WindowId], reader: &Mirror) {
+async fn verify(store: &Store, windows: &[WindowId], reader: &FeedCopy) {
     assert_eq!(&mirror(store, windows).await, reader);
     assert_eq!(&fold(store, None).await, reader);
-    let one: Mirror =
+    let one: FeedCopy =
         reader.iter().filter(|(k, _)| k.0 == "w1").map(|(k, v)| (k.clone(), v.clone())).collect();
     assert_eq!(fold(store, Some(windows[1])).await, one);
     let mut met = BTreeSet::new();

@@ -14,7 +14,7 @@ use calmirror::store::{FeedError, OpenFault, OpenReport, Store};
 const EVENTS: usize = 300;
 
 /// Builds and closes a store with events. Returns a reader's copy and its cursor.
-async fn built(dir: &tempfile::TempDir) -> (Mirror, String) {
+async fn built(dir: &tempfile::TempDir) -> (FeedCopy, String) {
     let store = open(dir);
     let w = attach(&store, "alice").await;
     for n in 0..EVENTS / 10 {
@@ -208,7 +208,7 @@ async fn flipped_bits_are_never_served() {
             store.close().await.unwrap();
         } else if let Ok(changes) = changes_after(&store, 0, 10 * EVENTS).await {
             // The flip hit unused space: then everything is unchanged.
-            let mut mirror = Mirror::new();
+            let mut mirror = FeedCopy::new();
             apply(&mut mirror, &changes.value);
             let differ: Vec<_> = held
                 .iter()

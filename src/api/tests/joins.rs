@@ -8,7 +8,7 @@ use super::*;
 
 /// A step between two reads.
 #[derive(Clone, Debug)]
-enum Step {
+enum Action {
     /// An event gets this day and this subject.
     Put { id: u8, day: u8, subject: u8 },
     /// The event is removed.
@@ -19,12 +19,12 @@ enum Step {
     Restful,
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn steps() -> impl Strategy<Value = Vec<Action>> {
     let step = prop_oneof![
-        5 => (0..12_u8, 0..20_u8, 0..4_u8).prop_map(|(id, day, subject)| Step::Put { id, day, subject }),
-        2 => (0..12_u8).prop_map(|id| Step::Remove { id }),
-        4 => Just(Step::Page),
-        1 => Just(Step::Restful),
+        5 => (0..12_u8, 0..20_u8, 0..4_u8).prop_map(|(id, day, subject)| Action::Put { id, day, subject }),
+        2 => (0..12_u8).prop_map(|id| Action::Remove { id }),
+        4 => Just(Action::Page),
+        1 => Just(Action::Restful),
     ];
     proptest::collection::vec(step, 1..60)
 }
@@ -46,26 +46,26 @@ fn apply(mirror: &mut Mirror, lines: &[Value]) {
     }
 }
 
-async fn run(steps: Vec<Step>, limit: usize) {
+async fn run(steps: Vec<Action>, limit: usize) {
     let fixture = Fixture::new().await;
     let alice = fixture.id("alice");
     let mut truth = Mirror::new();
     let (mut mirror, mut page, mut cursor) = (Mirror::new(), None::<String>, None::<String>);
     let mut over = false;
     let mut seen = Vec::new();
-    for step in steps.into_iter().chain(std::iter::repeat_n(Step::Page, 200)) {
+    for step in steps.into_iter().chain(std::iter::repeat_n(Action::Page, 200)) {
         match step {
-            Step::Put { id, day, subject } => {
+            Action::Put { id, day, subject } => {
                 let event = event(id, day, subject);
                 truth.insert(format!("e{id}"), event.clone());
                 fixture.put(alice, &[event]).await;
             }
-            Step::Remove { id } => {
+            Action::Remove { id } => {
                 if truth.remove(&format!("e{id}")).is_some() {
                     fixture.write(alice, &[], &[&format!("e{id}")]).await;
                 }
             }
-            Step::Page if !over => {
+            Action::Page if !over => {
                 let more = page.as_ref().map_or(String::new(), |page| format!("&page={page}"));
                 let list =
                     fixture.get(&format!("/v1/windows/alice/events?limit={limit}{more}")).await;
@@ -79,14 +79,14 @@ async fn run(steps: Vec<Step>, limit: usize) {
                 page = list["next"].as_str().map(str::to_owned);
                 over = page.is_none();
             }
-            Step::Page | Step::Restful if over => {
+            Action::Page | Action::Restful if over => {
                 let after = cursor.clone().unwrap();
                 let uri = format!("/v1/changes?window=alice&limit={limit}&after={after}");
                 let (lines, next) = fixture.changes(&uri).await;
                 apply(&mut mirror, &lines);
                 cursor = Some(next);
             }
-            Step::Page | Step::Restful => {}
+            Action::Page | Action::Restful => {}
         }
     }
     assert!(seen.is_sorted(), "pages are out of order: {seen:?}");

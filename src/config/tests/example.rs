@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Lab;
+use super::ConfigFixture;
 use crate::config::sections::SECTIONS;
 use crate::config::settings::KEYS;
 
@@ -29,17 +29,17 @@ fn settings() -> Vec<(String, String, String)> {
 
 #[test]
 fn the_example_is_valid() {
-    let lab = Lab::with(EXAMPLE);
-    let config = lab.config();
+    let fixture = ConfigFixture::with(EXAMPLE);
+    let config = fixture.config();
     assert_eq!(config.warnings.len(), 1, "only the warning about having no window");
-    assert_eq!(config.sections.store, Lab::with("").config().sections.store);
+    assert_eq!(config.sections.store, ConfigFixture::with("").config().sections.store);
 }
 
 #[test]
 fn the_example_is_valid_with_everything_uncommented() {
     // An account has one credential.
     let others = ["client_secret_env", "certificate_file", "access_token_file"];
-    let lab = Lab::new();
+    let fixture = ConfigFixture::new();
     let text: String = EXAMPLE
         .lines()
         .filter(|line| !others.iter().any(|key| line.starts_with(&format!("#{key} = "))))
@@ -48,12 +48,12 @@ fn the_example_is_valid_with_everything_uncommented() {
             _ => format!("{line}\n"),
         })
         .collect();
-    lab.write("calmirror.toml", &text.replace("/etc/calmirror/", ""));
+    fixture.write("calmirror.toml", &text.replace("/etc/calmirror/", ""));
     for file in ["api.token", "read.token"] {
-        lab.secret(file, &format!("{file} of a good length"), 0o600);
+        fixture.secret(file, &format!("{file} of a good length"), 0o600);
     }
-    lab.write("rooms.txt", "r1@contoso.com\nr2@contoso.com\n");
-    let config = lab.config();
+    fixture.write("rooms.txt", "r1@contoso.com\nr2@contoso.com\n");
+    let config = fixture.config();
     let names: Vec<&str> = config.windows.iter().map(|window| &*window.name).collect();
     assert_eq!(names, ["alice", "room-r1@contoso.com", "room-r2@contoso.com"]);
     assert_eq!(config.warnings, []);

@@ -2,13 +2,13 @@
 
 use proptest::prelude::*;
 
-use super::{ACCOUNT, Lab};
+use super::{ACCOUNT, ConfigFixture};
 use crate::config::sections::SECTIONS;
 
 /// Loads the text and compares every error.
 #[track_caller]
 fn check(text: &str, expected: &[&str]) {
-    assert_eq!(Lab::with(text).faults(), expected, "of\n{text}");
+    assert_eq!(ConfigFixture::with(text).faults(), expected, "of\n{text}");
 }
 
 /// The same, after a valid account; the text begins at line 6.
@@ -78,9 +78,10 @@ fn structural_errors_are_explained() {
 
 #[test]
 fn every_line_that_is_not_toml_is_reported() {
-    let faults =
-        Lab::with("[store]\npath = /var/lib\n[graph]\ncloud = \"china\"\ncloud = \"global\"\n")
-            .faults();
+    let faults = ConfigFixture::with(
+        "[store]\npath = /var/lib\n[graph]\ncloud = \"china\"\ncloud = \"global\"\n",
+    )
+    .faults();
     assert!(faults[0].starts_with("calmirror.toml:2: not TOML: "), "{faults:?}");
     assert!(faults[1].starts_with("calmirror.toml:5: not TOML: duplicate key"), "{faults:?}");
     assert_eq!(faults.len(), 2, "{faults:?}");
@@ -240,18 +241,18 @@ fn an_account_signs_in_in_exactly_one_way() {
 
 #[test]
 fn secrets_are_private_files_and_never_shown() {
-    let lab = Lab::with(
+    let fixture = ConfigFixture::with(
         "[account.a]\naccess_token_file = \"open\"\n[account.b]\naccess_token_file = \"empty\"\n[account.c]\naccess_token_file = \"none\"\n[account.d]\naccess_token_file = \"dir\"\n[account.e]\naccess_token_file = \"group\"\n[account.f]\naccess_token_file = \"blank\"\n[account.g]\naccess_token_file = \"long\"\n",
     );
-    lab.secret("open", "s3cret", 0o644);
-    lab.secret("group", "s3cret", 0o640);
-    lab.secret("empty", " \n", 0o600);
-    lab.secret("blank", "\u{b}\u{a0}\n", 0o600);
+    fixture.secret("open", "s3cret", 0o644);
+    fixture.secret("group", "s3cret", 0o640);
+    fixture.secret("empty", " \n", 0o600);
+    fixture.secret("blank", "\u{b}\u{a0}\n", 0o600);
     // The daemon would not read it either.
-    lab.secret("long", &"s".repeat(256 * 1024 + 1), 0o600);
-    std::fs::create_dir(lab.dir.path().join("dir")).unwrap();
+    fixture.secret("long", &"s".repeat(256 * 1024 + 1), 0o600);
+    std::fs::create_dir(fixture.dir.path().join("dir")).unwrap();
     assert_eq!(
-        lab.faults(),
+        fixture.faults(),
         [
             "calmirror.toml:2: account.a.access_token_file: open can be read by others (mode 0644); chmod 0600 open",
             "calmirror.toml:4: account.b.access_token_file: empty is empty; write the secret into it",
@@ -263,8 +264,8 @@ fn secrets_are_private_files_and_never_shown() {
         ]
     );
     // Systemd sets the modes of its credentials itself.
-    let folder = lab.dir.path().to_str().unwrap().to_owned();
-    let faults = lab.set("CREDENTIALS_DIRECTORY", &folder).faults();
+    let folder = fixture.dir.path().to_str().unwrap().to_owned();
+    let faults = fixture.set("CREDENTIALS_DIRECTORY", &folder).faults();
     assert_eq!(faults.len(), 5, "{faults:?}");
 
     let pasted = "[account.a]\ntenant = \"t\"\nclient_id = \"c\"\n";
@@ -280,15 +281,16 @@ fn secrets_are_private_files_and_never_shown() {
     ] {
         check(&format!("{pasted}{key} = \"hunter2\"\n"), &[&format!("calmirror.toml:4: {fault}")]);
     }
-    let lab = Lab::with(&format!("{pasted}client_secret_env = \"SECRET\"\n")).set("SECRET", "");
+    let fixture =
+        ConfigFixture::with(&format!("{pasted}client_secret_env = \"SECRET\"\n")).set("SECRET", "");
     assert_eq!(
-        lab.faults(),
+        fixture.faults(),
         [
             "calmirror.toml:4: account.a.client_secret_env: the variable it names is empty; put the secret into it"
         ]
     );
-    let lab = lab.set("SECRET", "hunter2");
-    let shown = format!("{:?} {:?}", lab.config(), lab.config().explained);
+    let fixture = fixture.set("SECRET", "hunter2");
+    let shown = format!("{:?} {:?}", fixture.config(), fixture.config().explained);
     assert!(shown.contains("SECRET") && !shown.contains("hunter2"), "{shown}");
 }
 
@@ -353,13 +355,16 @@ fn window_names_are_unique_and_valid_in_urls() {
         (" a", "the window's name is empty, \".\" or \"..\", or has spaces at its ends"),
         (&"é".repeat(201), "the window's name is longer than 200"),
     ] {
-        let faults = Lab::with(&format!("{ACCOUNT}{}", named(name))).faults();
+        let faults = ConfigFixture::with(&format!("{ACCOUNT}{}", named(name))).faults();
         assert!(faults[0].starts_with("calmirror.toml:7: window["), "{faults:?}");
         assert!(faults[0].ends_with(&format!("].name: {problem}; {remedy}")), "{faults:?}");
         assert_eq!(faults.len(), 1);
     }
     assert_eq!(
-        Lab::with(&format!("{ACCOUNT}{}", named(&"é".repeat(200)))).config().windows.len(),
+        ConfigFixture::with(&format!("{ACCOUNT}{}", named(&"é".repeat(200))))
+            .config()
+            .windows
+            .len(),
         1
     );
     // A default name is checked too.
@@ -391,7 +396,10 @@ fn a_window_ends_after_it_starts() {
         ],
     );
     assert_eq!(
-        Lab::with(&format!("{ACCOUNT}{window}end = \"2026-10-24\"\n")).config().windows.len(),
+        ConfigFixture::with(&format!("{ACCOUNT}{window}end = \"2026-10-24\"\n"))
+            .config()
+            .windows
+            .len(),
         1
     );
     // An invalid edge does not also cause an error about its position.
@@ -417,10 +425,10 @@ fn a_window_ends_after_it_starts() {
 
 #[test]
 fn every_fault_of_every_file_is_reported_at_once_and_in_order() {
-    let lab = Lab::with("[log]\nformat = \"x\"\nlevel = \"y\"\n[stroe]\n")
+    let fixture = ConfigFixture::with("[log]\nformat = \"x\"\nlevel = \"y\"\n[stroe]\n")
         .set("CALMIRROR__FEED__RETENTION", "x");
-    lab.write("conf.d/a.toml", "\n[graph]\nmax_concurrent = -1\n");
-    let faults = lab.faults();
+    fixture.write("conf.d/a.toml", "\n[graph]\nmax_concurrent = -1\n");
+    let faults = fixture.faults();
     let places: Vec<&str> = faults.iter().filter_map(|fault| fault.split(": ").next()).collect();
     assert_eq!(
         places,
@@ -437,18 +445,19 @@ fn every_fault_of_every_file_is_reported_at_once_and_in_order() {
 #[test]
 fn a_file_that_cannot_be_read_is_one_fault() {
     assert_eq!(
-        Lab::new().faults(),
+        ConfigFixture::new().faults(),
         [
             "calmirror.toml: cannot be read: No such file or directory (os error 2); write one, or name another with --config or $CALMIRROR_CONFIG"
         ]
     );
-    let lab = Lab::new();
-    std::fs::write(lab.dir.path().join("calmirror.toml"), b"[store]\npath = \"\xff\"\n").unwrap();
-    assert_eq!(lab.faults(), ["calmirror.toml: not UTF-8 text; save the file as UTF-8"]);
-    let lab = Lab::with("");
-    std::fs::create_dir_all(lab.dir.path().join("conf.d/a.toml")).unwrap();
+    let fixture = ConfigFixture::new();
+    std::fs::write(fixture.dir.path().join("calmirror.toml"), b"[store]\npath = \"\xff\"\n")
+        .unwrap();
+    assert_eq!(fixture.faults(), ["calmirror.toml: not UTF-8 text; save the file as UTF-8"]);
+    let fixture = ConfigFixture::with("");
+    std::fs::create_dir_all(fixture.dir.path().join("conf.d/a.toml")).unwrap();
     assert_eq!(
-        lab.faults(),
+        fixture.faults(),
         [
             "conf.d/a.toml: cannot be read: Is a directory (os error 21); make it a file that the daemon's user may read"
         ]
@@ -478,7 +487,7 @@ proptest! {
     /// Any text gives a configuration, or errors with a location and a remedy.
     #[test]
     fn no_input_stops_the_reader(setting in any_setting()) {
-        if let Err(faults) = Lab::with(&setting).load() {
+        if let Err(faults) = ConfigFixture::with(&setting).load() {
             prop_assert!(!faults.0.is_empty());
             for fault in faults.0 {
                 prop_assert!(fault.file.is_some() && fault.line.is_some());

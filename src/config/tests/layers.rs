@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{ACCOUNT, Lab};
+use super::{ACCOUNT, ConfigFixture};
 use crate::config::sections::Section;
 use crate::config::sources::DEFAULT_FILE;
 use crate::config::{ConfigDiff, LogFormat, ReloadEffect, Sources, ValueOrigin, diff};
@@ -23,8 +23,8 @@ fn the_file_is_taken_from_the_command_line_then_the_environment() {
 
 #[test]
 fn an_empty_file_is_all_defaults() {
-    let lab = Lab::with("");
-    let config = lab.config();
+    let fixture = ConfigFixture::with("");
+    let config = fixture.config();
     assert_eq!(config.sections.store.path, Path::new("/var/lib/calmirror"));
     assert_eq!(config.sections.graph.base_url, "https://graph.microsoft.com/v1.0");
     assert_eq!(config.sections.graph.login_url, "https://login.microsoftonline.com");
@@ -43,7 +43,7 @@ fn an_empty_file_is_all_defaults() {
     );
     assert!(config.accounts.is_empty() && config.windows.is_empty());
     assert_eq!(
-        lab.shown(&config.warnings),
+        fixture.shown(&config.warnings),
         ["window: there is no window; write a [[window]], or nothing is mirrored"]
     );
 }
@@ -60,12 +60,13 @@ fn each_cloud_has_its_addresses_and_scope() {
             "https://login.partner.microsoftonline.cn",
         ),
     ] {
-        let graph = Lab::with(&format!("[graph]\ncloud = \"{cloud}\"\n")).config().sections.graph;
+        let graph =
+            ConfigFixture::with(&format!("[graph]\ncloud = \"{cloud}\"\n")).config().sections.graph;
         assert_eq!(graph.base_url, format!("{base}/v1.0"));
         assert_eq!(graph.login_url, login);
         assert_eq!(graph.scope, format!("{base}/.default"));
     }
-    let graph = Lab::with(
+    let graph = ConfigFixture::with(
         "[graph]\nbase_url = \"http://127.0.0.1:8081/v1.0/\"\nlogin_url = \"http://localhost:8081/\"\n",
     )
     .config()
@@ -80,31 +81,32 @@ fn conf_d_merges_tables_and_appends_windows_in_name_order() {
     let window = |name: &str| {
         format!("[[window]]\nname = \"{name}\"\nmailbox = \"{name}@b\"\naccount = \"contoso\"\n")
     };
-    let lab = Lab::with(&format!(
+    let fixture = ConfigFixture::with(&format!(
         "[graph]\nmax_concurrent = 1\nmax_concurrent_per_mailbox = 1\n{ACCOUNT}{}",
         window("z")
     ));
-    lab.write("conf.d/20.toml", &format!("[graph]\nmax_concurrent = 20\n{}", window("b")));
-    lab.write("conf.d/10.toml", &format!("[graph]\nmax_concurrent = 10\n{}", window("c")));
-    lab.write("conf.d/10.toml~", "not TOML");
-    lab.write("conf.d/.hidden.toml", "not TOML");
+    fixture.write("conf.d/20.toml", &format!("[graph]\nmax_concurrent = 20\n{}", window("b")));
+    fixture.write("conf.d/10.toml", &format!("[graph]\nmax_concurrent = 10\n{}", window("c")));
+    fixture.write("conf.d/10.toml~", "not TOML");
+    fixture.write("conf.d/.hidden.toml", "not TOML");
     // Relative paths are resolved per file.
-    lab.write("conf.d/30.toml", "[account.contoso]\nclient_secret_file = \"../contoso.secret\"\n");
-    let config = lab.config();
+    fixture
+        .write("conf.d/30.toml", "[account.contoso]\nclient_secret_file = \"../contoso.secret\"\n");
+    let config = fixture.config();
     assert_eq!(
         (config.sections.graph.max_concurrent, config.sections.graph.max_concurrent_per_mailbox),
         (20, 1)
     );
     let names: Vec<&str> = config.windows.iter().map(|window| &*window.name).collect();
     assert_eq!(names, ["z", "c", "b"]);
-    let secret = lab.dir.path().join("conf.d/../contoso.secret");
+    let secret = fixture.dir.path().join("conf.d/../contoso.secret");
     assert_eq!(config.accounts["contoso"].credential, Credential::SecretFile(secret));
     assert_eq!(&*config.accounts["contoso"].tenant, "contoso.com");
 }
 
 #[test]
 fn the_environment_overrides_files_and_contains_only_strings() {
-    let lab = Lab::with(&format!("[graph]\nmax_concurrent = 1\n{ACCOUNT}"))
+    let fixture = ConfigFixture::with(&format!("[graph]\nmax_concurrent = 1\n{ACCOUNT}"))
         .set("CALMIRROR__GRAPH__MAX_CONCURRENT", "77")
         .set("CALMIRROR__API__MASK_PRIVATE", "true")
         .set("CALMIRROR__API__HOSTS", "Mirror.example.org, other")
@@ -116,17 +118,17 @@ fn the_environment_overrides_files_and_contains_only_strings() {
         .set("CALMIRROR_TOKEN", "not a setting")
         .set("CALMIRROR_PORT", "not a setting");
     assert_eq!(
-        lab.faults(),
+        fixture.faults(),
         [
             "CALMIRROR__ACCOUNT__SOLO__ACCESS_TOKEN_FILE: /nowhere cannot be read: No such file or directory (os error 2); write the secret into that file, with mode 0600"
         ]
     );
-    let config = lab.set("CALMIRROR__ACCOUNT__SOLO__ACCESS_TOKEN_FILE", "").config();
+    let config = fixture.set("CALMIRROR__ACCOUNT__SOLO__ACCESS_TOKEN_FILE", "").config();
     assert_eq!(config.sections.graph.max_concurrent, 77);
     assert!(config.sections.api.mask_private);
     assert_eq!(config.sections.api.hosts, ["mirror.example.org", "other"]);
     assert_eq!(
-        Lab::with("[api]\nhosts = [\"Mirror.Example.org\"]").config().sections.api.hosts,
+        ConfigFixture::with("[api]\nhosts = [\"Mirror.Example.org\"]").config().sections.api.hosts,
         ["mirror.example.org"]
     );
     assert_eq!(config.sections.store.path, Path::new("relative"));
@@ -136,7 +138,7 @@ fn the_environment_overrides_files_and_contains_only_strings() {
 
 #[test]
 fn unknown_variables_are_faults() {
-    let lab = Lab::with("")
+    let fixture = ConfigFixture::with("")
         .set("CALMIRROR__STORE__PAHT", "/x")
         .set("CALMIRROR__STROE__PATH", "/x")
         .set("CALMIRROR__STORE", "/x")
@@ -145,7 +147,7 @@ fn unknown_variables_are_faults() {
         .set("CALMIRROR__GRAPH__MAX_CONCURRENT", "many")
         .set("CALMIRROR__API__MASK_PRIVATE", "maybe");
     assert_eq!(
-        lab.faults(),
+        fixture.faults(),
         [
             "CALMIRROR__ACCOUNT__X__TENENT: unknown key; did you mean `tenant`?",
             "CALMIRROR__STORE: not a key; write CALMIRROR__SECTION__KEY",
@@ -160,15 +162,15 @@ fn unknown_variables_are_faults() {
 
 #[test]
 fn every_effective_value_is_explained() {
-    let lab = Lab::with(&format!(
+    let fixture = ConfigFixture::with(&format!(
         "{ACCOUNT}[[window]]\nmailbox = \"a@b\"\naccount = \"contoso\"\ninterval = \"1m\"\n"
     ))
     .set("CALMIRROR__FEED__RETENTION", "5d");
-    lab.write("conf.d/a.toml", "[graph]\nmax_concurrent = 9\n");
-    let config = lab.config();
+    fixture.write("conf.d/a.toml", "[graph]\nmax_concurrent = 9\n");
+    let config = fixture.config();
     let find = |key: &str| {
         let one = config.explained.iter().find(|one| one.key == key).unwrap();
-        format!("{} ({})", one.value, lab.plain(&one.origin))
+        format!("{} ({})", one.value, fixture.plain(&one.origin))
     };
     assert_eq!(find("graph.max_concurrent"), "9 (conf.d/a.toml:2)");
     assert_eq!(find("graph.max_concurrent_per_mailbox"), "3 (default)");
@@ -188,14 +190,14 @@ fn a_reload_compares_windows_by_name() {
             "[[window]]\nname = \"{name}\"\nmailbox = \"{name}@b\"\naccount = \"contoso\"\n{rest}\n"
         )
     };
-    let lab = Lab::with(&format!(
+    let fixture = ConfigFixture::with(&format!(
         "{ACCOUNT}{}{}{}",
         window("same", ""),
         window("gone", ""),
         window("other", "")
     ));
-    let old = lab.config();
-    lab.write(
+    let old = fixture.config();
+    fixture.write(
         "calmirror.toml",
         &format!(
             "[store]\npath = \"/else\"\n[log]\nlevel = \"debug\"\n{ACCOUNT}{}{}{}",
@@ -204,7 +206,7 @@ fn a_reload_compares_windows_by_name() {
             window("same", "")
         ),
     );
-    let new = lab.config();
+    let new = fixture.config();
     let difference = diff(&old, &new);
     let names = |windows: &[Arc<crate::mirror::window::Window>]| -> Vec<String> {
         windows.iter().map(|window| window.name.to_string()).collect()
@@ -225,7 +227,7 @@ fn a_reload_compares_windows_by_name() {
     assert_eq!(diff(&new, &new), ConfigDiff { unchanged: 3, ..ConfigDiff::default() });
 
     // Another tenant is another stream of ids, although no window names the tenant.
-    let moved = lab.set("CALMIRROR__ACCOUNT__CONTOSO__TENANT", "fabrikam.com").config();
+    let moved = fixture.set("CALMIRROR__ACCOUNT__CONTOSO__TENANT", "fabrikam.com").config();
     let difference = diff(&new, &moved);
     assert_eq!((difference.changed.len(), difference.unchanged, difference.drops()), (3, 0, 3));
     for changed in &difference.changed {
@@ -238,7 +240,8 @@ fn a_reload_compares_windows_by_name() {
 
 #[test]
 fn a_change_of_the_cloud_is_refused_even_if_its_addresses_are_not_used() {
-    let graph = |keys: &[&str]| Lab::with(&format!("[graph]\n{}\n", keys.join("\n"))).config();
+    let graph =
+        |keys: &[&str]| ConfigFixture::with(&format!("[graph]\n{}\n", keys.join("\n"))).config();
     let cloud = "cloud = \"china\"";
     let base = "base_url = \"http://127.0.0.1:1/v1.0\"";
     let login = "login_url = \"http://127.0.0.1:1\"";
@@ -262,7 +265,7 @@ fn a_change_of_the_cloud_is_refused_even_if_its_addresses_are_not_used() {
 fn each_key_of_a_window_has_its_reload_effect() {
     let config = |rest: &str| {
         let window = "[[window]]\nname = \"a\"\nmailbox = \"a@b\"\naccount = \"contoso\"\n";
-        Lab::with(&format!("{ACCOUNT}{window}{rest}\n")).config()
+        ConfigFixture::with(&format!("{ACCOUNT}{window}{rest}\n")).config()
     };
     let plain = config("");
     let cases = [

@@ -1,14 +1,14 @@
 //! A valid but probably unintended setting is a warning with file, line, key and remedy, not an
 //! error.
 
-use super::{ACCOUNT, Lab};
+use super::{ACCOUNT, ConfigFixture};
 
 /// A window without warnings of its own.
 const WINDOW: &str = "[[window]]\naccount = \"contoso\"\nmailbox = \"alice@contoso.com\"\n";
 
 /// The warnings of this text after a valid account and a valid window; it begins at line 9.
 fn warnings(text: &str) -> Vec<String> {
-    Lab::with(&format!("{ACCOUNT}{WINDOW}{text}")).warnings()
+    ConfigFixture::with(&format!("{ACCOUNT}{WINDOW}{text}")).warnings()
 }
 
 const LONG: &str = "0123456789abcdef0123456789abcdef";
@@ -23,12 +23,12 @@ fn guessable_tokens_are_warned_about_and_not_shown() {
     for (token, length) in
         [("x", "one byte"), ("hunter2", "7 bytes"), ("0123456789abcde", "15 bytes")]
     {
-        let lab = Lab::with(&format!(
+        let fixture = ConfigFixture::with(&format!(
             "{ACCOUNT}{WINDOW}[api]\nlisten = \"127.0.0.1:1\"\ntoken_file = \"t\"\nread_token_file = \"r\"\n"
         ));
-        lab.secret("t", LONG, 0o600);
-        lab.secret("r", &format!("{token}\n"), 0o600);
-        let [warning] = &lab.warnings()[..] else { panic!("{:?}", lab.warnings()) };
+        fixture.secret("t", LONG, 0o600);
+        fixture.secret("r", &format!("{token}\n"), 0o600);
+        let [warning] = &fixture.warnings()[..] else { panic!("{:?}", fixture.warnings()) };
         let place = "calmirror.toml:12: api.read_token_file: the token is ";
         assert!(warning.starts_with(&format!("{place}{length} long")), "{warning}");
         assert!(warning.ends_with("; write a random one: openssl rand -hex 32 > r"), "{warning}");
@@ -38,19 +38,19 @@ fn guessable_tokens_are_warned_about_and_not_shown() {
 
 #[test]
 fn one_token_for_reading_and_writing_is_warned_about() {
-    let lab = Lab::with(&format!(
+    let fixture = ConfigFixture::with(&format!(
         "{ACCOUNT}{WINDOW}[api]\nlisten = \"[::1]:1\"\ntoken_file = \"t\"\nread_token_file = \"r\"\n"
     ));
-    lab.secret("t", LONG, 0o600);
-    lab.secret("r", &format!("  {LONG}\r\n"), 0o600);
+    fixture.secret("t", LONG, 0o600);
+    fixture.secret("r", &format!("  {LONG}\r\n"), 0o600);
     assert_eq!(
-        lab.warnings(),
+        fixture.warnings(),
         [
             "calmirror.toml:12: api.read_token_file: the same token as in token_file: read-only clients get full access; write a random one: openssl rand -hex 32 > r"
         ]
     );
-    lab.secret("r", &LONG.replace('0', "1"), 0o600);
-    assert_eq!(lab.warnings(), [""; 0]);
+    fixture.secret("r", &LONG.replace('0', "1"), 0o600);
+    assert_eq!(fixture.warnings(), [""; 0]);
 }
 
 #[test]
@@ -63,11 +63,11 @@ fn a_listener_beyond_loopback_is_warned_about() {
         ("[::]:1", true),
         ("192.0.2.1:1", true),
     ] {
-        let lab = Lab::with(&format!(
+        let fixture = ConfigFixture::with(&format!(
             "{ACCOUNT}{WINDOW}[api]\nlisten = \"{address}\"\ntoken_file = \"t\"\n"
         ));
-        lab.secret("t", LONG, 0o600);
-        let warnings = lab.warnings();
+        fixture.secret("t", LONG, 0o600);
+        let warnings = fixture.warnings();
         assert_eq!(warnings.len(), usize::from(warned), "{address}: {warnings:?}");
         if let [warning] = &warnings[..] {
             let place = format!(
@@ -80,13 +80,13 @@ fn a_listener_beyond_loopback_is_warned_about() {
 
 #[test]
 fn world_writable_files_are_warned_about() {
-    let lab = Lab::with(&format!(
+    let fixture = ConfigFixture::with(&format!(
         "{ACCOUNT}[[window]]\naccount = \"contoso\"\nmailboxes_file = \"rooms\"\n"
     ));
-    lab.secret("rooms", "room@contoso.com\n", 0o666);
-    lab.secret("conf.d/a.toml", "[log]\nlevel = \"info\"\n", 0o646);
-    lab.secret("conf.d/b.toml", "[log]\nlevel = \"info\"\n", 0o664);
-    let place = |name: &str| lab.dir.path().join(name);
+    fixture.secret("rooms", "room@contoso.com\n", 0o666);
+    fixture.secret("conf.d/a.toml", "[log]\nlevel = \"info\"\n", 0o646);
+    fixture.secret("conf.d/b.toml", "[log]\nlevel = \"info\"\n", 0o664);
+    let place = |name: &str| fixture.dir.path().join(name);
     let set = |name: &str, mode: u32| {
         use std::os::unix::fs::PermissionsExt as _;
         std::fs::set_permissions(place(name), std::fs::Permissions::from_mode(mode)).unwrap();
@@ -95,7 +95,7 @@ fn world_writable_files_are_warned_about() {
     set("conf.d", 0o777);
     let can = "every user of this machine can change it (mode";
     assert_eq!(
-        lab.warnings(),
+        fixture.warnings(),
         [
             format!("calmirror.toml: {can} 0602); chmod o-w calmirror.toml"),
             format!("conf.d/a.toml: {can} 0646); chmod o-w conf.d/a.toml"),
@@ -137,7 +137,7 @@ fn malformed_ids_are_warned_about() {
         .replace("11111111-1111-1111-1111-111111111111", "calmirror")
         .replace("contoso.com", "contoso");
     assert_eq!(
-        Lab::with(&format!("{text}{WINDOW}")).warnings(),
+        ConfigFixture::with(&format!("{text}{WINDOW}")).warnings(),
         [
             "calmirror.toml:2: account.contoso.tenant: neither a GUID nor a domain; write the Directory (tenant) ID, or a domain of the tenant such as contoso.com",
             "calmirror.toml:3: account.contoso.client_id: not a GUID; write the Application (client) ID of the app registration: not its name, and not the ID of a secret",
@@ -158,7 +158,7 @@ fn mailboxes_that_graph_will_not_find_are_warned_about() {
         ("Alice.Smith", true),
     ] {
         let text = format!("{ACCOUNT}[[window]]\naccount = \"contoso\"\nmailbox = \"{mailbox}\"\n");
-        let warnings = Lab::with(&text).warnings();
+        let warnings = ConfigFixture::with(&text).warnings();
         assert_eq!(warnings.len(), usize::from(warned), "{mailbox}: {warnings:?}");
         if let [warning] = &warnings[..] {
             assert_eq!(
@@ -173,12 +173,12 @@ fn mailboxes_that_graph_will_not_find_are_warned_about() {
 
 #[test]
 fn warnings_about_a_mailboxes_file_name_only_some_mailboxes() {
-    let lab = Lab::with(&format!(
+    let fixture = ConfigFixture::with(&format!(
         "{ACCOUNT}[[window]]\naccount = \"contoso\"\nmailboxes_file = \"rooms\"\n"
     ));
     let rooms: String = (0..250).map(|number| format!("room{number}\n")).collect();
-    lab.write("rooms", &rooms);
-    let warnings = lab.warnings();
+    fixture.write("rooms", &rooms);
+    let warnings = fixture.warnings();
     assert_eq!(warnings.len(), 101);
     assert!(
         warnings[0].starts_with("rooms:1: window[rooms].mailbox: \"room0\""),

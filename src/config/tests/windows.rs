@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{ACCOUNT, Lab};
+use super::{ACCOUNT, ConfigFixture};
 use crate::mirror::window::{BodyFormat, CalendarRef, Completion, Edge};
 
 const WINDOW: &str = "[[window]]\nmailbox = \"a@b\"\naccount = \"contoso\"\n";
@@ -13,7 +13,7 @@ fn a_window_takes_the_defaults_and_overrides_them() {
     let text = format!(
         "{ACCOUNT}[defaults]\ninterval = \"2m\"\nbody = \"none\"\n{WINDOW}{WINDOW}name = \"b\"\nstart = 2026-01-01\nend = \"+2y\"\ninterval = \"1h 30m\"\njitter = 0\nmove_every = \"1d\"\npage_size = 50\nbody = \"text\"\ntime_zone = \"W. Europe Standard Time\"\nimmutable_ids = true\ncomplete = \"exact\"\naudit = \"off\"\nconfirm_after = \"1s\"\ncalendar = \"AAMk=\"\n"
     );
-    let config = Lab::with(&text).config();
+    let config = ConfigFixture::with(&text).config();
     let [first, second] = config.windows.as_slice() else { panic!("two windows") };
     assert_eq!((&*first.name, &*first.mailbox, &*first.account), ("a@b", "a@b", "contoso"));
     assert_eq!(first.calendar, CalendarRef::Default);
@@ -42,13 +42,14 @@ fn a_window_takes_the_defaults_and_overrides_them() {
 fn iana_zones_are_accepted() {
     for zone in ["UTC", "Europe/Berlin", "America/Argentina/Buenos_Aires", "Tokyo Standard Time"] {
         let text = format!("[defaults]\ntime_zone = \"{zone}\"\n");
-        assert_eq!(Lab::with(&text).faults(), [""; 0], "{zone}");
+        assert_eq!(ConfigFixture::with(&text).faults(), [""; 0], "{zone}");
     }
 }
 
 #[test]
 fn a_window_without_a_name_is_named_after_its_mailbox() {
-    let config = Lab::with(&format!("{ACCOUNT}{WINDOW}calendar = \"X\"\n{WINDOW}")).config();
+    let config =
+        ConfigFixture::with(&format!("{ACCOUNT}{WINDOW}calendar = \"X\"\n{WINDOW}")).config();
     let names: Vec<&str> = config.windows.iter().map(|window| &*window.name).collect();
     assert_eq!(names, ["a@b:X", "a@b"]);
 }
@@ -56,7 +57,7 @@ fn a_window_without_a_name_is_named_after_its_mailbox() {
 #[test]
 fn me_requires_a_delegated_token() {
     let text = "[account.a]\naccess_token_file = \"contoso.secret\"\n[[window]]\naccount = \"a\"\nmailbox = \"me\"\n";
-    let config = Lab::with(text).config();
+    let config = ConfigFixture::with(text).config();
     assert_eq!(&*config.windows[0].mailbox, "me");
     assert_eq!(&*config.accounts["a"].tenant, "");
 }
@@ -65,13 +66,14 @@ const ROOMS: &str = "[[window]]\nmailboxes_file = \"rooms.txt\"\naccount = \"con
 
 #[test]
 fn a_mailboxes_file_has_one_window_per_line() {
-    let lab =
-        Lab::with(&format!("{ACCOUNT}{ROOMS}name = \"room-{{mailbox}}\"\ninterval = \"9m\"\n"));
-    lab.write(
+    let fixture = ConfigFixture::with(&format!(
+        "{ACCOUNT}{ROOMS}name = \"room-{{mailbox}}\"\ninterval = \"9m\"\n"
+    ));
+    fixture.write(
         "rooms.txt",
         "\u{feff}# Rooms\r\n\r\n  a@b  \r\nc@d # the corner room\ng_x.com#EXT#@t.onmicrosoft.com\n\te@f\t# tab\n",
     );
-    let config = lab.config();
+    let config = fixture.config();
     let names: Vec<&str> = config.windows.iter().map(|window| &*window.name).collect();
     assert_eq!(names, ["room-a@b", "room-c@d", "room-g_x.com#EXT#@t.onmicrosoft.com", "room-e@f"]);
     assert_eq!(&*config.windows[3].mailbox, "e@f");
@@ -87,18 +89,18 @@ fn a_mailboxes_file_has_one_window_per_line() {
 
 #[test]
 fn faults_of_a_mailboxes_file_name_its_lines() {
-    let lab = Lab::with(&format!("{ACCOUNT}{ROOMS}{WINDOW}"));
-    lab.write("rooms.txt", "a@b\n\nx,y\na@b\n# ok\n");
+    let fixture = ConfigFixture::with(&format!("{ACCOUNT}{ROOMS}{WINDOW}"));
+    fixture.write("rooms.txt", "a@b\n\nx,y\na@b\n# ok\n");
     assert_eq!(
-        lab.faults().iter().map(|fault| lab.plain(fault)).collect::<Vec<_>>(),
+        fixture.faults().iter().map(|fault| fixture.plain(fault)).collect::<Vec<_>>(),
         [
             "calmirror.toml:10: window[a@b].mailbox: a second window named \"a@b\"; the first is at rooms.txt:1; give each window a name of its own",
             "rooms.txt:3: window[rooms.txt].mailbox: not a mailbox; write one user id or address, and nothing else",
             "rooms.txt:4: window[rooms.txt].mailbox: a second window named \"a@b\"; the first is at rooms.txt:1; give each window a name of its own",
         ]
     );
-    lab.write("rooms.txt", &"a b\n".repeat(5000));
-    let faults = lab.faults();
+    fixture.write("rooms.txt", &"a b\n".repeat(5000));
+    let faults = fixture.faults();
     assert_eq!(faults.len(), 101);
     assert_eq!(
         faults[100],
@@ -108,90 +110,92 @@ fn faults_of_a_mailboxes_file_name_its_lines() {
 
 #[test]
 fn a_mailboxes_file_must_exist_and_its_names_must_differ() {
-    let lab =
-        Lab::with(&format!("{ACCOUNT}{ROOMS}name = \"room\"\n{ROOMS}{ROOMS}mailbox = \"a@b\"\n"));
+    let fixture = ConfigFixture::with(&format!(
+        "{ACCOUNT}{ROOMS}name = \"room\"\n{ROOMS}{ROOMS}mailbox = \"a@b\"\n"
+    ));
     assert_eq!(
-        lab.faults(),
+        fixture.faults(),
         [
             "calmirror.toml:9: window[room].name: all windows would have the same name; put {mailbox} into it",
             "calmirror.toml:11: window[rooms.txt].mailboxes_file: rooms.txt cannot be read: No such file or directory (os error 2); make it a file that the daemon's user may read",
             "calmirror.toml:16: window[a@b].mailbox: set together with mailboxes_file; keep one of the two",
         ]
     );
-    let lab = Lab::with(&format!("{ACCOUNT}{ROOMS}"));
-    lab.write("rooms.txt", "# nobody yet\n");
+    let fixture = ConfigFixture::with(&format!("{ACCOUNT}{ROOMS}"));
+    fixture.write("rooms.txt", "# nobody yet\n");
     assert_eq!(
-        lab.shown(&lab.config().warnings)[0],
+        fixture.shown(&fixture.config().warnings)[0],
         "calmirror.toml:7: window[rooms.txt].mailboxes_file: rooms.txt names no mailbox; write an address or id on each line"
     );
 }
 
 #[test]
 fn unlikely_values_are_warned_about() {
-    let lab = Lab::with(&format!(
+    let fixture = ConfigFixture::with(&format!(
         "{ACCOUNT}[account.idle]\naccess_token_file = \"contoso.secret\"\n{WINDOW}{}end = \"+12y\"\n",
         WINDOW.replace("[[window]]", "[[window]]\nname = \"twice\"")
     ));
     assert_eq!(
-        lab.shown(&lab.config().warnings),
+        fixture.shown(&fixture.config().warnings),
         [
             "calmirror.toml:15: window[twice].end: the window needs 3 segments of 1825 days; each is read by itself, those far from today less often: would \"+5y\" do?",
             "calmirror.toml:6: account.idle: no window uses it; remove it, or name it in a window",
         ]
     );
-    let lab = Lab::with(&format!(
+    let fixture = ConfigFixture::with(&format!(
         "{ACCOUNT}{WINDOW}{}",
         WINDOW.replace("a@b", "A@B").replace("[[window]]", "[[window]]\nname = \"twice\"")
     ));
     assert_eq!(
-        lab.shown(&lab.config().warnings),
+        fixture.shown(&fixture.config().warnings),
         [
             "calmirror.toml:10: window[twice].name: the windows \"a@b\" and \"twice\" track the same calendar and time; keep one of them, unless they are meant to differ in other settings"
         ]
     );
-    let lab = Lab::with(&format!(
+    let fixture = ConfigFixture::with(&format!(
         "[graph]\nmax_concurrent = 2\n[defaults]\ninterval = \"1s\"\n{ACCOUNT}{ROOMS}"
     ));
-    lab.write("rooms.txt", "a@b\nb@b\n");
-    assert_eq!(lab.shown(&lab.config().warnings), [""; 0]);
-    lab.write("rooms.txt", "a@b\nb@b\nc@b\n");
+    fixture.write("rooms.txt", "a@b\nb@b\n");
+    assert_eq!(fixture.shown(&fixture.config().warnings), [""; 0]);
+    fixture.write("rooms.txt", "a@b\nb@b\nc@b\n");
     assert_eq!(
-        lab.shown(&lab.config().warnings),
+        fixture.shown(&fixture.config().warnings),
         [
             "calmirror.toml:2: graph.max_concurrent: 3 windows at their intervals keep about 3 requests in flight, but only 2 are allowed; raise graph.max_concurrent or the intervals"
         ]
     );
-    let lab = Lab::with(&format!("{ACCOUNT}{WINDOW}end = \"2026-11-22T12:00:00Z\"\n"));
+    let fixture =
+        ConfigFixture::with(&format!("{ACCOUNT}{WINDOW}end = \"2026-11-22T12:00:00Z\"\n"));
     assert_eq!(
-        lab.shown(&lab.config().warnings),
+        fixture.shown(&fixture.config().warnings),
         [
             "calmirror.toml:9: window[a@b].end: the start moves and the end does not: in 30 days the window is empty; make both relative or neither, or remove the window in time"
         ]
     );
     // A window that became empty as time passed must not stop the others.
-    let lab = Lab::with(&format!("{ACCOUNT}{WINDOW}end = \"2026-10-01\"\n"));
+    let fixture = ConfigFixture::with(&format!("{ACCOUNT}{WINDOW}end = \"2026-10-01\"\n"));
     assert_eq!(
-        lab.shown(&lab.config().warnings),
+        fixture.shown(&fixture.config().warnings),
         [
             "calmirror.toml:9: window[a@b].end: the start has moved past the end (2026-10-01T00:00:00Z): the window is empty; move the end, or remove the window"
         ]
     );
-    assert_eq!(lab.config().windows.len(), 1);
-    let lab = Lab::with(&format!("{ACCOUNT}{WINDOW}end = \"2026-11-24\"\n"));
-    assert_eq!(lab.shown(&lab.config().warnings), [""; 0]);
-    let lab = Lab::with("[api]\nsocket = \"off\"\n");
+    assert_eq!(fixture.config().windows.len(), 1);
+    let fixture = ConfigFixture::with(&format!("{ACCOUNT}{WINDOW}end = \"2026-11-24\"\n"));
+    assert_eq!(fixture.shown(&fixture.config().warnings), [""; 0]);
+    let fixture = ConfigFixture::with("[api]\nsocket = \"off\"\n");
     assert_eq!(
-        lab.shown(&lab.config().warnings)[0],
+        fixture.shown(&fixture.config().warnings)[0],
         "calmirror.toml:2: api.socket: the daemon would listen nowhere; set api.listen or a socket; otherwise no client can connect"
     );
 }
 
 #[test]
 fn a_hundred_thousand_mailboxes_are_read() {
-    let lab = Lab::with(&format!("{ACCOUNT}{ROOMS}"));
+    let fixture = ConfigFixture::with(&format!("{ACCOUNT}{ROOMS}"));
     let rooms: String = (0..100_000).map(|room| format!("room{room}@contoso.com\n")).collect();
-    lab.write("rooms.txt", &rooms);
-    let config = lab.config();
+    fixture.write("rooms.txt", &rooms);
+    let config = fixture.config();
     assert_eq!(config.windows.len(), 100_000);
     let last = &config.windows[99_999];
     assert!(Arc::ptr_eq(&last.name, &last.mailbox));

@@ -372,7 +372,7 @@ impl Attempt<'_> {
 mod tests {
     use super::*;
     use crate::tests::{NOON, window};
-    use crate::worker::tests::{Lab, delta, event, list, next};
+    use crate::worker::tests::{WorkerFixture, delta, event, list, next};
 
     /// A round finds the events `a` and `b`; then the window is audited.
     #[tokio::test(start_paused = true)]
@@ -409,17 +409,17 @@ mod tests {
         ];
         for (case, listings, outcomes, (events, differences)) in cases {
             let answers = std::iter::once(delta(&[a(), b()])).chain(listings);
-            let lab = Lab::new(window("alice"), answers).await;
-            lab.run().await;
-            lab.handle.lock().audits.begin(NOON);
+            let fixture = WorkerFixture::new(window("alice"), answers).await;
+            fixture.run().await;
+            fixture.handle.lock().audits.begin(NOON);
             let mut suspects = SuspectedDrift::default();
             for outcome in outcomes {
-                let audited = lab.attempt().audit(&mut suspects).await.unwrap();
+                let audited = fixture.attempt().audit(&mut suspects).await.unwrap();
                 assert_eq!(audited, outcome, "{case}");
                 assert_eq!(suspects.is_empty(), outcome != Suspicious, "{case}");
             }
-            assert_eq!(lab.events(), events, "{case}");
-            let record = lab.handle.lock().audits.record();
+            assert_eq!(fixture.events(), events, "{case}");
+            let record = fixture.handle.lock().audits.record();
             assert_eq!(record.map_or(0, |record| record.differences), differences, "{case}");
         }
     }

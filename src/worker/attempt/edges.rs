@@ -110,7 +110,7 @@ mod tests {
     use crate::mirror::window::{Edge, Window};
     use crate::tests::window;
     use crate::worker::attempt::AttemptEnd;
-    use crate::worker::tests::{Lab, delta, list, part};
+    use crate::worker::tests::{WorkerFixture, delta, list, part};
 
     const DAY: Duration = Duration::from_secs(86_400);
 
@@ -128,12 +128,12 @@ mod tests {
         for (date, moves) in
             [("Thu, 05 Nov 2026 12:00:00 GMT", true), ("Mon, 02 Nov 2026 12:00:00 GMT", false)]
         {
-            let lab = Lab::new(relative(), [list(&[]).with("date", date)]).await;
-            let before = lab.edges();
-            lab.services.env.advance_wall_clock(SignedDuration::from_hours(72));
-            assert_eq!(lab.attempt().move_edges(false).await.unwrap(), moves, "{date}");
-            assert_eq!(lab.edges() != before, moves, "{date}");
-            assert_eq!(lab.script.urls().len(), 1, "a request for the clock");
+            let fixture = WorkerFixture::new(relative(), [list(&[]).with("date", date)]).await;
+            let before = fixture.edges();
+            fixture.services.env.advance_wall_clock(SignedDuration::from_hours(72));
+            assert_eq!(fixture.attempt().move_edges(false).await.unwrap(), moves, "{date}");
+            assert_eq!(fixture.edges() != before, moves, "{date}");
+            assert_eq!(fixture.script.urls().len(), 1, "a request for the clock");
         }
     }
 
@@ -145,18 +145,18 @@ mod tests {
                 .map(|item| item.replace("2026-11-03", "2026-10-04"))
                 .collect();
             let date = "Mon, 02 Nov 2026 12:00:00 GMT";
-            let lab = Lab::new(relative(), [delta(&items).with("date", date)]).await;
-            lab.run().await;
-            let before = lab.edges();
+            let fixture = WorkerFixture::new(relative(), [delta(&items).with("date", date)]).await;
+            fixture.run().await;
+            let before = fixture.edges();
             tokio::time::advance(3 * DAY).await;
-            assert_eq!(lab.attempt().move_edges(accepted).await.unwrap(), accepted);
-            assert_eq!(lab.edges() != before, accepted);
+            assert_eq!(fixture.attempt().move_edges(accepted).await.unwrap(), accepted);
+            assert_eq!(fixture.edges() != before, accepted);
             if !accepted {
-                assert!(!lab.attempt().move_edges(false).await.unwrap());
+                assert!(!fixture.attempt().move_edges(false).await.unwrap());
                 tokio::time::advance(relative().settings.confirm_after).await;
-                assert!(lab.attempt().move_edges(false).await.unwrap(), "it has waited");
+                assert!(fixture.attempt().move_edges(false).await.unwrap(), "it has waited");
             }
-            assert!(lab.handle.lock().held_move.is_none());
+            assert!(fixture.handle.lock().held_move.is_none());
         }
     }
 
@@ -164,10 +164,11 @@ mod tests {
     async fn segments_that_are_too_long_for_graph_are_halved() {
         let message = "The range is greater than the allowed range. Maximum number of days: 62";
         let body = format!(r#"{{"error":{{"code":"ErrorInvalidRequest","message":"{message}"}}}}"#);
-        let lab = Lab::new(window("alice"), [reply(400, body), delta(&[]), delta(&[])]).await;
-        let (end, stats) = lab.run().await;
+        let fixture =
+            WorkerFixture::new(window("alice"), [reply(400, body), delta(&[]), delta(&[])]).await;
+        let (end, stats) = fixture.run().await;
         assert_eq!((end, stats.settled), (AttemptEnd::Settled, SegmentSet::from_iter([0, 1])));
-        assert_eq!(lab.handle.lock().segments().len(), 2);
-        assert_eq!(lab.handle.lock().resync, Some(ResyncReason::SegmentTooLong));
+        assert_eq!(fixture.handle.lock().segments().len(), 2);
+        assert_eq!(fixture.handle.lock().resync, Some(ResyncReason::SegmentTooLong));
     }
 }

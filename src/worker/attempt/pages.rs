@@ -162,12 +162,12 @@ mod tests {
     use crate::graph::script::{ScriptedResponse, reply};
     use crate::graph::transport::TransportErrorKind;
     use crate::tests::window;
-    use crate::worker::tests::{Lab, list, not_found};
+    use crate::worker::tests::{WorkerFixture, list, not_found};
 
     /// The input for the round after each of some requests for the first page, and the attempt's error.
     async fn pages(answers: Vec<ScriptedResponse>, count: usize) -> Vec<(RoundInput, String)> {
-        let lab = Lab::new(window("alice"), answers).await;
-        let (mut attempt, edges) = (lab.attempt(), lab.edges());
+        let fixture = WorkerFixture::new(window("alice"), answers).await;
+        let (mut attempt, edges) = (fixture.attempt(), fixture.edges());
         let (round, _) = attempt.open(0, edges, false).await.unwrap();
         let mut inputs = Vec::new();
         for _ in 0..count {

@@ -327,7 +327,7 @@ mod tests {
     use crate::store::StoreError;
     use crate::tests::{NOON, single, window};
     use crate::worker::attempt::AttemptEnd;
-    use crate::worker::tests::Lab;
+    use crate::worker::tests::WorkerFixture;
 
     #[test]
     fn only_an_error_of_one_segment_lets_the_others_run() {
@@ -349,13 +349,13 @@ mod tests {
     async fn a_window_whose_start_has_passed_its_end_is_cleared_without_a_request() {
         let mut window = window("alice");
         window.settings.start = window.settings.end;
-        let lab = Lab::new(window, []).await;
-        let mut commit = Commit::new(lab.id, 0, NOON);
+        let fixture = WorkerFixture::new(window, []).await;
+        let mut commit = Commit::new(fixture.id, 0, NOON);
         let span = Span { start: NOON, end: NOON };
         commit.upserts = ["a", "b"].map(|id| single(id, span, "{}")).into();
-        lab.services.store.commit(commit).await.unwrap();
-        let (end, stats) = lab.run().await;
+        fixture.services.store.commit(commit).await.unwrap();
+        let (end, stats) = fixture.run().await;
         assert_eq!((end, stats.settled.contains(0)), (AttemptEnd::Settled, true));
-        assert_eq!((stats.round.requests, stats.round.removed, lab.events()), (0, 2, 0));
+        assert_eq!((stats.round.requests, stats.round.removed, fixture.events()), (0, 2, 0));
     }
 }

@@ -316,7 +316,7 @@ mod tests {
     use super::*;
     use crate::graph::script::{ScriptedResponse, reply};
     use crate::tests::window;
-    use crate::worker::tests::{Lab, delta, list, next, not_found, part};
+    use crate::worker::tests::{WorkerFixture, delta, list, next, not_found, part};
 
     fn master() -> String {
         part("m", r#""type":"seriesMaster","recurrence":{}"#, 3)
@@ -336,8 +336,8 @@ mod tests {
             ("missed once", vec![not_found(), list(&[]), found()], Some(true)),
             ("missed like the calendar", vec![not_found(), not_found()], None),
         ] {
-            let lab = Lab::new(window("alice"), answers).await;
-            let master = lab.attempt().master(&EventId::new("m"), lab.edges()).await;
+            let fixture = WorkerFixture::new(window("alice"), answers).await;
+            let master = fixture.attempt().master(&EventId::new("m"), fixture.edges()).await;
             let found = match master {
                 Ok(RoundInput::Master(master)) => Some(master.is_some()),
                 _ => None,
@@ -364,10 +364,11 @@ mod tests {
         ];
         for (case, answers, expected) in listed {
             let round = [delta(&[master(), o1(), o2()])];
-            let lab = Lab::new(window("alice"), round.into_iter().chain(answers)).await;
-            lab.run().await;
-            assert_eq!(lab.events(), 2, "{case}");
-            let input = lab.attempt().instances(0, &EventId::new("m"), lab.edges()).await;
+            let fixture =
+                WorkerFixture::new(window("alice"), round.into_iter().chain(answers)).await;
+            fixture.run().await;
+            assert_eq!(fixture.events(), 2, "{case}");
+            let input = fixture.attempt().instances(0, &EventId::new("m"), fixture.edges()).await;
             let count = match input {
                 Ok(RoundInput::Instances(Some((listed, rows)))) => {
                     assert_eq!(rows.len(), 2, "{case}");

@@ -34,7 +34,7 @@ const HUGE: usize = 2;
 
 /// The result of a day. The same seed gives the same result.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Outcome {
+pub(crate) struct SeedOutcome {
     windows: u64,
     events: u64,
     requests: u64,
@@ -47,7 +47,7 @@ pub(crate) struct Outcome {
     pub(crate) digest: u64,
 }
 
-impl Outcome {
+impl SeedOutcome {
     pub(crate) fn add(&mut self, other: &Self) {
         self.windows += other.windows;
         self.events += other.events;
@@ -59,7 +59,7 @@ impl Outcome {
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for SeedOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -237,7 +237,7 @@ fn directory() -> TempDir {
 }
 
 /// Plays a seed; panics unless the mirror ends up exact.
-pub(crate) async fn live(seed: u64) -> Outcome {
+pub(crate) async fn live(seed: u64) -> SeedOutcome {
     let mut rng = fastrand::Rng::with_seed(seed);
     let env = Env::simulated(seed, noon());
     let right = Env::simulated(seed, noon());
@@ -321,10 +321,10 @@ pub(crate) async fn live(seed: u64) -> Outcome {
 
 impl Life {
     /// After the faults have stopped, asserts that mirror, feed, readers and truth agree.
-    async fn verify(&self, process: &Process, leapt: bool) -> Outcome {
+    async fn verify(&self, process: &Process, leapt: bool) -> SeedOutcome {
         let Self { seed, simulator, .. } = self;
         let store = &process.rig.store;
-        let mut outcome = Outcome { restarts: self.restarts, ..Outcome::default() };
+        let mut outcome = SeedOutcome { restarts: self.restarts, ..SeedOutcome::default() };
         for Tracked { window, .. } in &self.tracked {
             if self.lied_to() {
                 process.rig.fleet.resync(&window.name, false, None).await.unwrap();

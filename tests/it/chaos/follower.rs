@@ -9,12 +9,12 @@ use calmirror::store::{BATCH_BYTES, Changes, FeedFilter, Follower, Store};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-use crate::compare::Events;
+use crate::compare::EventsById;
 
 /// A reader's copy of one window's feed.
 #[derive(Default)]
 pub(crate) struct Followed {
-    pub(crate) events: Events,
+    pub(crate) events: EventsById,
     /// Ids that the calendar lists now.
     pub(crate) listed: BTreeSet<String>,
     /// Ids that were listed and then disappeared: their removal may be correct.

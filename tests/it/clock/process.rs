@@ -39,14 +39,14 @@ async fn seconds(seconds: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clock_ten_years_ahead_for_four_seconds_empties_no_window() {
-    let ground = DaemonFixture::new(2036, &["alice"]).await;
-    let Some(library) = library(ground.directory.path()) else { return };
-    let config = fs::read_to_string(&ground.config).unwrap();
+    let fixture = DaemonFixture::new(2036, &["alice"]).await;
+    let Some(library) = library(fixture.directory.path()) else { return };
+    let config = fs::read_to_string(&fixture.config).unwrap();
     let relative = config
         .replace("start = \"2026-10-01\"", "start = \"-2y\"")
         .replace("end = \"2027-02-01\"", "end = \"+2y\"");
-    ground.configure(&relative);
-    let shift = ground.path("shift");
+    fixture.configure(&relative);
+    let shift = fixture.path("shift");
     // The file is mapped and must not be truncated when it is written.
     fs::write(&shift, 0_i64.to_ne_bytes()).unwrap();
     let set = |seconds: i64| {
@@ -55,29 +55,29 @@ async fn a_clock_ten_years_ahead_for_four_seconds_empties_no_window() {
     };
     let environment =
         [("LD_PRELOAD", library.to_str().unwrap()), ("CLOCK_SHIFT_FILE", shift.to_str().unwrap())];
-    let daemon = ground.spawn_in(&environment);
+    let daemon = fixture.spawn_in(&environment);
     eventually("the daemon serves", async || {
-        let answer = ground.api.try_get("/readyz?settled=1").await?;
+        let answer = fixture.api.try_get("/readyz?settled=1").await?;
         answer.status.is_success().then_some(())
     })
     .await;
-    let before = ground.settle("alice").await;
+    let before = fixture.settle("alice").await;
     for shifted in [10 * YEAR, 8 * 86_400, -YEAR] {
         set(shifted);
         seconds(4).await;
-        let during = ground.api.window("alice").await;
+        let during = fixture.api.window("alice").await;
         assert_eq!((during.start, during.end), (before.start, before.end), "{shifted} s");
         assert_eq!(during.events, before.events, "{shifted} s");
         let stale = during.stale_s.unwrap();
         assert!((0.0..60.0).contains(&stale), "{shifted} s: {stale}");
-        let status = ground.api.get("/v1/status").await.json();
+        let status = fixture.api.get("/v1/status").await.json();
         assert_eq!(status["clock"]["wrong"], true, "{shifted} s: {status}");
         set(0);
-        let after = ground.settle("alice").await;
+        let after = fixture.settle("alice").await;
         assert_eq!(after.state, WindowState::Settled);
         assert_eq!((after.start, after.end), (before.start, before.end), "{shifted} s");
         assert_eq!((after.events, after.resyncs), (before.events, before.resyncs), "{shifted} s");
-        let status = ground.api.get("/v1/status").await.json();
+        let status = fixture.api.get("/v1/status").await.json();
         assert_eq!(status["clock"]["wrong"], false, "{shifted} s: {status}");
     }
     daemon.stop().await;
