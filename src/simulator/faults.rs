@@ -231,6 +231,22 @@ pub enum MailboxFault {
     InsufficientClaims,
 }
 
+impl MailboxFault {
+    /// Every response.
+    pub const ALL: [Self; 10] = [
+        Self::NotEnabled,
+        Self::Inactive,
+        Self::ResourceNotFound,
+        Self::InvalidUser,
+        Self::RequestResourceNotFound,
+        Self::Empty,
+        Self::ItemNotFound,
+        Self::AccessDenied,
+        Self::DelegatedDenied,
+        Self::InsufficientClaims,
+    ];
+}
+
 /// How a sign-in is refused (facts 147 to 149).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -9,70 +9,31 @@ use calmirror::env::Env;
 use calmirror::graph::transport::{
     BodyStream, Transport, TransportError, TransportErrorKind as Broken,
 };
-use calmirror::mirror::status::{ResyncReason, WindowState, WindowStatus};
-use calmirror::mirror::window::{BodyFormat as Kept, Completion, Edges, WindowSettings};
-use calmirror::simulator::{Behaviour, Fault, PlannedFault, SignInRefusal, Simulator};
+use calmirror::mirror::status::{ResyncReason, WindowState};
+use calmirror::mirror::window::{BodyFormat as Kept, Edges, WindowSettings};
+use calmirror::simulator::{Behaviour, Fault, PlannedFault, SignInRefusal};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
-use tempfile::TempDir;
 
-use crate::compare::{assert_mirrored, assert_same, mirror, truth, truth_as_asked};
+use crate::compare::{assert_same, mirror, truth_as_asked};
 use crate::converge::simulator;
 use crate::memory::Memory;
 use crate::rig::{Rig, noon, window_settings, window_with};
+use crate::window_fixture::{LONG, MAILBOX, WindowFixture, daily};
 
-const MAILBOX: &str = "alice@contoso.com";
-const LONG: Duration = Duration::from_secs(8 * 3600);
-
-/// One settled window whose rounds are started by the test.
-struct Scene {
-    simulator: Simulator,
-    rig: Rig,
-    _directory: TempDir,
-}
-
-impl Scene {
-    async fn over(seed: u64, carry: impl Fn(Simulator) -> Arc<dyn Transport>) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let env = Env::simulated(seed, noon());
-        let simulator = simulator(seed, Behaviour::by_seed(seed), &env);
-        let tracked = window_with(
-            MAILBOX,
-            WindowSettings { interval: Duration::from_secs(86_400), ..window_settings() },
-        );
-        let transport = carry(simulator.clone());
-        let rig = Rig::start(directory.path(), transport, &env, vec![tracked]).await;
-        rig.settle(MAILBOX, 5).await;
-        Self { simulator, rig, _directory: directory }
-    }
-
-    async fn settled(seed: u64) -> Self {
-        Self::over(seed, |simulator| Arc::new(Memory(simulator))).await
-    }
-
-    async fn round(&self) -> WindowStatus {
-        self.rig.fleet.sync(MAILBOX, Some(LONG)).await.unwrap().finished.expect("the round ends")
-    }
-
-    async fn resync(&self) -> WindowStatus {
-        let started = self.rig.fleet.resync(MAILBOX, false, Some(LONG)).await.unwrap();
-        started.finished.expect("the round ends")
-    }
-
-    async fn assert_exact(&self, when: &str) {
+impl WindowFixture {
+    /// Asserts that mirror, feed and truth agree once the window has recovered.
+    async fn assert_recovers(&self, when: &str) {
         // Lets enough time pass for the next fallback to be tried.
         tokio::time::sleep(Duration::from_secs(3700)).await;
-        let status = self.rig.settle(MAILBOX, 6).await;
-        let edges = Edges { start: status.start, end: status.end };
-        let id = self.rig.fleet.id(MAILBOX).unwrap();
-        let real = truth(&self.simulator, MAILBOX, None, edges, Completion::Master).await;
-        assert_mirrored(&self.rig.store, id, &real, when).await;
+        self.rig.settle(MAILBOX, 6).await;
+        self.assert_exact(when).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn every_transient_fault_costs_one_repetition() {
-    let scene = Scene::settled(1501).await;
+    let fixture = WindowFixture::settled(1501).await;
     for fault in [
         Fault::UnavailableEmpty,
         Fault::UnknownError,
@@ -92,50 +53,50 @@ async fn every_transient_fault_costs_one_repetition() {
     ] {
         for resync in [false, true] {
             let what = format!("{fault:?}, resync {resync}");
-            scene.simulator.mutate_randomly();
-            scene.simulator.plan(PlannedFault::once(fault.clone()).path("delta"));
-            let status = if resync { scene.resync().await } else { scene.round().await };
-            assert!(scene.simulator.faults().planned.is_empty(), "{what} did not happen");
+            fixture.simulator.mutate_randomly();
+            fixture.simulator.plan(PlannedFault::once(fault.clone()).path("delta"));
+            let status = if resync { fixture.resync().await } else { fixture.round().await };
+            assert!(fixture.simulator.faults().planned.is_empty(), "{what} did not happen");
             assert_eq!((status.state, status.failures), (WindowState::Settled, 0), "{what}");
-            scene.assert_exact(&what).await;
+            fixture.assert_recovers(&what).await;
         }
     }
-    scene.rig.stop().await;
+    fixture.rig.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_body_within_the_timeout_is_awaited() {
-    let scene = Scene::settled(1502).await;
-    scene.simulator.mutate_randomly();
-    scene.simulator.plan(PlannedFault::once(Fault::SlowBody { every: 500 }).path("delta"));
+    let fixture = WindowFixture::settled(1502).await;
+    fixture.simulator.mutate_randomly();
+    fixture.simulator.plan(PlannedFault::once(Fault::SlowBody { every: 500 }).path("delta"));
     let begun = tokio::time::Instant::now();
-    assert_eq!(scene.round().await.state, WindowState::Settled);
+    assert_eq!(fixture.round().await.state, WindowState::Settled);
     let took = begun.elapsed().as_secs();
     assert!(
         (49..60).contains(&took),
         "expected one response of 50 s without a repetition: {took} s"
     );
-    scene.assert_exact("after a slow body").await;
-    scene.rig.stop().await;
+    fixture.assert_recovers("after a slow body").await;
+    fixture.rig.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn endless_bodies_and_bombs_are_read_to_the_cap_and_reported() {
-    let scene = Scene::settled(1503).await;
+    let fixture = WindowFixture::settled(1503).await;
     for fault in [Fault::EndlessBody, Fault::Bomb] {
         let what = format!("{fault:?}");
-        scene.simulator.mutate_randomly();
-        let events = scene.rig.fleet.window(MAILBOX).unwrap().events;
-        scene.simulator.plan(PlannedFault::once(fault).path("deltatoken"));
-        let status = scene.round().await;
-        assert!(scene.simulator.faults().planned.is_empty(), "{what} did not happen");
+        fixture.simulator.mutate_randomly();
+        let events = fixture.status().events;
+        fixture.simulator.plan(PlannedFault::once(fault).path("deltatoken"));
+        let status = fixture.round().await;
+        assert!(fixture.simulator.faults().planned.is_empty(), "{what} did not happen");
         assert_eq!(status.state, WindowState::BackingOff, "{what}");
         let error = status.last_error.expect("the status has an error");
         assert_eq!(error.kind.as_str(), "page_stuck", "{what}");
         assert_eq!(status.events, events, "{what}: the mirror changed");
-        scene.assert_exact(&what).await;
+        fixture.assert_recovers(&what).await;
     }
-    scene.rig.stop().await;
+    fixture.rig.stop().await;
 }
 
 /// Records the largest number of bytes read of one body.
@@ -167,18 +128,18 @@ impl Transport for BodyMeter {
 #[tokio::test(start_paused = true)]
 async fn nothing_is_read_beyond_the_cap() {
     let most = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let scene = Scene::over(1504, |simulator| {
+    let fixture = WindowFixture::over(1504, daily(), |simulator| {
         Arc::new(BodyMeter { graph: Memory(simulator), most: most.clone() })
     })
     .await;
-    scene.simulator.plan(PlannedFault::once(Fault::EndlessBody).path("deltatoken"));
-    scene.round().await;
+    fixture.simulator.plan(PlannedFault::once(Fault::EndlessBody).path("deltatoken"));
+    fixture.round().await;
     let most = most.load(std::sync::atomic::Ordering::Relaxed);
     let cap = calmirror::graph::client::MAX_BODY_BYTES;
     // Reading stops after the chunk that crosses the cap.
     assert!((cap..cap + (4 << 20)).contains(&most), "{most} bytes were read");
-    scene.assert_exact("after a body without end").await;
-    scene.rig.stop().await;
+    fixture.assert_recovers("after a body without end").await;
+    fixture.rig.stop().await;
 }
 
 /// Values of `Retry-After` with the shortest and the longest acceptable wait, in seconds.
@@ -204,24 +165,24 @@ async fn every_form_of_retry_after_is_obeyed_and_absurd_waits_are_capped() {
                 continue;
             }
             let what = format!("{status}, Retry-After {value:?}");
-            let scene = Scene::settled(1510 + number).await;
+            let fixture = WindowFixture::settled(1510 + number).await;
             let retry_after = value.map(str::to_owned);
-            scene.simulator.mutate_randomly();
-            scene.simulator.plan(PlannedFault::once(match status {
+            fixture.simulator.mutate_randomly();
+            fixture.simulator.plan(PlannedFault::once(match status {
                 429 => Fault::Throttled { retry_after },
                 _ => Fault::Unavailable { retry_after },
             }));
-            let throttled = scene.round().await;
+            let throttled = fixture.round().await;
             assert_eq!(throttled.state, WindowState::BackingOff, "{what}");
             assert_eq!(throttled.last_error.unwrap().kind.as_str(), "throttled", "{what}");
             let begun = tokio::time::Instant::now();
-            assert_eq!(scene.round().await.state, WindowState::Settled, "{what}");
+            assert_eq!(fixture.round().await.state, WindowState::Settled, "{what}");
             let waited = begun.elapsed().as_secs();
             assert!((least..=most).contains(&waited), "{what}: waited {waited} s");
-            let tally = &scene.simulator.statistics().mailboxes[MAILBOX];
+            let tally = &fixture.simulator.statistics().mailboxes[MAILBOX];
             assert_eq!(tally.during_pause, 0, "{what}");
-            scene.assert_exact(&what).await;
-            scene.rig.stop().await;
+            fixture.assert_recovers(&what).await;
+            fixture.rig.stop().await;
         }
     }
 }
@@ -237,13 +198,13 @@ async fn every_refused_sign_in_costs_one_token_request_and_sets_the_state() {
         SignInRefusal::InteractionRequired,
         SignInRefusal::TemporarilyUnavailable,
     ]) {
-        let scene = Scene::settled(1530 + number).await;
-        scene.simulator.mutate_randomly();
-        scene.simulator.expire_tokens();
-        scene.simulator.plan(PlannedFault::always(Fault::SignIn { how }));
-        let before = scene.simulator.statistics();
-        let status = scene.round().await;
-        let after = scene.simulator.statistics();
+        let fixture = WindowFixture::settled(1530 + number).await;
+        fixture.simulator.mutate_randomly();
+        fixture.simulator.expire_tokens();
+        fixture.simulator.plan(PlannedFault::always(Fault::SignIn { how }));
+        let before = fixture.simulator.statistics();
+        let status = fixture.round().await;
+        let after = fixture.simulator.statistics();
         let error = status.last_error.expect("the status has an error");
         if how == SignInRefusal::TemporarilyUnavailable {
             assert_eq!(status.state, WindowState::BackingOff, "{how:?}");
@@ -251,14 +212,14 @@ async fn every_refused_sign_in_costs_one_token_request_and_sets_the_state() {
             assert_eq!(status.state, WindowState::SignInRequired, "{how:?}");
             assert_eq!(after.token_requests - before.token_requests, 1, "{how:?}");
             // Another round within 15 minutes requests no token.
-            scene.round().await;
-            assert_eq!(scene.simulator.statistics().token_requests, after.token_requests);
+            fixture.round().await;
+            assert_eq!(fixture.simulator.statistics().token_requests, after.token_requests);
         }
         assert!(error.code.is_some(), "{how:?}: {error:?}");
-        scene.simulator.clear_faults();
+        fixture.simulator.clear_faults();
         tokio::time::sleep(Duration::from_secs(16 * 60)).await;
-        scene.assert_exact(&format!("after {how:?}")).await;
-        scene.rig.stop().await;
+        fixture.assert_recovers(&format!("after {how:?}")).await;
+        fixture.rig.stop().await;
     }
 }
 
@@ -296,7 +257,7 @@ impl Transport for Scripted {
 async fn every_dead_link_code_is_recognised_under_any_4xx_and_no_location_is_followed() {
     let answer: Arc<std::sync::Mutex<Option<(u16, String)>>> = Arc::default();
     let hosts: Arc<std::sync::Mutex<std::collections::BTreeSet<String>>> = Arc::default();
-    let scene = Scene::over(1550, |simulator| {
+    let fixture = WindowFixture::over(1550, daily(), |simulator| {
         Arc::new(Scripted {
             graph: Memory(simulator),
             answer: answer.clone(),
@@ -328,22 +289,22 @@ async fn every_dead_link_code_is_recognised_under_any_4xx_and_no_location_is_fol
     for (status, body) in deaths {
         for resync in [false, true] {
             let what = format!("{status} {body}, resync {resync}");
-            scene.simulator.mutate_randomly();
-            let before = scene.rig.fleet.window(MAILBOX).unwrap().resyncs;
+            fixture.simulator.mutate_randomly();
+            let before = fixture.status().resyncs;
             *answer.lock().unwrap() = Some((status, body.clone()));
-            let seen = if resync { scene.resync().await } else { scene.round().await };
+            let seen = if resync { fixture.resync().await } else { fixture.round().await };
             assert!(answer.lock().unwrap().is_none(), "{what} was not sent");
             assert_eq!(seen.state, WindowState::Settled, "{what}: {:?}", seen.last_error);
             assert_eq!(seen.resyncs, before + 1 + u64::from(resync), "{what}");
             assert_eq!(seen.last_resync.unwrap().reason, ResyncReason::SyncStateNotFound, "{what}");
-            scene.assert_exact(&what).await;
+            fixture.assert_recovers(&what).await;
         }
     }
     // A 400 of another kind does not mean a dead link.
     *answer.lock().unwrap() = Some((400, error("ErrorInvalidParameter", "No.")));
-    assert_eq!(scene.round().await.state, WindowState::Quarantined);
+    assert_eq!(fixture.round().await.state, WindowState::Quarantined);
     assert_eq!(hosts.lock().unwrap().len(), 1, "a request went to another host");
-    scene.rig.stop().await;
+    fixture.rig.stop().await;
 }
 
 fn error(code: &str, message: &str) -> String {

@@ -18,10 +18,10 @@ mod chaos {
     mod follower;
     mod organisation;
 }
-#[allow(dead_code, reason = "shared with the other tests")]
+#[expect(dead_code, reason = "shared with the other tests")]
 mod compare;
 mod memory;
-#[allow(dead_code, reason = "shared with the other tests")]
+#[expect(dead_code, reason = "shared with the other tests")]
 mod rig;
 
 use std::collections::BTreeMap;

@@ -12,31 +12,26 @@ use bytes::Bytes;
 use calmirror::env::Env;
 use calmirror::graph::transport::{BodyStream, Transport, TransportError};
 use calmirror::mirror::change::ChangeKind;
-use calmirror::mirror::position::WindowId;
-use calmirror::mirror::status::{ResyncReason, WindowState, WindowStatus};
-use calmirror::mirror::window::{CalendarRef, Completion, Edges, Window, WindowSettings};
+use calmirror::mirror::status::{ResyncReason, WindowState};
+use calmirror::mirror::window::{CalendarRef, Completion, Edges, Window};
 use calmirror::simulator::{
     Behaviour, CorruptItem, DeadLinkAnswer, Edit, Fault, ForeignLink, MailboxFault, Mutation,
-    Pattern, PlannedFault, Population, Resend, Simulator, SimulatorSettings,
+    Pattern, PlannedFault, Population, Resend, SimulatorSettings,
 };
 use futures_util::future::BoxFuture;
-use tempfile::TempDir;
 
-use crate::compare::{EventsById, assert_mirrored, assert_same, changes_after, mirror, truth};
+use crate::compare::{EventsById, assert_same, changes_after, mirror, truth};
 use crate::converge::simulator;
 use crate::memory::Memory;
-use crate::rig::{BASE, Rig, noon, window, window_settings, window_with};
-
-const MAILBOX: &str = "alice@contoso.com";
-/// Longer than any round takes, including its waits.
-const LONG: Duration = Duration::from_secs(8 * 3600);
+use crate::rig::{BASE, Rig, noon, window};
+use crate::window_fixture::{LONG, MAILBOX, WindowFixture, daily};
 
 /// Called with every request before Graph handles it.
 type RequestHook = dyn Fn(&http::Request<Bytes>) + Send + Sync;
 
 struct HookedTransport {
     graph: Memory,
-    look: Box<RequestHook>,
+    hook: Box<RequestHook>,
 }
 
 impl Transport for HookedTransport {
@@ -44,63 +39,24 @@ impl Transport for HookedTransport {
         &self,
         request: http::Request<Bytes>,
     ) -> BoxFuture<'_, Result<http::Response<BodyStream>, TransportError>> {
-        (self.look)(&request);
+        (self.hook)(&request);
         self.graph.send(request)
     }
 }
 
-/// One settled window over a simulator of its own, and the mirror's content at that point.
-struct Scene {
-    simulator: Simulator,
-    rig: Rig,
-    id: WindowId,
-    _directory: TempDir,
-}
-
-impl Scene {
-    async fn settled(seed: u64, look: Box<RequestHook>) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let env = Env::simulated(seed, noon());
-        let simulator = simulator(seed, Behaviour::by_seed(seed), &env);
-        let graph = Memory(simulator.clone());
-        let transport = Arc::new(HookedTransport { graph, look });
-        let rig = Rig::start(directory.path(), transport, &env, vec![quiet(MAILBOX)]).await;
-        rig.settle(MAILBOX, 5).await;
-        let id = rig.fleet.id(MAILBOX).unwrap();
-        let scene = Self { simulator, rig, id, _directory: directory };
-        scene.assert_exact("at first").await;
-        scene
+impl WindowFixture {
+    /// A settled and exact window. `hook` is called with every request.
+    async fn hooked(seed: u64, hook: Box<RequestHook>) -> Self {
+        let fixture = Self::over(seed, daily(), |simulator| {
+            Arc::new(HookedTransport { graph: Memory(simulator), hook })
+        })
+        .await;
+        fixture.assert_exact("at first").await;
+        fixture
     }
 
-    async fn ordinary(seed: u64) -> Self {
-        Self::settled(seed, Box::new(|_| {})).await
-    }
-
-    async fn mirror(&self) -> EventsById {
-        mirror(&self.rig.store, self.id).await
-    }
-
-    fn seq(&self) -> u64 {
-        self.rig.store.durable_seq()
-    }
-
-    /// Runs one round and returns the status after it.
-    async fn round(&self) -> WindowStatus {
-        let started = self.rig.fleet.sync(MAILBOX, Some(LONG)).await.unwrap();
-        started.finished.expect("the round ends")
-    }
-
-    async fn resync(&self) -> WindowStatus {
-        let started = self.rig.fleet.resync(MAILBOX, false, Some(LONG)).await.unwrap();
-        started.finished.expect("the round ends")
-    }
-
-    /// Asserts that mirror, feed and truth agree.
-    async fn assert_exact(&self, when: &str) {
-        let status = self.rig.fleet.window(MAILBOX).unwrap();
-        let edges = Edges { start: status.start, end: status.end };
-        let real = truth(&self.simulator, MAILBOX, None, edges, Completion::Master).await;
-        assert_mirrored(&self.rig.store, self.id, &real, when).await;
+    async fn exact(seed: u64) -> Self {
+        Self::hooked(seed, Box::new(|_| {})).await
     }
 
     /// Clears the faults: the window recovers at its next due time.
@@ -112,14 +68,6 @@ impl Scene {
     }
 }
 
-/// A window without rounds of its own for a day; the test starts them.
-fn quiet(mailbox: &str) -> Window {
-    window_with(
-        mailbox,
-        WindowSettings { interval: Duration::from_secs(86_400), ..window_settings() },
-    )
-}
-
 /// The ids of the events that differ between two states of a mirror.
 fn differences(before: &EventsById, after: &EventsById) -> BTreeSet<String> {
     let ids: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
@@ -127,8 +75,8 @@ fn differences(before: &EventsById, after: &EventsById) -> BTreeSet<String> {
 }
 
 /// The ids of the feed's changes after a seq.
-async fn changed_ids(scene: &Scene, after: u64) -> BTreeSet<String> {
-    let changes = changes_after(&scene.rig.store, after, Some(scene.id), 10_000).await;
+async fn changed_ids(fixture: &WindowFixture, after: u64) -> BTreeSet<String> {
+    let changes = changes_after(&fixture.rig.store, after, Some(fixture.id), 10_000).await;
     assert!(changes.at_end);
     let ids: Vec<String> = changes.value.iter().map(|c| c.id.as_str().to_owned()).collect();
     let set: BTreeSet<String> = ids.iter().cloned().collect();
@@ -138,54 +86,54 @@ async fn changed_ids(scene: &Scene, after: u64) -> BTreeSet<String> {
 
 #[tokio::test(start_paused = true)]
 async fn a_malformed_page_is_read_or_retried_and_the_mirror_is_unchanged() {
-    let scene = Scene::ordinary(901).await;
+    let fixture = WindowFixture::exact(901).await;
     for fault in [Fault::NotJson, Fault::NeitherLink, Fault::BothLinks, Fault::Truncated] {
         let name = format!("{fault:?}");
         // Once: the round repeats the request and succeeds.
         for resync in [false, true] {
-            scene.simulator.mutate_randomly();
-            scene.simulator.plan(PlannedFault::once(fault.clone()).path("delta"));
-            let status = if resync { scene.resync().await } else { scene.round().await };
+            fixture.simulator.mutate_randomly();
+            fixture.simulator.plan(PlannedFault::once(fault.clone()).path("delta"));
+            let status = if resync { fixture.resync().await } else { fixture.round().await };
             assert_eq!(status.state, WindowState::Settled, "{name}: {:?}", status.last_error);
-            assert!(scene.simulator.faults().planned.is_empty(), "{name} did not happen");
-            scene.assert_exact(&name).await;
+            assert!(fixture.simulator.faults().planned.is_empty(), "{name} did not happen");
+            fixture.assert_exact(&name).await;
         }
         // Permanently: the round gives up after four repetitions and reports the error.
-        scene.simulator.mutate_randomly();
-        let (before, seq) = (scene.mirror().await, scene.seq());
-        scene.simulator.plan(PlannedFault::always(fault.clone()).path("delta"));
-        let requests = scene.simulator.statistics().total.requests;
-        let status = scene.round().await;
+        fixture.simulator.mutate_randomly();
+        let (before, seq) = (fixture.mirror().await, fixture.seq());
+        fixture.simulator.plan(PlannedFault::always(fault.clone()).path("delta"));
+        let requests = fixture.requests();
+        let status = fixture.round().await;
         assert_eq!(status.state, WindowState::BackingOff, "{name}");
         assert_eq!(status.failures, 1, "{name}");
         assert!(status.last_error.is_some(), "{name}");
         // A fault that persists for the page costs one more small request, which tests whether the
         // mailbox responds at all.
-        let asked = scene.simulator.statistics().total.requests - requests;
+        let asked = fixture.requests() - requests;
         assert!((5..=6).contains(&asked), "{name}: {asked}");
-        assert_same(&name, &scene.mirror().await, &before);
-        assert_eq!(scene.seq(), seq, "{name}");
-        scene.recovered(&name).await;
+        assert_same(&name, &fixture.mirror().await, &before);
+        assert_eq!(fixture.seq(), seq, "{name}");
+        fixture.recovered(&name).await;
     }
-    scene.rig.stop().await;
+    fixture.rig.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_unreadable_item_is_skipped_and_the_round_continues() {
-    let scene = Scene::ordinary(902).await;
+    let fixture = WindowFixture::exact(902).await;
     for how in
         [CorruptItem::NotAnObject, CorruptItem::NoId, CorruptItem::NumberId, CorruptItem::BadDate]
     {
         for resync in [false, true] {
-            scene.simulator.mutate_randomly();
-            scene.simulator.plan(PlannedFault::once(Fault::UnreadableItem { how }).path("delta"));
-            let status = if resync { scene.resync().await } else { scene.round().await };
+            fixture.simulator.mutate_randomly();
+            fixture.simulator.plan(PlannedFault::once(Fault::UnreadableItem { how }).path("delta"));
+            let status = if resync { fixture.resync().await } else { fixture.round().await };
             assert_eq!(status.state, WindowState::Settled, "{how:?}: {:?}", status.last_error);
-            assert!(scene.simulator.faults().planned.is_empty(), "{how:?} did not happen");
-            scene.assert_exact(&format!("after {how:?}")).await;
+            assert!(fixture.simulator.faults().planned.is_empty(), "{how:?} did not happen");
+            fixture.assert_exact(&format!("after {how:?}")).await;
         }
     }
-    scene.rig.stop().await;
+    fixture.rig.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -195,19 +143,19 @@ async fn a_link_to_another_host_is_never_followed() {
     let look = move |request: &http::Request<Bytes>| {
         seen.lock().unwrap().push(request.uri().clone());
     };
-    let scene = Scene::settled(903, Box::new(look)).await;
+    let fixture = WindowFixture::hooked(903, Box::new(look)).await;
     for how in [ForeignLink::Host, ForeignLink::Scheme, ForeignLink::Port, ForeignLink::UserInfo] {
         // On a delta link in a round, and on a next link in an enumeration.
         for resync in [false, true] {
-            scene.simulator.mutate_randomly();
-            let before = scene.mirror().await;
-            scene.simulator.plan(PlannedFault::always(Fault::ForeignLink { how }).path("delta"));
-            let status = if resync { scene.resync().await } else { scene.round().await };
+            fixture.simulator.mutate_randomly();
+            let before = fixture.mirror().await;
+            fixture.simulator.plan(PlannedFault::always(Fault::ForeignLink { how }).path("delta"));
+            let status = if resync { fixture.resync().await } else { fixture.round().await };
             assert_eq!(status.state, WindowState::BackingOff, "{how:?}");
             let error = status.last_error.unwrap();
             assert!(!error.message.contains("skiptoken"), "{how:?}: {}", error.message);
-            assert_same(&format!("{how:?}"), &scene.mirror().await, &before);
-            scene.recovered(&format!("{how:?}")).await;
+            assert_same(&format!("{how:?}"), &fixture.mirror().await, &before);
+            fixture.recovered(&format!("{how:?}")).await;
         }
     }
     let uris = std::mem::take(&mut *asked.lock().unwrap());
@@ -217,21 +165,22 @@ async fn a_link_to_another_host_is_never_followed() {
         assert_eq!(uri.scheme(), own.scheme());
         assert_eq!(uri.authority(), own.authority());
     }
-    scene.rig.stop().await;
+    fixture.rig.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_refused_token_costs_one_renewal_and_one_repetition() {
-    let scene = Scene::ordinary(904).await;
+    let fixture = WindowFixture::exact(904).await;
     for path in ["deltatoken", "skiptoken"] {
         for _ in 0..30 {
-            scene.simulator.mutate_randomly();
+            fixture.simulator.mutate_randomly();
         }
-        let before = scene.simulator.statistics();
-        scene.simulator.plan(PlannedFault::once(Fault::Unauthorized).path(path));
-        let status = if path == "skiptoken" { scene.resync().await } else { scene.round().await };
+        let before = fixture.simulator.statistics();
+        fixture.simulator.plan(PlannedFault::once(Fault::Unauthorized).path(path));
+        let status =
+            if path == "skiptoken" { fixture.resync().await } else { fixture.round().await };
         assert_eq!((status.state, status.failures), (WindowState::Settled, 0), "{path}");
-        let after = scene.simulator.statistics();
+        let after = fixture.simulator.statistics();
         assert_eq!(after.token_requests - before.token_requests, 1, "{path}");
         let refused =
             |s: &calmirror::simulator::Statistics| s.total.statuses.get(&401).copied().unwrap_or(0);
@@ -240,42 +189,31 @@ async fn a_refused_token_costs_one_renewal_and_one_repetition() {
             after.total.enumerations - before.total.enumerations,
             u64::from(path == "skiptoken")
         );
-        scene.assert_exact(path).await;
+        fixture.assert_exact(path).await;
     }
     // All tokens expire at once, then a refusal persists.
-    scene.simulator.expire_tokens();
-    assert_eq!(scene.round().await.state, WindowState::Settled);
-    let before = scene.simulator.statistics();
-    scene.simulator.plan(PlannedFault::always(Fault::Unauthorized).path("delta"));
-    assert_eq!(scene.round().await.state, WindowState::SignInRequired);
-    let after = scene.simulator.statistics();
+    fixture.simulator.expire_tokens();
+    assert_eq!(fixture.round().await.state, WindowState::Settled);
+    let before = fixture.simulator.statistics();
+    fixture.simulator.plan(PlannedFault::always(Fault::Unauthorized).path("delta"));
+    assert_eq!(fixture.round().await.state, WindowState::SignInRequired);
+    let after = fixture.simulator.statistics();
     assert_eq!(after.token_requests - before.token_requests, 1);
     assert_eq!(after.total.requests - before.total.requests, 2);
-    scene.recovered("after a refusal that stayed").await;
-    scene.rig.stop().await;
+    fixture.recovered("after a refusal that stayed").await;
+    fixture.rig.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_deleted_or_forbidden_mailbox_keeps_its_mirror() {
-    let scene = Scene::ordinary(905).await;
-    for how in [
-        MailboxFault::NotEnabled,
-        MailboxFault::Inactive,
-        MailboxFault::ResourceNotFound,
-        MailboxFault::InvalidUser,
-        MailboxFault::RequestResourceNotFound,
-        MailboxFault::Empty,
-        MailboxFault::ItemNotFound,
-        MailboxFault::AccessDenied,
-        MailboxFault::DelegatedDenied,
-        MailboxFault::InsufficientClaims,
-    ] {
+    let fixture = WindowFixture::exact(905).await;
+    for how in MailboxFault::ALL {
         for resync in [false, true] {
-            scene.simulator.mutate_randomly();
-            let (before, seq) = (scene.mirror().await, scene.seq());
-            scene.simulator.plan(PlannedFault::always(Fault::Mailbox { how }));
-            let requests = scene.simulator.statistics().total.requests;
-            let status = if resync { scene.resync().await } else { scene.round().await };
+            fixture.simulator.mutate_randomly();
+            let (before, seq) = (fixture.mirror().await, fixture.seq());
+            fixture.simulator.plan(PlannedFault::always(Fault::Mailbox { how }));
+            let requests = fixture.requests();
+            let status = if resync { fixture.resync().await } else { fixture.round().await };
             let expected = match how {
                 MailboxFault::InsufficientClaims => WindowState::SignInRequired,
                 _ => WindowState::Quarantined,
@@ -283,19 +221,19 @@ async fn a_deleted_or_forbidden_mailbox_keeps_its_mirror() {
             assert_eq!(status.state, expected, "{how:?}: {:?}", status.last_error);
             // Retried at long intervals only.
             tokio::time::sleep(Duration::from_secs(240)).await;
-            let requests = scene.simulator.statistics().total.requests - requests;
+            let requests = fixture.requests() - requests;
             assert!(requests <= 2, "{how:?}: {requests} requests");
-            assert_same(&format!("{how:?}"), &scene.mirror().await, &before);
-            assert_eq!(scene.seq(), seq, "{how:?}");
-            scene.recovered(&format!("{how:?}")).await;
+            assert_same(&format!("{how:?}"), &fixture.mirror().await, &before);
+            assert_eq!(fixture.seq(), seq, "{how:?}");
+            fixture.recovered(&format!("{how:?}")).await;
         }
     }
     // Without a request for a round, it recovers after the longest wait at the latest.
-    scene.simulator.plan(PlannedFault::once(Fault::Mailbox { how: MailboxFault::AccessDenied }));
-    assert_eq!(scene.round().await.state, WindowState::Quarantined);
+    fixture.simulator.plan(PlannedFault::once(Fault::Mailbox { how: MailboxFault::AccessDenied }));
+    assert_eq!(fixture.round().await.state, WindowState::Quarantined);
     tokio::time::sleep(Duration::from_secs(3600)).await;
-    assert_eq!(scene.rig.fleet.window(MAILBOX).unwrap().state, WindowState::Settled);
-    scene.rig.stop().await;
+    assert_eq!(fixture.status().state, WindowState::Settled);
+    fixture.rig.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -382,7 +320,7 @@ async fn a_panicking_worker_is_restarted_and_affects_no_other() {
         assert!(!(bobs && uri.contains("token") && poison.load(Ordering::Relaxed)), "poisoned");
     };
     let graph = Memory(simulator.clone());
-    let transport = Arc::new(HookedTransport { graph, look: Box::new(look) });
+    let transport = Arc::new(HookedTransport { graph, hook: Box::new(look) });
     let windows = names.map(window).to_vec();
     let rig = Rig::start(directory.path(), transport, &env, windows).await;
     tokio::time::sleep(Duration::from_secs(600)).await;

@@ -7,7 +7,6 @@ mod article;
 mod audit;
 mod clock;
 mod commands;
-#[allow(dead_code, reason = "shared with chaos.rs")]
 mod compare;
 mod configuration;
 mod converge;
@@ -32,7 +31,6 @@ mod process;
 mod readers;
 mod reform;
 mod reload;
-#[allow(dead_code, reason = "shared with chaos.rs")]
 mod rig;
 mod seams;
 mod signals;
@@ -41,3 +39,4 @@ mod spin;
 mod stores;
 mod structure;
 mod stuck;
+mod window_fixture;

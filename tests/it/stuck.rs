@@ -8,38 +8,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use calmirror::env::Env;
-use calmirror::mirror::position::WindowId;
 use calmirror::mirror::status::{ResyncReason, WindowState, WindowStatus};
-use calmirror::mirror::window::{Completion, Edges, Window, WindowSettings};
-use calmirror::simulator::{
-    Behaviour, Edit, Fault, Faults, Mutation, Pattern, PlannedFault, Simulator,
-};
+use calmirror::mirror::window::{Completion, WindowSettings};
+use calmirror::simulator::{Behaviour, Edit, Fault, Faults, Pattern, PlannedFault};
 use jiff::Timestamp;
-use tempfile::TempDir;
 
-use crate::compare::{EventsById, assert_mirrored, assert_same, changes_after, mirror, truth};
+use crate::compare::{assert_same, changes_after};
 use crate::converge::simulator;
 use crate::memory::Memory;
-use crate::rig::{Rig, noon, window_settings, window_with};
+use crate::rig::{noon, window_settings, window_with};
+use crate::window_fixture::{LONG, MAILBOX, WindowFixture};
 
-const MAILBOX: &str = "alice@contoso.com";
-/// Longer than any round takes, including its waits.
-const LONG: Duration = Duration::from_secs(8 * 3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// One window over a simulator of its own.
-struct Scene {
-    simulator: Simulator,
-    rig: Rig,
-    id: WindowId,
-    window: Window,
-    env: Env,
-    directory: TempDir,
-}
-
-impl Scene {
+impl WindowFixture {
     /// A settled and exact window. The test starts the rounds, except for one every two days.
-    async fn settled(seed: u64, behaviour: Behaviour, complete: Completion) -> Self {
+    async fn two_daily(seed: u64, behaviour: Behaviour, complete: Completion) -> Self {
         let env = Env::simulated(seed, noon());
         let simulator = simulator(seed, behaviour, &env);
         let interval = DAY * 2;
@@ -47,36 +31,14 @@ impl Scene {
             MAILBOX,
             WindowSettings { complete, interval, jitter: 0.0, ..window_settings() },
         );
-        let directory = tempfile::tempdir().unwrap();
         let graph = Arc::new(Memory(simulator.clone()));
-        let rig = Rig::start(directory.path(), graph, &env, vec![window.clone()]).await;
-        rig.settle(MAILBOX, 5).await;
-        let id = rig.fleet.id(MAILBOX).unwrap();
-        let scene = Self { simulator, rig, id, window, env, directory };
-        scene.assert_exact("at first").await;
-        scene
+        let fixture = Self::start(simulator, graph, env.clone(), env, window).await;
+        fixture.assert_exact("at first").await;
+        fixture
     }
 
     async fn ordinary(seed: u64) -> Self {
-        Self::settled(seed, Behaviour::by_seed(seed), Completion::Master).await
-    }
-
-    /// Stops as by SIGTERM and starts again.
-    async fn restarted(self) -> Self {
-        let Self { simulator, rig, id, window, env, directory } = self;
-        rig.stop().await;
-        let graph = Arc::new(Memory(simulator.clone()));
-        let rig = Rig::start(directory.path(), graph, &env, vec![window.clone()]).await;
-        Self { simulator, rig, id, window, env, directory }
-    }
-
-    async fn round(&self) -> WindowStatus {
-        let started = self.rig.fleet.sync(MAILBOX, Some(LONG)).await.unwrap();
-        started.finished.expect("the round ends")
-    }
-
-    fn status(&self) -> WindowStatus {
-        self.rig.fleet.window(MAILBOX).unwrap()
+        Self::two_daily(seed, Behaviour::by_seed(seed), Completion::Master).await
     }
 
     /// Waits until the next scheduled round is over.
@@ -115,37 +77,11 @@ impl Scene {
         panic!("never healed: {errors:?} {:?}", self.status());
     }
 
-    fn requests(&self) -> u64 {
-        self.simulator.statistics().total.requests
-    }
-
     /// The page sizes requested since the statistics were reset.
     fn page_sizes(&self) -> BTreeSet<u32> {
         let prefer = self.simulator.statistics().prefer;
         let sizes = prefer.iter().filter_map(|prefer| prefer.split("odata.maxpagesize=").nth(1));
         sizes.map(|size| size.split(',').next().unwrap().parse().unwrap()).collect()
-    }
-
-    fn seq(&self) -> u64 {
-        self.rig.store.durable_seq()
-    }
-
-    async fn mirror(&self) -> EventsById {
-        mirror(&self.rig.store, self.id).await
-    }
-
-    async fn assert_exact(&self, when: &str) {
-        let status = self.status();
-        let edges = Edges { start: status.start, end: status.end };
-        let real =
-            truth(&self.simulator, MAILBOX, None, edges, self.window.settings.complete).await;
-        let mirrored = assert_mirrored(&self.rig.store, self.id, &real, when).await;
-        assert_eq!(status.events, mirrored.len() as u64, "{when}");
-    }
-
-    fn mutate(&self, edit: Edit) -> String {
-        let mutation = Mutation { mailbox: MAILBOX.into(), calendar: None, edit };
-        self.simulator.mutate(mutation).unwrap()
     }
 
     /// Drives the window into snapshot mode: no page size helps.
@@ -173,65 +109,65 @@ async fn endless_rounds_end_with_larger_pages() {
         (2, Fault::EndlessEmpty { below: 50 }, None),
         (3, Fault::EndlessOld { below: 50 }, Some(slow)),
     ] {
-        let mut scene = Scene::ordinary(seed).await;
+        let mut fixture = WindowFixture::ordinary(seed).await;
         for _ in 0..5 {
-            scene.simulator.mutate_randomly();
+            fixture.simulator.mutate_randomly();
         }
-        let before = scene.mirror().await;
-        scene.simulator.plan(PlannedFault::always(fault.clone()).path("delta"));
+        let before = fixture.mirror().await;
+        fixture.simulator.plan(PlannedFault::always(fault.clone()).path("delta"));
         if let Some(latency) = latency {
-            scene.simulator.set_latency(latency);
+            fixture.simulator.set_latency(latency);
         }
-        let status = scene.round().await;
+        let status = fixture.round().await;
         assert_eq!(status.state, WindowState::BackingOff, "{fault:?}");
         let error = status.last_error.unwrap();
         assert_eq!((error.kind.as_str(), error.status), ("round_stuck", None), "{fault:?}");
         assert_eq!(error.retry_at, status.next_due);
         assert_eq!(status.last_resync.unwrap().reason, ResyncReason::RoundStuck);
-        assert_eq!(mode(&scene.status()), "delta");
-        let now = scene.mirror().await;
+        assert_eq!(mode(&fixture.status()), "delta");
+        let now = fixture.mirror().await;
         assert!(
             before.keys().all(|id| now.contains_key(id)),
             "an event was removed before the enumeration ended"
         );
         // The fallback and its wait survive a restart.
-        scene = scene.restarted().await;
-        scene.simulator.reset_statistics();
-        let (status, errors) = scene.rounds_until_success().await;
+        fixture = fixture.restarted().await;
+        fixture.simulator.reset_statistics();
+        let (status, errors) = fixture.rounds_until_success().await;
         assert_eq!(errors, ["round_stuck"], "{fault:?}");
-        assert_eq!(scene.page_sizes(), [40, 80].into(), "{fault:?}");
+        assert_eq!(fixture.page_sizes(), [40, 80].into(), "{fault:?}");
         assert_eq!((status.state, mode(&status)), (WindowState::Settled, "delta"), "{fault:?}");
-        scene.assert_exact(&format!("after {fault:?}")).await;
+        fixture.assert_exact(&format!("after {fault:?}")).await;
         // The page size that helped stays in use, also after another restart.
-        scene.simulator.set_latency(Duration::ZERO..Duration::ZERO);
-        scene = scene.restarted().await;
-        scene.simulator.reset_statistics();
+        fixture.simulator.set_latency(Duration::ZERO..Duration::ZERO);
+        fixture = fixture.restarted().await;
+        fixture.simulator.reset_statistics();
         for _ in 0..10 {
-            scene.simulator.mutate_randomly();
+            fixture.simulator.mutate_randomly();
         }
-        let started = scene.rig.fleet.resync(MAILBOX, false, Some(LONG)).await.unwrap();
+        let started = fixture.rig.fleet.resync(MAILBOX, false, Some(LONG)).await.unwrap();
         let status = started.finished.unwrap();
         assert_eq!((status.state, status.last_error), (WindowState::Settled, None), "{fault:?}");
-        assert_eq!(scene.page_sizes(), [80].into(), "{fault:?}");
-        scene.assert_exact(&format!("later, after {fault:?}")).await;
-        scene.rig.stop().await;
+        assert_eq!(fixture.page_sizes(), [80].into(), "{fault:?}");
+        fixture.assert_exact(&format!("later, after {fault:?}")).await;
+        fixture.rig.stop().await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_endless_stream_enters_snapshot_mode_and_returns_to_delta() {
     for (seed, complete) in [(4, Completion::Master), (5, Completion::Exact)] {
-        let mut scene = Scene::settled(seed, Behaviour::by_seed(seed), complete).await;
-        scene.enter_snapshot_mode().await;
-        assert_eq!(scene.page_sizes(), [20, 40, 80, 160, 320, 640, 1000].into());
-        scene.assert_exact("listed").await;
+        let mut fixture = WindowFixture::two_daily(seed, Behaviour::by_seed(seed), complete).await;
+        fixture.enter_snapshot_mode().await;
+        assert_eq!(fixture.page_sizes(), [20, 40, 80, 160, 320, 640, 1000].into());
+        fixture.assert_exact("listed").await;
 
         // Nothing changed: one page, no other request, no change visible to readers.
-        let (seq, asked) = (scene.seq(), scene.requests());
-        let resyncs = scene.status().resyncs;
-        let status = scene.round().await;
+        let (seq, asked) = (fixture.seq(), fixture.requests());
+        let resyncs = fixture.status().resyncs;
+        let status = fixture.round().await;
         assert_eq!((status.state, mode(&status)), (WindowState::Settled, "snapshot"));
-        assert_eq!((scene.seq(), scene.requests()), (seq, asked + 1), "a quiet snapshot");
+        assert_eq!((fixture.seq(), fixture.requests()), (seq, asked + 1), "a quiet snapshot");
         let last = status.last_round.unwrap();
         assert_eq!((last.created, last.updated, last.removed), (0, 0, 0));
         assert_eq!(status.resyncs, resyncs, "a snapshot round does not count as a resync");
@@ -239,75 +175,75 @@ async fn an_endless_stream_enters_snapshot_mode_and_returns_to_delta() {
         // Every change arrives, and nothing else.
         for _ in 0..6 {
             for _ in 0..20 {
-                scene.simulator.mutate_randomly();
+                fixture.simulator.mutate_randomly();
             }
-            let (before, seq) = (scene.mirror().await, scene.seq());
-            assert_eq!(scene.round().await.state, WindowState::Settled);
-            scene.assert_exact("in snapshot mode").await;
-            let after = scene.mirror().await;
+            let (before, seq) = (fixture.mirror().await, fixture.seq());
+            assert_eq!(fixture.round().await.state, WindowState::Settled);
+            fixture.assert_exact("in snapshot mode").await;
+            let after = fixture.mirror().await;
             let ids: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
             let differ = ids.into_iter().filter(|id| before.get(*id) != after.get(*id)).count();
-            let told = changes_after(&scene.rig.store, seq, Some(scene.id), 10_000).await.value;
+            let told = changes_after(&fixture.rig.store, seq, Some(fixture.id), 10_000).await.value;
             assert_eq!(told.len(), differ, "exactly one change for each difference");
         }
 
         // Snapshot mode survives a restart.
-        scene = scene.restarted().await;
-        assert_eq!(mode(&scene.status()), "snapshot");
-        scene.simulator.mutate_randomly();
-        let enumerations = scene.simulator.statistics().total.enumerations;
-        assert_eq!(scene.round().await.state, WindowState::Settled);
-        scene.assert_exact("after a restart").await;
+        fixture = fixture.restarted().await;
+        assert_eq!(mode(&fixture.status()), "snapshot");
+        fixture.simulator.mutate_randomly();
+        let enumerations = fixture.simulator.statistics().total.enumerations;
+        assert_eq!(fixture.round().await.state, WindowState::Settled);
+        fixture.assert_exact("after a restart").await;
 
         // A day later delta is tried without success: no error, and the next trial comes a day
         // later.
-        scene.simulator.mutate_randomly();
-        let status = scene.wait_for_next_round().await;
-        let tried = scene.simulator.statistics().total.enumerations - enumerations;
+        fixture.simulator.mutate_randomly();
+        let status = fixture.wait_for_next_round().await;
+        let tried = fixture.simulator.statistics().total.enumerations - enumerations;
         assert_eq!(tried, 1, "delta is tried once");
         assert_eq!((status.state, mode(&status)), (WindowState::Settled, "snapshot"));
         assert_eq!(status.last_error, None);
         assert_eq!(status.last_resync.unwrap().reason, ResyncReason::DeltaRetry);
-        scene.assert_exact("after a trial").await;
-        scene.round().await;
-        let enumerations = scene.simulator.statistics().total.enumerations;
-        scene.round().await;
+        fixture.assert_exact("after a trial").await;
+        fixture.round().await;
+        let enumerations = fixture.simulator.statistics().total.enumerations;
+        fixture.round().await;
         assert_eq!(
-            scene.simulator.statistics().total.enumerations,
+            fixture.simulator.statistics().total.enumerations,
             enumerations,
             "delta was tried too early"
         );
 
         // When the fault is gone delta works again, with the page size found before.
-        scene.simulator.clear_faults();
-        scene.simulator.mutate_randomly();
-        let seq = scene.seq();
-        let status = scene.wait_for_next_round().await;
+        fixture.simulator.clear_faults();
+        fixture.simulator.mutate_randomly();
+        let seq = fixture.seq();
+        let status = fixture.wait_for_next_round().await;
         assert_eq!((status.state, mode(&status)), (WindowState::Settled, "delta"));
         assert_eq!(status.last_resync.unwrap().reason, ResyncReason::DeltaRetry);
-        scene.assert_exact("followed again").await;
-        let (before, told) = (seq, scene.seq() - seq);
+        fixture.assert_exact("followed again").await;
+        let (before, told) = (seq, fixture.seq() - seq);
         assert!(told < 100, "{told} changes after {before}: the resync is not quiet");
-        scene.simulator.reset_statistics();
-        scene.simulator.mutate_randomly();
-        assert_eq!(scene.round().await.state, WindowState::Settled);
-        assert_eq!(scene.page_sizes(), [1000].into());
-        assert_eq!(scene.simulator.statistics().total.enumerations, 0);
-        scene.assert_exact("followed").await;
-        scene.rig.stop().await;
+        fixture.simulator.reset_statistics();
+        fixture.simulator.mutate_randomly();
+        assert_eq!(fixture.round().await.state, WindowState::Settled);
+        assert_eq!(fixture.page_sizes(), [1000].into());
+        assert_eq!(fixture.simulator.statistics().total.enumerations, 0);
+        fixture.assert_exact("followed").await;
+        fixture.rig.stop().await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn every_kind_of_change_arrives_in_snapshot_mode() {
-    let scene = Scene::settled(6, Behaviour::calm(), Completion::Master).await;
+    let fixture = WindowFixture::two_daily(6, Behaviour::calm(), Completion::Master).await;
     let at = |text: &str| text.parse::<Timestamp>().unwrap();
-    let single = scene.mutate(Edit::CreateSingle {
+    let single = fixture.edit(Edit::CreateSingle {
         subject: "Lunch".into(),
         start: at("2026-11-05T11:00:00Z"),
         minutes: 60,
     });
-    let series = scene.mutate(Edit::CreateSeries {
+    let series = fixture.edit(Edit::CreateSeries {
         subject: "Standup".into(),
         start: at("2026-11-03T09:00:00Z"),
         minutes: 15,
@@ -315,10 +251,10 @@ async fn every_kind_of_change_arrives_in_snapshot_mode() {
         until: Some("2026-11-12".parse().unwrap()),
         all_day: false,
     });
-    scene.enter_snapshot_mode().await;
-    scene.assert_exact("at first").await;
+    fixture.enter_snapshot_mode().await;
+    fixture.assert_exact("at first").await;
     let of_series = async |day: &str| {
-        let mirrored = scene.mirror().await;
+        let mirrored = fixture.mirror().await;
         let found = mirrored.values().find(|event| {
             event["seriesMasterId"] == series.as_str()
                 && event["start"]["dateTime"].as_str().unwrap().starts_with(day)
@@ -343,18 +279,18 @@ async fn every_kind_of_change_arrives_in_snapshot_mode() {
     ];
     for (edit, least) in edits {
         let what = format!("{edit:?}");
-        let seq = scene.seq();
-        scene.mutate(edit);
-        let status = scene.round().await;
+        let seq = fixture.seq();
+        fixture.edit(edit);
+        let status = fixture.round().await;
         assert_eq!((status.state, mode(&status)), (WindowState::Settled, "snapshot"), "{what}");
-        scene.assert_exact(&what).await;
-        let told = changes_after(&scene.rig.store, seq, Some(scene.id), 1000).await.value;
+        fixture.assert_exact(&what).await;
+        let told = changes_after(&fixture.rig.store, seq, Some(fixture.id), 1000).await.value;
         assert!(told.len() >= least, "{what}: {}", told.len());
-        let seq = scene.seq();
-        scene.round().await;
-        assert_eq!(scene.seq(), seq, "{what}: published once");
+        let seq = fixture.seq();
+        fixture.round().await;
+        assert_eq!(fixture.seq(), seq, "{what}: published once");
     }
-    scene.rig.stop().await;
+    fixture.rig.stop().await;
 }
 
 /// All faults at once by seed, with restarts in mid-round. After the faults stop the mirror is
@@ -363,11 +299,11 @@ async fn every_kind_of_change_arrives_in_snapshot_mode() {
 async fn stuck_streams_converge_under_random_faults() {
     for seed in 20..23 {
         let complete = if seed % 4 == 0 { Completion::Exact } else { Completion::Master };
-        let mut scene = Scene::settled(seed, Behaviour::by_seed(seed), complete).await;
+        let mut fixture = WindowFixture::two_daily(seed, Behaviour::by_seed(seed), complete).await;
         let mut rng = fastrand::Rng::with_seed(seed);
         for _ in 0..60 {
             match rng.u8(0..12) {
-                0 => scene = scene.restarted().await,
+                0 => fixture = fixture.restarted().await,
                 1 => {
                     let below = [30, 100, usize::MAX][rng.usize(..3)];
                     let fault = match rng.u8(0..3) {
@@ -378,52 +314,52 @@ async fn stuck_streams_converge_under_random_faults() {
                     if matches!(fault, Fault::EndlessOld { .. }) {
                         // Half an hour of quick responses would be ten thousand pages.
                         let slow = Duration::from_secs(10)..Duration::from_secs(25);
-                        scene.simulator.set_latency(slow);
+                        fixture.simulator.set_latency(slow);
                     }
-                    scene.simulator.plan(PlannedFault::always(fault).path("delta"));
+                    fixture.simulator.plan(PlannedFault::always(fault).path("delta"));
                 }
-                2 => scene.simulator.set_faults(Faults::by_rate(rng.f64() * 0.3)),
+                2 => fixture.simulator.set_faults(Faults::by_rate(rng.f64() * 0.3)),
                 3 => {
-                    scene.simulator.clear_faults();
-                    scene.simulator.set_latency(Duration::ZERO..Duration::from_secs(1));
+                    fixture.simulator.clear_faults();
+                    fixture.simulator.set_latency(Duration::ZERO..Duration::from_secs(1));
                 }
-                4 => drop(scene.rig.fleet.sync(MAILBOX, None).await.unwrap()),
-                _ => drop(scene.simulator.mutate_randomly()),
+                4 => drop(fixture.rig.fleet.sync(MAILBOX, None).await.unwrap()),
+                _ => drop(fixture.simulator.mutate_randomly()),
             }
             tokio::time::sleep(Duration::from_secs(rng.u64(0..7200))).await;
         }
-        scene.simulator.clear_faults();
-        scene.simulator.set_latency(Duration::ZERO..Duration::from_secs(1));
+        fixture.simulator.clear_faults();
+        fixture.simulator.set_latency(Duration::ZERO..Duration::from_secs(1));
         tokio::time::sleep(DAY).await;
-        scene.rig.settle(MAILBOX, 30).await;
-        scene.assert_exact(&format!("seed {seed}")).await;
+        fixture.rig.settle(MAILBOX, 30).await;
+        fixture.assert_exact(&format!("seed {seed}")).await;
         // After two quiet days the window follows delta links again.
-        let status = match scene.wait_for_next_round().await {
+        let status = match fixture.wait_for_next_round().await {
             status if mode(&status) == "delta" => status,
-            _ => scene.wait_for_next_round().await,
+            _ => fixture.wait_for_next_round().await,
         };
         assert_eq!((status.state, mode(&status)), (WindowState::Settled, "delta"), "seed {seed}");
-        scene.assert_exact(&format!("followed, seed {seed}")).await;
-        scene.rig.stop().await;
+        fixture.assert_exact(&format!("followed, seed {seed}")).await;
+        fixture.rig.stop().await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn segments_that_are_too_long_are_halved_without_losing_events() {
-    let mut scene = Scene::ordinary(11).await;
+    let mut fixture = WindowFixture::ordinary(11).await;
     for _ in 0..5 {
-        scene.simulator.mutate_randomly();
+        fixture.simulator.mutate_randomly();
     }
-    scene.round().await;
-    let before = scene.mirror().await;
-    let seq = scene.seq();
+    fixture.round().await;
+    let before = fixture.mirror().await;
+    let seq = fixture.seq();
     // A window of 123 days is followed; Graph lowers its limit before the link dies.
-    let behaviour = Behaviour { max_days: 40, ..scene.simulator.behaviour() };
-    scene.simulator.set_behaviour(behaviour);
-    scene.simulator.kill_tokens(None);
+    let behaviour = Behaviour { max_days: 40, ..fixture.simulator.behaviour() };
+    fixture.simulator.set_behaviour(behaviour);
+    fixture.simulator.kill_tokens(None);
     // One of the halves cannot be fetched at first.
-    scene.simulator.plan(PlannedFault::always(Fault::InternalError).path("2026-11-01"));
-    let status = scene.round().await;
+    fixture.simulator.plan(PlannedFault::always(Fault::InternalError).path("2026-11-01"));
+    let status = fixture.round().await;
     assert_eq!(status.last_resync.unwrap().reason, ResyncReason::SegmentTooLong);
     assert_eq!(status.segments.len(), 4);
     let days = |s: &calmirror::mirror::status::SegmentStatus| {
@@ -431,20 +367,20 @@ async fn segments_that_are_too_long_are_halved_without_losing_events() {
     };
     assert_eq!(status.segments.iter().map(days).collect::<Vec<_>>(), [31, 31, 31, 30]);
     assert_eq!(status.state, WindowState::BackingOff);
-    assert_same("the old rows are kept", &scene.mirror().await, &before);
-    scene = scene.restarted().await;
-    assert_eq!(scene.status().segments.len(), 4, "the halving survives a restart");
-    assert_eq!(scene.round().await.state, WindowState::BackingOff);
-    assert_same("the old rows are kept over a restart", &scene.mirror().await, &before);
-    scene.simulator.clear_faults();
-    let status = scene.rig.settle(MAILBOX, 5).await;
-    scene.assert_exact("halved").await;
-    assert_eq!(scene.seq(), seq, "a quiet resync");
+    assert_same("the old rows are kept", &fixture.mirror().await, &before);
+    fixture = fixture.restarted().await;
+    assert_eq!(fixture.status().segments.len(), 4, "the halving survives a restart");
+    assert_eq!(fixture.round().await.state, WindowState::BackingOff);
+    assert_same("the old rows are kept over a restart", &fixture.mirror().await, &before);
+    fixture.simulator.clear_faults();
+    let status = fixture.rig.settle(MAILBOX, 5).await;
+    fixture.assert_exact("halved").await;
+    assert_eq!(fixture.seq(), seq, "a quiet resync");
     assert_eq!(status.resyncs, 4, "the dead link, two halvings, smaller pages for one piece");
     for _ in 0..30 {
-        scene.simulator.mutate_randomly();
+        fixture.simulator.mutate_randomly();
     }
-    scene.rig.settle(MAILBOX, 5).await;
-    scene.assert_exact("followed in halves").await;
-    scene.rig.stop().await;
+    fixture.rig.settle(MAILBOX, 5).await;
+    fixture.assert_exact("followed in halves").await;
+    fixture.rig.stop().await;
 }

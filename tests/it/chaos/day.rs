@@ -174,18 +174,7 @@ impl Life {
     fn trouble(&self, rng: &mut fastrand::Rng) {
         let mailboxes = self.simulator.mailboxes();
         let whom = mailboxes[rng.usize(0..mailboxes.len())].clone();
-        let how = [
-            MailboxFault::NotEnabled,
-            MailboxFault::Inactive,
-            MailboxFault::ResourceNotFound,
-            MailboxFault::InvalidUser,
-            MailboxFault::RequestResourceNotFound,
-            MailboxFault::Empty,
-            MailboxFault::ItemNotFound,
-            MailboxFault::AccessDenied,
-            MailboxFault::DelegatedDenied,
-            MailboxFault::InsufficientClaims,
-        ][rng.usize(0..10)];
+        let how = MailboxFault::ALL[rng.usize(0..MailboxFault::ALL.len())];
         let refusal = [
             SignInRefusal::WrongSecret,
             SignInRefusal::UnknownTenant,

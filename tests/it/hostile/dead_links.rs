@@ -20,8 +20,8 @@ const DEATHS: [DeadLinkAnswer; 10] = [
 
 /// Follows the feed from here through one round. Returns the ids reported as removed, also those
 /// reported in between.
-fn watch(scene: &Scene) -> tokio::task::JoinHandle<Vec<String>> {
-    let mut follower = Follower::from_now(&scene.rig.store, FeedFilter::Window(scene.id));
+fn watch(fixture: &WindowFixture) -> tokio::task::JoinHandle<Vec<String>> {
+    let mut follower = Follower::from_now(&fixture.rig.store, FeedFilter::Window(fixture.id));
     tokio::spawn(async move {
         let mut removed = Vec::new();
         // Longer than a pause within a round; nothing else happens in this window.
@@ -36,44 +36,44 @@ fn watch(scene: &Scene) -> tokio::task::JoinHandle<Vec<String>> {
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_link_costs_an_enumeration_and_publishes_only_real_changes() {
-    let scene = Scene::ordinary(907).await;
+    let fixture = WindowFixture::exact(907).await;
     let mut differed = 0;
     for how in DEATHS {
         for path in ["deltatoken", "skiptoken"] {
             let what = format!("{how:?} on {path}");
             let dies =
-                || scene.simulator.plan(PlannedFault::once(Fault::DeadLink { how }).path(path));
+                || fixture.simulator.plan(PlannedFault::once(Fault::DeadLink { how }).path(path));
             // Next links are only requested in enumerations.
             let die = async || match path {
-                "skiptoken" => scene.resync().await,
-                _ => scene.round().await,
+                "skiptoken" => fixture.resync().await,
+                _ => fixture.round().await,
             };
 
             // Without changes in the calendar the feed gets no entry.
-            let (before, seq) = (scene.mirror().await, scene.seq());
-            let resyncs = scene.rig.fleet.window(MAILBOX).unwrap().resyncs;
+            let (before, seq) = (fixture.mirror().await, fixture.seq());
+            let resyncs = fixture.status().resyncs;
             dies();
             let status = die().await;
             assert_eq!(status.state, WindowState::Settled, "{what}: {:?}", status.last_error);
-            assert!(scene.simulator.faults().planned.is_empty(), "{what} did not happen");
+            assert!(fixture.simulator.faults().planned.is_empty(), "{what} did not happen");
             let asked = u64::from(path == "skiptoken");
             assert_eq!(status.resyncs, resyncs + 1 + asked, "{what}");
             assert_eq!(status.last_resync.unwrap().reason, ResyncReason::SyncStateNotFound);
-            assert_eq!(scene.seq(), seq, "{what}: a quiet resync writes no feed entry");
-            assert_same(&what, &scene.mirror().await, &before);
+            assert_eq!(fixture.seq(), seq, "{what}: a quiet resync writes no feed entry");
+            assert_same(&what, &fixture.mirror().await, &before);
 
             // Changes meanwhile are published, and nothing else.
             for _ in 0..6 {
-                scene.simulator.mutate_randomly();
+                fixture.simulator.mutate_randomly();
             }
-            let watching = watch(&scene);
+            let watching = watch(&fixture);
             dies();
             assert_eq!(die().await.state, WindowState::Settled, "{what}");
-            scene.assert_exact(&what).await;
-            let after = scene.mirror().await;
+            fixture.assert_exact(&what).await;
+            let after = fixture.mirror().await;
             let differ = differences(&before, &after);
             differed += differ.len();
-            assert_eq!(changed_ids(&scene, seq).await, differ, "{what}");
+            assert_eq!(changed_ids(&fixture, seq).await, differ, "{what}");
             for id in watching.await.unwrap() {
                 let flickered = before.contains_key(&id) && after.contains_key(&id);
                 assert!(!flickered, "{what}: {id} was removed and created again");
@@ -81,7 +81,7 @@ async fn a_dead_link_costs_an_enumeration_and_publishes_only_real_changes() {
         }
     }
     assert!(differed > 40, "{differed}");
-    scene.rig.stop().await;
+    fixture.rig.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -105,7 +105,7 @@ async fn an_instance_removed_with_its_series_is_counted_once() {
         all_day: false,
     });
     let graph = Arc::new(Memory(simulator.clone()));
-    let rig = Rig::start(directory.path(), graph, &env, vec![quiet(MAILBOX)]).await;
+    let rig = Rig::start(directory.path(), graph, &env, vec![daily()]).await;
     assert_eq!(rig.settle(MAILBOX, 5).await.events, 30);
     // Sixteen events are removed without confirmation: each has a tombstone and is missing from the
     // listing.
@@ -118,17 +118,17 @@ async fn an_instance_removed_with_its_series_is_counted_once() {
 
 #[tokio::test(start_paused = true)]
 async fn links_that_keep_dying_back_off_and_change_nothing() {
-    let scene = Scene::ordinary(908).await;
-    scene.simulator.mutate_randomly();
-    let (before, seq) = (scene.mirror().await, scene.seq());
+    let fixture = WindowFixture::exact(908).await;
+    fixture.simulator.mutate_randomly();
+    let (before, seq) = (fixture.mirror().await, fixture.seq());
     let fault = Fault::DeadLink { how: DeadLinkAnswer::Generation };
-    scene.simulator.plan(PlannedFault::always(fault));
-    let requests = scene.simulator.statistics().total.requests;
-    let status = scene.round().await;
+    fixture.simulator.plan(PlannedFault::always(fault));
+    let requests = fixture.requests();
+    let status = fixture.round().await;
     assert_eq!(status.state, WindowState::BackingOff);
-    let requests = scene.simulator.statistics().total.requests - requests;
+    let requests = fixture.requests() - requests;
     assert!(requests <= 4, "two dead links end the round: {requests}");
-    assert_eq!(differences(&before, &scene.mirror().await), changed_ids(&scene, seq).await);
-    scene.recovered("after the dead links").await;
-    scene.rig.stop().await;
+    assert_eq!(differences(&before, &fixture.mirror().await), changed_ids(&fixture, seq).await);
+    fixture.recovered("after the dead links").await;
+    fixture.rig.stop().await;
 }
