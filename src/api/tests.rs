@@ -12,6 +12,7 @@ mod rounds;
 mod windows;
 mod work;
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use axum::body::{Body, to_bytes};
@@ -249,4 +250,18 @@ fn ids(list: &Value) -> Vec<&str> {
 fn changes_in(lines: &[Value]) -> Vec<String> {
     let word = |value: &Value| value.as_str().unwrap().to_owned();
     lines.iter().map(|line| format!("{} {}", word(&line["change"]), word(&line["id"]))).collect()
+}
+
+/// A reader's copy of a window: its events by id.
+type Mirror = BTreeMap<String, Value>;
+
+/// Applies the lines of a feed response.
+fn apply(mirror: &mut Mirror, lines: &[Value]) {
+    for line in lines {
+        let id = line["id"].as_str().unwrap().to_owned();
+        match line["change"].as_str() {
+            Some("removed") => drop(mirror.remove(&id)),
+            _ => drop(mirror.insert(id, line["event"].clone())),
+        }
+    }
 }

@@ -61,12 +61,7 @@ async fn a_full_disk_ends_the_daemon_with_a_remedy_and_a_new_start_serves_the_sa
     let lines = held.lines;
     held.catch_up(&fixture.api).await;
     assert_eq!(held.lines, lines, "the feed has changes that were never written");
-    eventually("the window says that the store is full", async || {
-        fixture.simulator.mutate_randomly();
-        let answer = fixture.api.post("/v1/windows/alice/sync?wait=30s").await.json();
-        (answer["state"] == "store_full").then_some(())
-    })
-    .await;
+    fixture.until_store_full("alice").await;
 
     fs::remove_file(&other).unwrap();
     let status = fixture.settle("alice").await;

@@ -242,13 +242,15 @@ async fn a_waiting_removal_does_not_block_its_segment() {
     for _ in 0..3 {
         rig.fleet.sync(ALICE, Some(LONG)).await.unwrap();
     }
-    tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
-    let id = rig.fleet.id(ALICE).unwrap();
-    assert!(
-        mirror(&rig.store, id).await.contains_key(&new),
-        "the new event is missing after a day"
-    );
+    assert_arrives_within_a_day(&rig, &new).await;
     rig.stop().await;
+}
+
+/// Waits for a day, after which the mirror must have the event.
+async fn assert_arrives_within_a_day(rig: &Rig, event: &str) {
+    tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
+    let mirrored = mirror(&rig.store, rig.fleet.id(ALICE).unwrap()).await;
+    assert!(mirrored.contains_key(event), "the new event is missing after a day");
 }
 
 /// However a listing breaks off, received changes are published, the series stays pending, and the
@@ -259,12 +261,7 @@ async fn a_listing_that_always_fails_delays_no_other_series() {
     let (_directory, rig, simulator, _) = spoilt(timeout).await;
     rig.fleet.sync(ALICE, Some(LONG)).await.unwrap();
     let new = edit(&simulator, single("new", noon() + days(3)));
-    tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
-    let id = rig.fleet.id(ALICE).unwrap();
-    assert!(
-        mirror(&rig.store, id).await.contains_key(&new),
-        "the new event is missing after a day"
-    );
+    assert_arrives_within_a_day(&rig, &new).await;
     rig.stop().await;
 }
 

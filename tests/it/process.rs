@@ -192,6 +192,16 @@ client_secret_file = "secret"
         })
         .await
     }
+
+    /// Changes the calendars until the window's state is `store_full`.
+    pub(crate) async fn until_store_full(&self, window: &str) {
+        eventually("the window says that the store is full", async || {
+            self.simulator.mutate_randomly();
+            let answer = self.api.post(&format!("/v1/windows/{window}/sync?wait=30s")).await.json();
+            (answer["state"] == "store_full").then_some(())
+        })
+        .await;
+    }
 }
 
 /// The result of a command.

@@ -341,12 +341,7 @@ async fn a_reload_refused_by_a_full_disk_changes_nothing() {
         fixture.settle(name).await;
     }
     let ballast = small.fill();
-    eventually("the disk is found to be full", async || {
-        fixture.simulator.mutate_randomly();
-        let answer = fixture.api.post("/v1/windows/kept/sync?wait=30s").await.json();
-        (answer["state"] == "store_full").then_some(())
-    })
-    .await;
+    fixture.until_store_full("kept").await;
     let mut held = FeedClient::default();
     held.catch_up(&fixture.api).await;
     let before: Vec<u64> = ["gone", "moved", "new"].map(|name| requests(&fixture, name)).into();

@@ -11,7 +11,7 @@ use calmirror::mirror::window::{Completion, Edges};
 use http::StatusCode;
 
 use crate::compare::{assert_same, truth};
-use crate::process::{CommandOutput, DaemonFixture, eventually};
+use crate::process::{CommandOutput, DaemonFixture};
 use crate::socket::FeedClient;
 
 /// Every file below a directory, with its content.
@@ -239,12 +239,7 @@ async fn a_full_disk_stops_writes_but_not_reads_and_recovers() {
     let daemon = fixture.run().await;
     fixture.settle("alice").await;
     let ballast = small.fill();
-    eventually("the window says that the store is full", async || {
-        fixture.simulator.mutate_randomly();
-        let answer = fixture.api.post("/v1/windows/alice/sync?wait=30s").await.json();
-        (answer["state"] == "store_full").then_some(())
-    })
-    .await;
+    fixture.until_store_full("alice").await;
     let before = fixture.api.events("alice").await;
     for _ in 0..40 {
         fixture.simulator.mutate_randomly();
@@ -286,16 +281,8 @@ async fn a_disk_filled_by_others_neither_ends_the_daemon_nor_prevents_a_start() 
     };
     let mut daemon = fixture.run().await;
     fixture.settle("alice").await;
-    let full = async |what: &str| {
-        eventually(what, async || {
-            fixture.simulator.mutate_randomly();
-            let answer = fixture.api.post("/v1/windows/alice/sync?wait=30s").await.json();
-            (answer["state"] == "store_full").then_some(())
-        })
-        .await;
-    };
     let other = fill_up(&small.0);
-    full("the window says that the store is full").await;
+    fixture.until_store_full("alice").await;
     let held = fixture.api.events("alice").await;
     // Longer than the engine's own cleanup used to wait.
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
@@ -309,7 +296,7 @@ async fn a_disk_filled_by_others_neither_ends_the_daemon_nor_prevents_a_start() 
         }
         daemon = fixture.run().await;
         assert_eq!(fixture.api.events("alice").await, held, "after {how}");
-        full("the window says again that the store is full").await;
+        fixture.until_store_full("alice").await;
         assert_eq!(fixture.api.events("alice").await, held, "after {how}");
         // The space freed by the start is taken again.
         let mut rest = fs::File::create(small.0.join(format!("after-{how}"))).unwrap();

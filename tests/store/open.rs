@@ -36,6 +36,15 @@ fn try_open(dir: &tempfile::TempDir) -> (Store, OpenReport) {
     Store::open(&options(dir), &Env::real()).unwrap()
 }
 
+/// Opens the store, which must have everything that it had.
+async fn assert_intact(dir: &tempfile::TempDir, held: &FeedCopy, cursor: &str) {
+    let (store, opening) = try_open(dir);
+    assert_eq!(opening.moved_aside, None);
+    assert_eq!(fold(&store, None).await, *held);
+    assert!(store.seq(cursor).is_ok());
+    store.close().await.unwrap();
+}
+
 fn refused(dir: &tempfile::TempDir) -> OpenFault {
     Store::open(&options(dir), &Env::real()).unwrap_err().why
 }
@@ -133,11 +142,7 @@ async fn a_record_of_another_version_is_not_damage() {
     assert!(matches!(refused(&dir), OpenFault::NewerFormat { found: 2, known: 1 }));
     // With the old record restored, everything is there.
     overwrite_position(&dir, 1, &old[5..]);
-    let (store, opening) = try_open(&dir);
-    assert_eq!(opening.moved_aside, None);
-    assert_eq!(fold(&store, None).await, held);
-    assert!(store.seq(&cursor).is_ok());
-    store.close().await.unwrap();
+    assert_intact(&dir, &held, &cursor).await;
 }
 
 #[tokio::test]
@@ -178,11 +183,7 @@ async fn a_damaged_snapshot_is_ignored() {
             damage(&mut bytes);
             fs::write(&snapshot, bytes).unwrap();
         }
-        let (store, opening) = try_open(&dir);
-        assert_eq!(opening.moved_aside, None);
-        assert_eq!(fold(&store, None).await, held);
-        assert!(store.seq(&cursor).is_ok());
-        store.close().await.unwrap();
+        assert_intact(&dir, &held, &cursor).await;
     }
 }
 

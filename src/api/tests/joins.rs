@@ -1,7 +1,5 @@
 //! Snapshot and feed join without gap or repetition, however reads and writes interleave.
 
-use std::collections::BTreeMap;
-
 use proptest::prelude::*;
 
 use super::*;
@@ -32,18 +30,6 @@ fn steps() -> impl Strategy<Value = Vec<Action>> {
 fn event(id: u8, day: u8, subject: u8) -> Value {
     let moment = |hour: u8| json!({"dateTime": format!("2026-11-{:02}T{hour:02}:00:00", day + 1), "timeZone": "UTC"});
     json!({"id": format!("e{id}"), "subject": format!("s{subject}"), "start": moment(9), "end": moment(10)})
-}
-
-type Mirror = BTreeMap<String, Value>;
-
-fn apply(mirror: &mut Mirror, lines: &[Value]) {
-    for line in lines {
-        let id = line["id"].as_str().unwrap().to_owned();
-        match line["change"].as_str() {
-            Some("removed") => drop(mirror.remove(&id)),
-            _ => drop(mirror.insert(id, line["event"].clone())),
-        }
-    }
 }
 
 async fn run(steps: Vec<Action>, limit: usize) {

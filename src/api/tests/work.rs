@@ -253,7 +253,7 @@ async fn a_page_ends_when_the_window_changes_while_it_is_sent() {
     assert!((1..50).contains(&sent), "{sent} events");
     assert!(page["value"].as_array().unwrap().iter().all(|event| event["subject"] == "as it was"));
     // The pages and the changes after the cursor together equal the mirror.
-    let mut mirror = std::collections::BTreeMap::new();
+    let mut mirror = Mirror::new();
     let mut next = Some(page);
     let mut cursor = None;
     while let Some(page) = next {
@@ -267,13 +267,7 @@ async fn a_page_ends_when_the_window_changes_while_it_is_sent() {
         };
     }
     let (lines, _) = fixture.changes(&format!("/v1/changes?after={}", cursor.unwrap())).await;
-    for line in lines {
-        let id = line["id"].as_str().unwrap().to_owned();
-        match line["change"].as_str() {
-            Some("removed") => drop(mirror.remove(&id)),
-            _ => drop(mirror.insert(id, line["event"].clone())),
-        }
-    }
+    apply(&mut mirror, &lines);
     assert_eq!(mirror.len(), 99);
     assert_eq!(mirror["e0000"]["subject"], "moved");
     assert_eq!(mirror["e0099"]["subject"], "changed");
