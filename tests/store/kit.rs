@@ -1,5 +1,4 @@
 //! Helpers for the store's tests: items, commits, and a reader's copy of the feed.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,11 +22,11 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 /// An instant, in minutes after the tests' start.
-pub fn at(minutes: i64) -> Timestamp {
+pub(crate) fn at(minutes: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000).unwrap() + SignedDuration::from_mins(minutes)
 }
 
-pub fn options(dir: &tempfile::TempDir) -> StoreOptions {
+pub(crate) fn options(dir: &tempfile::TempDir) -> StoreOptions {
     let linger = Duration::from_secs(20);
     StoreOptions {
         cache_bytes: 16 << 20,
@@ -37,19 +36,19 @@ pub fn options(dir: &tempfile::TempDir) -> StoreOptions {
     }
 }
 
-pub fn open(dir: &tempfile::TempDir) -> Store {
+pub(crate) fn open(dir: &tempfile::TempDir) -> Store {
     Store::open(&options(dir), &Env::real()).unwrap().0
 }
 
-pub fn id(id: &str) -> EventId {
+pub(crate) fn id(id: &str) -> EventId {
     EventId::new(id)
 }
 
-pub fn hash(id: &str) -> EventHash {
+pub(crate) fn hash(id: &str) -> EventHash {
     EventId::new(id).hash()
 }
 
-pub fn wanted(name: &str) -> WindowRegistration {
+pub(crate) fn wanted(name: &str) -> WindowRegistration {
     let edges = Edges { start: at(0), end: at(100_000) };
     WindowRegistration {
         name: name.into(),
@@ -72,21 +71,21 @@ pub fn wanted(name: &str) -> WindowRegistration {
 }
 
 /// The seen list of a page.
-pub fn seen(page: u32, ids: impl IntoIterator<Item = EventHash>) -> SeenPage {
+pub(crate) fn seen(page: u32, ids: impl IntoIterator<Item = EventHash>) -> SeenPage {
     SeenPage { page, ids: ids.into_iter().collect() }
 }
 
 /// A window in the store's list that is not being dropped.
-pub fn live(name: &str, id: WindowId) -> KnownWindow {
+pub(crate) fn live(name: &str, id: WindowId) -> KnownWindow {
     KnownWindow { name: name.into(), id, dropping: false }
 }
 
-pub async fn attach(store: &Store, name: &str) -> WindowId {
+pub(crate) async fn attach(store: &Store, name: &str) -> WindowId {
     store.register(vec![wanted(name)], at(0)).await.unwrap().remove(0).id
 }
 
 /// A store with one window.
-pub async fn fresh(name: &str) -> (tempfile::TempDir, Store, WindowId) {
+pub(crate) async fn fresh(name: &str) -> (tempfile::TempDir, Store, WindowId) {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
     let window = attach(&store, name).await;
@@ -94,19 +93,19 @@ pub async fn fresh(name: &str) -> (tempfile::TempDir, Store, WindowId) {
 }
 
 /// Writes these events.
-pub async fn put(store: &Store, window: WindowId, upserts: Vec<Item>) -> CommitOutcome {
+pub(crate) async fn put(store: &Store, window: WindowId, upserts: Vec<Item>) -> CommitOutcome {
     store.commit(Commit { upserts, ..commit(window) }).await.unwrap()
 }
 
-pub fn commit(window: WindowId) -> Commit {
+pub(crate) fn commit(window: WindowId) -> Commit {
     Commit::new(window, 0, at(0))
 }
 
-pub fn settled(link: &str) -> Position {
+pub(crate) fn settled(link: &str) -> Position {
     Position::new(Phase::Settled { delta: Some(Link::new(link)) }, false)
 }
 
-pub fn removal(id: &str, reason: RemovalReason) -> Removal {
+pub(crate) fn removal(id: &str, reason: RemovalReason) -> Removal {
     Removal { id: hash(id), reason }
 }
 
@@ -131,24 +130,24 @@ fn item(
 }
 
 /// A single instance of half an hour.
-pub fn single(id: &str, start: i64, subject: &str) -> Item {
+pub(crate) fn single(id: &str, start: i64, subject: &str) -> Item {
     lasting(id, start, 30, subject)
 }
 
-pub fn lasting(id: &str, start: i64, minutes: i64, subject: &str) -> Item {
+pub(crate) fn lasting(id: &str, start: i64, minutes: i64, subject: &str) -> Item {
     let content =
         format!(r#"{{"id":"{id}","type":"singleInstance","start":{start},"subject":"{subject}"}}"#);
     item(id, EventKind::Single, None, start, start + minutes, content)
 }
 
 /// The item of [`single`] with its members in another order.
-pub fn reordered(id: &str, start: i64, subject: &str) -> Item {
+pub(crate) fn reordered(id: &str, start: i64, subject: &str) -> Item {
     let content =
         format!(r#"{{"subject":"{subject}","start":{start},"type":"singleInstance","id":"{id}"}}"#);
     item(id, EventKind::Single, None, start, start + 30, content)
 }
 
-pub fn master(id: &str, subject: &str) -> Item {
+pub(crate) fn master(id: &str, subject: &str) -> Item {
     let encoded = id.replace('/', "%2F").replace('+', "%2B");
     let content = format!(
         r#"{{"@odata.etag":"W/1","id":"{id}","type":"seriesMaster","subject":"{subject}","recurrence":{{"a":1}},"webLink":"https://x/?itemid={encoded}"}}"#
@@ -157,30 +156,30 @@ pub fn master(id: &str, subject: &str) -> Item {
 }
 
 /// An occurrence as delta sends it, without the master's members.
-pub fn bare(id: &str, of: &str, start: i64) -> Item {
+pub(crate) fn bare(id: &str, of: &str, start: i64) -> Item {
     let content =
         format!(r#"{{"id":"{id}","type":"occurrence","seriesMasterId":"{of}","start":{start}}}"#);
     let item = item(id, EventKind::Occurrence, Some(of), start, start + 30, content);
     Item { full: false, ..item }
 }
 
-pub fn exception(id: &str, of: &str, start: i64, subject: &str) -> Item {
+pub(crate) fn exception(id: &str, of: &str, start: i64, subject: &str) -> Item {
     let content = format!(
         r#"{{"id":"{id}","type":"exception","seriesMasterId":"{of}","start":{start},"subject":"{subject}"}}"#
     );
     item(id, EventKind::Exception, Some(of), start, start + 30, content)
 }
 
-pub fn all(window: WindowId) -> EventQuery {
+pub(crate) fn all(window: WindowId) -> EventQuery {
     EventQuery { window, from: None, to: None, limit: 100_000, bytes: usize::MAX, after: None }
 }
 
-pub async fn events(store: &Store, window: WindowId) -> Vec<Bytes> {
+pub(crate) async fn events(store: &Store, window: WindowId) -> Vec<Bytes> {
     store.events(all(window)).await.unwrap().value
 }
 
 /// The pages of a query.
-pub async fn pages(store: &Store, mut query: EventQuery) -> Vec<Vec<Bytes>> {
+pub(crate) async fn pages(store: &Store, mut query: EventQuery) -> Vec<Vec<Bytes>> {
     let mut pages = Vec::new();
     loop {
         let page = store.events(query.clone()).await.unwrap();
@@ -192,22 +191,26 @@ pub async fn pages(store: &Store, mut query: EventQuery) -> Vec<Vec<Bytes>> {
     }
 }
 
-pub fn json(event: &Bytes) -> Value {
+pub(crate) fn json(event: &Bytes) -> Value {
     serde_json::from_slice(event).unwrap()
 }
 
-pub fn ids(events: &[Bytes]) -> Vec<String> {
+pub(crate) fn ids(events: &[Bytes]) -> Vec<String> {
     events.iter().map(|e| json(e)["id"].as_str().unwrap().to_owned()).collect()
 }
 
 /// The changes of all windows after a seq, at most `limit`.
-pub async fn changes_after(store: &Store, seq: u64, limit: usize) -> Result<Changes, FeedError> {
+pub(crate) async fn changes_after(
+    store: &Store,
+    seq: u64,
+    limit: usize,
+) -> Result<Changes, FeedError> {
     let mut follower = Follower::after(store, &store.cursor(seq), FeedFilter::All)?;
     follower.read(limit, BATCH_BYTES).await
 }
 
 /// The whole feed in short form.
-pub async fn feed(store: &Store) -> Vec<String> {
+pub(crate) async fn feed(store: &Store) -> Vec<String> {
     let changes = changes_after(store, 0, 100_000).await.unwrap();
     assert!(changes.at_end);
     let kind = |kind| match kind {
@@ -219,10 +222,10 @@ pub async fn feed(store: &Store) -> Vec<String> {
 }
 
 /// A reader's copy: events by window and id.
-pub type FeedCopy = BTreeMap<(String, String), Value>;
+pub(crate) type FeedCopy = BTreeMap<(String, String), Value>;
 
 /// Applies a part of the feed.
-pub fn apply(mirror: &mut FeedCopy, changes: &[Change]) {
+pub(crate) fn apply(mirror: &mut FeedCopy, changes: &[Change]) {
     for change in changes {
         let key = (change.window.to_string(), change.id.as_str().to_owned());
         match &change.event {
@@ -233,7 +236,7 @@ pub fn apply(mirror: &mut FeedCopy, changes: &[Change]) {
 }
 
 /// The feed from the beginning, in small pages, applied to an empty copy; of one window or all.
-pub async fn fold(store: &Store, window: Option<WindowId>) -> FeedCopy {
+pub(crate) async fn fold(store: &Store, window: Option<WindowId>) -> FeedCopy {
     let mut mirror = FeedCopy::new();
     let filter = window.map_or(FeedFilter::All, FeedFilter::Window);
     let mut follower = Follower::from_beginning(store, filter);
@@ -249,7 +252,7 @@ pub async fn fold(store: &Store, window: Option<WindowId>) -> FeedCopy {
 }
 
 /// The events in the windows' own listings, read page by page.
-pub async fn mirror(store: &Store, windows: &[WindowId]) -> FeedCopy {
+pub(crate) async fn mirror(store: &Store, windows: &[WindowId]) -> FeedCopy {
     let mut mirror = FeedCopy::new();
     for KnownWindow { name, id: window, .. } in store.windows().await.unwrap() {
         if !windows.contains(&window) {
@@ -265,7 +268,7 @@ pub async fn mirror(store: &Store, windows: &[WindowId]) -> FeedCopy {
 }
 
 /// Builds a shim to preload into children. Returns `None` without a C compiler.
-pub fn shim(name: &str, dir: &Path) -> Option<PathBuf> {
+pub(crate) fn shim(name: &str, dir: &Path) -> Option<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/faults").join(name);
     let library = dir.join(name).with_extension("so");
     let built = Command::new("cc")
