@@ -144,3 +144,93 @@ async fn prepare(
     });
     prepared.await.transpose().map(|prepared| prepared.is_some())
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::super::FleetChange;
+    use super::super::tests::{SupervisorFixture, settle, spec, stored_id};
+    use super::*;
+    use crate::mirror::commit::{Commit, CounterUpdates};
+    use crate::mirror::window::Window;
+    use crate::tests::window;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A pause that lasts longer than any pause may was stored under a wrong clock.
+    #[tokio::test(start_paused = true)]
+    async fn a_stored_pause_of_a_mailbox_continues() {
+        for (seconds, expected) in [(-5, None), (600, Some(SECOND * 600)), (5 * 3600, None)] {
+            let (mut fixture, tokens) = SupervisorFixture::new().await.successor().await;
+            let next = &mut fixture.supervisor;
+            let Services { store, env, client, .. } = (*next.services).clone();
+            let paused_until = Some(env.now() + jiff::SignedDuration::from_secs(seconds));
+            let counters = CounterUpdates { paused_until, ..CounterUpdates::default() };
+            let commit = Commit::new(stored_id(next, "alice").await, 0, env.now());
+            store.commit(Commit { counters, ..commit }).await.unwrap();
+            let specs = ["alice", "bob"].map(|name| spec(window(name), &tokens));
+            next.start(specs.into()).await.unwrap();
+            for (name, expected) in [("alice", expected), ("bob", None)] {
+                let Window { mailbox, calendar, .. } = window(name);
+                let paused = client.target(&tokens, &mailbox, calendar).budget.paused_until();
+                let left = paused.map(|until| until - Instant::now());
+                assert_eq!(left, expected, "{seconds} s, {name}");
+            }
+            fixture.end().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_rounds_of_settled_windows_are_spread() {
+        let (mut fixture, tokens) = SupervisorFixture::new().await.successor().await;
+        let next = &mut fixture.supervisor;
+        settle(next, "alice").await;
+        let specs = ["alice", "bob"].map(|name| spec(window(name), &tokens));
+        next.start(specs.into()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let rounds = |name| next.fleet().window(name).unwrap();
+        let due = |name| rounds(name).next_due.unwrap().duration_since(next.services.env.now());
+        assert!(due("alice").as_millis() > 1, "{:#}", due("alice"));
+        assert!(due("bob").as_millis() <= 0, "{:#}", due("bob"));
+        fixture.end().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replaced_window_passes_on_the_windows_it_had_to_drop() {
+        let mut fixture = SupervisorFixture::new().await;
+        let supervisor = &mut fixture.supervisor;
+        let tokens = supervisor.tokens["contoso"].clone();
+        let mut replaced = Vec::new();
+        for mailbox in ["carol", "dave"] {
+            replaced.push(supervisor.fleet.id("alice").unwrap());
+            let window = Window { mailbox: mailbox.into(), ..window("alice") };
+            let to_start = vec![spec(window, &tokens)];
+            let change = FleetChange { removed: Vec::new(), to_start, retimed: Vec::new() };
+            supervisor.change_fleet(change, || ()).await.unwrap();
+        }
+        let id = supervisor.fleet.id("alice").unwrap();
+        assert_eq!(supervisor.replaced, [(id, replaced)].into());
+        fixture.end().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_pauses_and_drops_replaced_windows_before_its_first_round() {
+        let (fixture, _) = SupervisorFixture::new().await.successor().await;
+        let supervisor = &fixture.supervisor;
+        let services = supervisor.services.clone();
+        let begun = Instant::now();
+        for (name, stopped, left) in [("bob", true, 2), ("alice", false, 1)] {
+            let stop = CancellationToken::new();
+            if stopped {
+                stop.cancel();
+            }
+            let old = vec![stored_id(supervisor, name).await];
+            let prepared = prepare(services.clone(), stop, SECOND * 60, name.into(), old);
+            assert_eq!(prepared.await.unwrap(), !stopped, "{name}");
+            assert_eq!(services.store.windows().await.unwrap().len(), left, "{name}");
+        }
+        assert_eq!(begun.elapsed().as_secs(), 60);
+        fixture.end().await;
+    }
+}

@@ -31,7 +31,7 @@ impl Transport for Silence {
     }
 }
 
-fn spec(window: Window, tokens: &Arc<Tokens>) -> WindowSpec {
+pub(super) fn spec(window: Window, tokens: &Arc<Tokens>) -> WindowSpec {
     WindowSpec { identity: identity(&window), window: Arc::new(window), tokens: tokens.clone() }
 }
 
@@ -43,15 +43,15 @@ fn captured_log() -> (tempfile::NamedTempFile, tracing::subscriber::DefaultGuard
     (log, tracing::subscriber::set_default(subscriber))
 }
 
-struct SupervisorFixture {
+pub(super) struct SupervisorFixture {
     directory: TempDir,
-    supervisor: Supervisor,
+    pub(super) supervisor: Supervisor,
     manager: UnixDatagram,
 }
 
 impl SupervisorFixture {
     /// Two windows with a silent Graph, and a service manager's socket.
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         Self::with(|options| options).await
     }
 
@@ -90,12 +90,39 @@ impl SupervisorFixture {
         }
     }
 
-    async fn end(self) {
+    /// Ends the workers. Returns a supervisor over the same store that has not started yet, and its
+    /// tokens.
+    pub(super) async fn successor(self) -> (Self, Arc<Tokens>) {
+        let Self { directory, supervisor, manager } = self;
+        let Services { store, client, env, .. } = (*supervisor.services).clone();
+        let tokens = supervisor.tokens["contoso"].clone();
+        assert!(supervisor.drain(Duration::from_secs(30)).await);
+        let services = Services { store, client, env, metrics: Arc::default() };
+        let supervisor = Supervisor::new(services, Duration::from_secs(86_400));
+        (Self { directory, supervisor, manager }, tokens)
+    }
+
+    pub(super) async fn end(self) {
         let store = self.supervisor.services.store.clone();
         assert!(self.supervisor.drain(Duration::from_secs(30)).await);
         store.close().await.unwrap();
         drop(self.directory);
     }
+}
+
+/// The store's id of a window.
+pub(super) async fn stored_id(supervisor: &Supervisor, name: &str) -> WindowId {
+    let windows = supervisor.services.store.windows().await.unwrap();
+    windows.iter().find(|window| &*window.name == name).unwrap().id
+}
+
+/// Commits that a window has settled, so that its next round is not due for a while.
+pub(super) async fn settle(supervisor: &Supervisor, name: &str) {
+    let Services { store, env, .. } = &*supervisor.services;
+    let phase = Phase::Settled { delta: Some(Link::new("http://127.0.0.1:1/v1.0/delta")) };
+    let position = Some(Position::new(phase, false));
+    let id = stored_id(supervisor, name).await;
+    store.commit(Commit { position, ..Commit::new(id, 0, env.now()) }).await.unwrap();
 }
 
 /// Handles the supervisor's events for some seconds, as the daemon's loop does.
@@ -284,46 +311,31 @@ async fn a_window_inherits_the_pending_drops_of_its_predecessor() {
 
 #[tokio::test(start_paused = true)]
 async fn unconfigured_windows_are_marked_for_dropping_before_the_workers_start() {
-    let fixture = SupervisorFixture::new().await;
-    let Services { store, client, env, .. } = (*fixture.supervisor.services).clone();
-    let tokens = fixture.supervisor.tokens["contoso"].clone();
-    assert!(fixture.supervisor.drain(Duration::from_secs(30)).await);
-    let services = Services { store: store.clone(), client, env, metrics: Arc::default() };
-    let mut next = Supervisor::new(services, Duration::from_secs(86_400));
-    next.start(vec![spec(window("alice"), &tokens)]).await.unwrap();
+    let (mut fixture, tokens) = SupervisorFixture::new().await.successor().await;
+    let store = fixture.supervisor.services.store.clone();
+    fixture.supervisor.start(vec![spec(window("alice"), &tokens)]).await.unwrap();
     // The events are not removed yet, but an interrupted start needs no second permission for the
     // drop.
     let known: Vec<_> = store.identities().await.unwrap().into_keys().collect();
     assert_eq!(known, ["alice".into()]);
-    assert!(next.drain(Duration::from_secs(30)).await);
-    store.close().await.unwrap();
+    fixture.end().await;
 }
 
 /// A change that fails resumes the workers it stopped. The wake-up of a request may be lost with
 /// the stopped worker.
 #[tokio::test(start_paused = true)]
 async fn a_round_requested_just_before_a_reload_that_fails_begins_at_once() {
-    let fixture = SupervisorFixture::new().await;
-    let Services { store, client, env, .. } = (*fixture.supervisor.services).clone();
-    let tokens = fixture.supervisor.tokens["contoso"].clone();
-    assert!(fixture.supervisor.drain(Duration::from_secs(30)).await);
-    // Settled, so the window's next round is not due for a while.
-    let windows = store.windows().await.unwrap();
-    let alice = windows.iter().find(|window| &*window.name == "alice").unwrap().id;
-    let phase = Phase::Settled { delta: Some(Link::new("http://127.0.0.1:1/v1.0/delta")) };
-    let position = Some(Position::new(phase, false));
-    store.commit(Commit { position, ..Commit::new(alice, 0, env.now()) }).await.unwrap();
-    let services = Services { store: store.clone(), client, env, metrics: Arc::default() };
-    let mut next = Supervisor::new(services, Duration::from_secs(86_400));
+    let (mut fixture, tokens) = SupervisorFixture::new().await.successor().await;
+    let next = &mut fixture.supervisor;
+    settle(next, "alice").await;
     next.start(vec![spec(window("alice"), &tokens)]).await.unwrap();
     let handle = next.running.values().next().unwrap().member.handle.clone();
     let round = handle.request_round(RoundRequest::Sync);
     let stopped = next.stop_workers(&[Arc::from("alice")].into()).await.unwrap();
     stopped.into_values().for_each(|running| next.resume(running));
-    watch(&mut next, 1).await;
+    watch(next, 1).await;
     assert!(handle.request_round(RoundRequest::Sync) > round, "the requested round has not begun");
-    assert!(next.drain(Duration::from_secs(30)).await);
-    store.close().await.unwrap();
+    fixture.end().await;
 }
 
 /// A window reconfigured under a wrong clock gets edges by Graph's time: edges by the wrong clock
