@@ -6,6 +6,8 @@
 mod listeners;
 mod reload;
 mod settings;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -185,15 +185,13 @@ fn fleet_change(
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use tokio::sync::oneshot;
     use tokio::time::{Duration, timeout};
 
     use super::*;
     use crate::api::BuildInfo;
-    use crate::config::Sources;
     use crate::daemon::DaemonOptions;
+    use crate::daemon::tests::config;
     use crate::env::Env;
     use crate::graph::HttpTransport;
     use crate::reload::ReloadQueue;
@@ -205,37 +203,6 @@ mod tests {
         {
             assert_eq!(is_mass_drop(dropped, known), needed, "{dropped} of {known}");
         }
-    }
-
-    /// A valid configuration with this store and these windows and intervals.
-    fn config(directory: &std::path::Path, store: &str, windows: &[(&str, &str)]) -> Config {
-        let secret = directory.join("secret");
-        std::fs::write(&secret, "s3cret").unwrap();
-        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
-        let path = directory.display();
-        let mut text = format!(
-            r#"[store]
-path = "{path}/{store}"
-[api]
-socket = "{path}/api.sock"
-[defaults]
-start = "2026-10-01"
-end = "2027-02-01"
-[account.contoso]
-tenant = "t"
-client_id = "c"
-client_secret_file = "secret"
-"#
-        );
-        for (name, interval) in windows {
-            text.push_str(&format!(
-                "[[window]]\nname = \"{name}\"\naccount = \"contoso\"\nmailbox = \"{name}@contoso.com\"\ninterval = \"{interval}\"\n"
-            ));
-        }
-        let file = directory.join("calmirror.toml");
-        std::fs::write(&file, text).unwrap();
-        let now = "2026-11-02T12:00:00Z".parse().unwrap();
-        Config::load(&Sources::find(Some(&file), BTreeMap::new()), now).unwrap()
     }
 
     #[test]

@@ -1,0 +1,104 @@
+//! What a start refuses, and what a stop leaves.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use super::*;
+use crate::config::Sources;
+use crate::graph::HttpTransport;
+use crate::reload::ReloadError;
+use crate::store::WindowRegistration;
+use crate::tests::{env, open as open_store, registration};
+
+/// A valid configuration with this store and these windows and intervals.
+pub(super) fn config(directory: &Path, store: &str, windows: &[(&str, &str)]) -> Config {
+    let secret = directory.join("secret");
+    std::fs::write(&secret, "s3cret").unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let path = directory.display();
+    let mut text = format!(
+        r#"[store]
+path = "{path}/{store}"
+[api]
+socket = "{path}/api.sock"
+[defaults]
+start = "2026-10-01"
+end = "2027-02-01"
+[account.contoso]
+tenant = "t"
+client_id = "c"
+client_secret_file = "secret"
+"#
+    );
+    for (name, interval) in windows {
+        text.push_str(&format!(
+            "[[window]]\nname = \"{name}\"\naccount = \"contoso\"\nmailbox = \"{name}@contoso.com\"\ninterval = \"{interval}\"\n"
+        ));
+    }
+    let file = directory.join("calmirror.toml");
+    std::fs::write(&file, text).unwrap();
+    let now = "2026-11-02T12:00:00Z".parse().unwrap();
+    Config::load(&Sources::find(Some(&file), BTreeMap::new()), now).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_drops_most_windows_needs_permission() {
+    let directory = tempfile::tempdir().unwrap();
+    let names: Vec<String> = (10..50).map(|number| format!("room{number}")).collect();
+    let windows: Vec<(&str, &str)> = names.iter().map(|name| (&**name, "1h")).collect();
+    let all = config(directory.path(), "store", &windows);
+    let store = open_store(directory.path(), &env());
+    let known = all.windows.iter().map(|window| WindowRegistration {
+        identity: all.identity(window),
+        ..registration(window)
+    });
+    store.register(known.collect(), env().now()).await.unwrap();
+    // The windows kept, those of them that get another mailbox, and how many that drops.
+    for (kept, other, refused) in
+        [(40, 0, None), (20, 0, None), (19, 0, Some(21)), (40, 20, None), (40, 21, Some(21))]
+    {
+        let mut new = config(directory.path(), "store", &windows[..kept]);
+        for window in new.windows.iter_mut().take(other) {
+            Arc::make_mut(window).mailbox = "other@contoso.com".into();
+        }
+        let expected = refused.map(|dropped| (dropped, 40));
+        let result = check_drops(&store, &new, false).await;
+        let drops = result.err().map(|error| match error {
+            StartError::Drops { dropped, known } => (dropped, known),
+            error => panic!("{error}"),
+        });
+        assert_eq!(drops, expected, "{kept} kept, {other} of them another mailbox");
+        check_drops(&store, &new, true).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_comes_before_a_waiting_reload_and_closes_the_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = DaemonOptions {
+        config: config(directory.path(), "store", &[]),
+        load: Arc::new(|| panic!("the files were read")),
+        reloads: ReloadQueue::default(),
+        telemetry: None,
+        env: env(),
+        transport: Arc::new(HttpTransport::new().unwrap()),
+        about: BuildInfo {
+            version: String::new(),
+            commit: String::new(),
+            target: String::new(),
+            started: env().now(),
+            since: Instant::now(),
+        },
+        accept_drops: false,
+        open_loopback: false,
+        cache_bytes: 1 << 20,
+    };
+    let daemon = Daemon::start(options).await.unwrap();
+    let (reloads, socket) = (daemon.reloads(), daemon.socket().unwrap());
+    assert!(socket.exists());
+    let (reloaded, ended) = tokio::join!(reloads.ask(false), daemon.run(std::future::ready(())));
+    assert_eq!((reloaded, ended.is_ok()), (Err(ReloadError::Stopping), true));
+    assert!(!socket.exists(), "the listener was left open");
+    let store = open_store(&directory.path().join("store"), &env());
+    assert!(store.windows().await.unwrap().is_empty());
+}
