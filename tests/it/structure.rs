@@ -77,20 +77,38 @@ fn identifier(text: &str) -> String {
     text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
 }
 
-#[test]
-fn no_two_types_share_a_name() {
-    let mut owners: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for (module, text) in sources() {
-        // Types within functions start further right.
-        for line in text.lines().filter(|line| !line.starts_with(' ')) {
+/// The names of the types that a file declares, in macros and in modules of tests too, but not in
+/// functions.
+fn types(text: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    // Whether the indented lines belong to a module or to a macro call.
+    let mut in_items = false;
+    for line in text.lines().map(|line| line.split("//").next().unwrap_or_default().trim_end()) {
+        let indent = line.len() - line.trim_start().len();
+        let line = without_visibility(line);
+        if indent == 0 && line.ends_with('{') {
+            in_items = line.starts_with("mod ") || line.ends_with("! {");
+        }
+        if indent == 0 || indent == 4 && in_items {
             let kinds = ["struct ", "enum ", "trait ", "type ", "union "];
-            let name = kinds.iter().find_map(|kind| without_visibility(line).strip_prefix(kind));
-            if let Some(name) = name.map(identifier) {
-                owners.entry(name).or_default().insert(module.clone());
-            }
+            let name = kinds.iter().find_map(|kind| line.strip_prefix(kind)).map(identifier);
+            found.extend(name.filter(|name| !name.is_empty()));
         }
     }
-    assert!(owners.len() > 400, "only {} types found", owners.len());
+    found
+}
+
+#[test]
+fn no_two_types_share_a_name() {
+    let mut owners: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for path in [rust_files("src"), rust_files("tests")].concat() {
+        for name in types(&std::fs::read_to_string(&path).unwrap()) {
+            owners.entry(name).or_default().push(path.display().to_string());
+        }
+    }
+    assert!(owners.len() > 500, "only {} types found", owners.len());
+    assert!(owners.contains_key("SegmentMode"), "types in macros are not found");
+    assert!(owners.contains_key("WorkerFixture"), "types of tests are not found");
     let shared: Vec<_> = owners.iter().filter(|(_, owners)| owners.len() > 1).collect();
     assert!(shared.is_empty(), "several types have the same name: {shared:#?}");
 }
@@ -117,7 +135,7 @@ fn defined_names(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn what_the_page_about_the_structure_names_exists() {
+fn names_in_the_architecture_page_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = std::fs::read_to_string(root.join("docs/ARCHITECTURE.md")).unwrap();
     let files = rust_files("src");
@@ -144,6 +162,29 @@ fn what_the_page_about_the_structure_names_exists() {
     }
     assert!(checked > 100, "only {checked} names found");
     assert!(missing.is_empty(), "named by docs/ARCHITECTURE.md and not in src: {missing:#?}");
+}
+
+/// The rooms that run everything: none of their files is without state or decisions.
+#[test]
+fn every_file_of_the_tasks_has_unit_tests() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (mut tested, mut missing) = (0, Vec::new());
+    for path in rust_files("src") {
+        let module = path.strip_prefix(&root).unwrap().with_extension("");
+        let names: Vec<&str> = module.iter().filter_map(OsStr::to_str).collect();
+        let is_task = ["worker", "supervisor", "daemon", "reload"].contains(&names[0]);
+        if !is_task || names.contains(&"tests") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        if text.contains("#[cfg(test)]\nmod tests") {
+            tested += 1;
+        } else {
+            missing.push(module);
+        }
+    }
+    assert!(tested > 25, "only {tested} files found");
+    assert!(missing.is_empty(), "files without unit tests: {missing:?}");
 }
 
 #[test]
