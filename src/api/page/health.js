@@ -79,7 +79,7 @@ function standing(window) {
       ...(error ? [
         ["Kind", [error.kind.replaceAll("_", " "), error.status && `status ${error.status}`, error.code].filter(Boolean).join(", ")],
         ["Failed", at(error.at)],
-        ["Failures since the last success", count(window.failures)],
+        ["Failures in a row", count(window.failures)],
         ["Graph’s request-id", error.request_id && h("code", null, error.request_id)],
       ] : []),
     ]));
