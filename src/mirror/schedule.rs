@@ -10,7 +10,8 @@ use super::clock::{self, TOLERANCE};
 use super::page::EventId;
 use super::window::{Edge, Edges, Window, WindowSettings};
 
-/// The longest back-off, unless the interval is longer; a quarantined window waits longer.
+/// The longest back-off after a transient or throttled failure, unless the interval is longer, and
+/// after a failed sign-in.
 pub const MAX_BACKOFF: Duration = Duration::from_secs(3600);
 /// The first wait before a request is repeated, before jitter.
 pub const FIRST_RETRY: Duration = Duration::from_secs(1);
