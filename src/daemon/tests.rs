@@ -2,9 +2,10 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
-use crate::config::Sources;
+use crate::config::{Diagnostics, Sources};
 use crate::graph::HttpTransport;
 use crate::reload::ReloadError;
 use crate::store::WindowRegistration;
@@ -75,9 +76,14 @@ async fn a_start_that_drops_most_windows_needs_permission() {
 #[tokio::test(start_paused = true)]
 async fn a_stop_comes_before_a_waiting_reload_and_closes_the_store() {
     let directory = tempfile::tempdir().unwrap();
+    let read = Arc::new(AtomicBool::new(false));
+    let reading = read.clone();
     let options = DaemonOptions {
         config: config(directory.path(), "store", &[]),
-        load: Arc::new(|| panic!("the files were read")),
+        load: Arc::new(move || {
+            reading.store(true, Ordering::Relaxed);
+            Err(Diagnostics(Vec::new()))
+        }),
         reloads: ReloadQueue::default(),
         telemetry: None,
         env: env(),
@@ -98,6 +104,7 @@ async fn a_stop_comes_before_a_waiting_reload_and_closes_the_store() {
     assert!(socket.exists());
     let (reloaded, ended) = tokio::join!(reloads.ask(false), daemon.run(std::future::ready(())));
     assert_eq!((reloaded, ended.is_ok()), (Err(ReloadError::Stopping), true));
+    assert!(!read.load(Ordering::Relaxed), "the files were read");
     assert!(!socket.exists(), "the listener was left open");
     let store = open_store(&directory.path().join("store"), &env());
     assert!(store.windows().await.unwrap().is_empty());
