@@ -139,7 +139,7 @@ done
 catch_up || fail "a consumer did not get to the end"
 check "removals are forgotten: a new snapshot, killed three times in its midst, its copy never empty" \
     grep -q 'new snapshot' "$SCRATCH/python.log"
-check "the shell consumer began anew" grep -q 'read again' "$SCRATCH/shell.log"
+check "the shell consumer read everything again" grep -q 'reading everything again' "$SCRATCH/shell.log"
 equal "$python" "$shell"
 
 # Another store.
