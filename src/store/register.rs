@@ -196,45 +196,18 @@ fn registered(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::env::Env;
-    use crate::mirror::window::{
-        BodyFormat, CalendarRef, Completion, Edge, Edges, EventShape, WindowIdentity,
-    };
-    use crate::store::{Store, StoreOptions};
-
-    fn wanted(name: &str) -> WindowRegistration {
-        let [start, end] = [0, 86_400].map(|second| Timestamp::from_second(second).unwrap());
-        WindowRegistration {
-            name: name.into(),
-            identity: WindowIdentity {
-                account: "contoso".into(),
-                tenant: "t".into(),
-                mailbox: name.into(),
-                calendar: CalendarRef::Default,
-                immutable_ids: false,
-            },
-            shape: EventShape {
-                body: BodyFormat::Html,
-                time_zone: "UTC".into(),
-                complete: Completion::Master,
-            },
-            start: Edge::At(start),
-            end: Edge::At(end),
-            edges: Edges { start, end },
-        }
-    }
+    use crate::tests::{NOON, env, open, registration, window};
 
     #[tokio::test]
     async fn a_registration_reads_no_record_of_another_live_window() {
         let dir = tempfile::tempdir().unwrap();
-        let options = StoreOptions { min_free_bytes: 0, ..StoreOptions::new(dir.path()) };
-        let (store, _) = Store::open(&options, &Env::real()).unwrap();
-        let at = Timestamp::UNIX_EPOCH;
-        let alice = store.register(vec![wanted("alice")], at).await.unwrap().remove(0).id;
+        let store = open(dir.path(), &env());
+        let wanted = |name| vec![registration(&window(name))];
+        let alice = store.register(wanted("alice"), NOON).await.unwrap().remove(0).id;
         let mut batch = sled::Batch::default();
         batch.insert(keys::window(alice), b"unreadable");
         store.shared().apply(1, batch).unwrap();
-        let bob = store.register(vec![wanted("bob")], at).await.unwrap().remove(0);
+        let bob = store.register(wanted("bob"), NOON).await.unwrap().remove(0);
         assert_eq!(bob.replaces, []);
     }
 }
