@@ -122,7 +122,7 @@ fn a_mailboxes_file_must_exist_and_its_names_must_differ() {
         ]
     );
     let fixture = ConfigFixture::with(&format!("{ACCOUNT}{ROOMS}"));
-    fixture.write("rooms.txt", "# nobody yet\n");
+    fixture.write("rooms.txt", "# no mailboxes yet\n");
     assert_eq!(
         fixture.shown(&fixture.config().warnings)[0],
         "calmirror.toml:7: window[rooms.txt].mailboxes_file: rooms.txt names no mailbox; write an address or id on each line"
