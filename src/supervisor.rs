@@ -189,6 +189,8 @@ impl Supervisor {
             let (store, env) = (store.clone(), env.clone());
             maintenance::run(store, env, graph.clone(), retention.clone(), stop)
         });
+        let store = self.services.store.clone();
+        self.spawn_task("compression", move |stop| maintenance::compress(store.clone(), stop));
         self.drop_windows(drops);
         Ok(())
     }

@@ -64,7 +64,7 @@ fn audit_all(tree: &Tree) -> Result<(), TreeError> {
                 // Chunks are read with their rows.
                 let Some((window, id)) = window.zip(keys::event_of(&key)) else { continue };
                 let large = tree.large(&key)?.ok_or(TreeError::Damaged("event"))?;
-                let stored = EventRow::decode(&large.value)?;
+                let stored = EventRow::decode(&large.value, &tree.dictionaries, None)?;
                 row(tree, window, id, &stored)?;
                 *shown.entry(window).or_default() += u64::from(stored.is_shown());
             }

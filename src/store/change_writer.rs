@@ -77,7 +77,7 @@ impl ChangeWriter<'_> {
             }
             (None, None) => 0,
         };
-        let new = slot.new.clone().map(|row| EventRow { seq, ..row });
+        let new = slot.new.clone().map(|row| row.with_seq(seq));
         self.write(id, slot.old.as_ref(), new.as_ref());
         Ok(())
     }
@@ -102,7 +102,12 @@ impl ChangeWriter<'_> {
 
     /// Replaces a row and its index entries.
     pub(super) fn write(&mut self, id: EventHash, old: Option<&StoredRow>, new: Option<&EventRow>) {
-        if old.map(|s| &s.row) == new {
+        let alike = match (old, new) {
+            (Some(old), Some(new)) => old.row.is_stored_alike(new),
+            (None, None) => true,
+            _ => false,
+        };
+        if alike {
             return;
         }
         let old_index = old.map(|s| index(self.window, id, &s.row)).unwrap_or_default();

@@ -13,11 +13,12 @@ use super::error::{PlanError, StoreError, TreeError};
 use super::record::WindowRecord;
 use super::render::{self, MasterMembers};
 use super::row::EventRow;
+use super::row_commit::{NewRow, RowCommit};
 use super::tree::Tree;
 use crate::mirror::change::RemovalReason;
 use crate::mirror::commit::Commit;
 use crate::mirror::event;
-use crate::mirror::page::{EventHash, EventId, EventKind, Item};
+use crate::mirror::page::{EventHash, EventId, EventKind};
 use crate::mirror::segment_set::SegmentSet;
 
 type RowCache = BTreeMap<EventHash, EventRow>;
@@ -36,6 +37,7 @@ fn show(masters: &MasterCache<'_>, row: &EventRow) -> Bytes {
 pub(super) struct CommitApplier<'a> {
     tree: &'a Tree,
     commit: &'a Commit,
+    rows: &'a [NewRow],
     record: &'a WindowRecord,
     slots: BTreeMap<EventHash, RowChange>,
     /// Ids that the commit itself carries.
@@ -46,10 +48,12 @@ pub(super) struct CommitApplier<'a> {
 
 impl<'a> CommitApplier<'a> {
     /// Starts without loaded rows.
-    pub(super) fn new(tree: &'a Tree, commit: &'a Commit, record: &'a WindowRecord) -> Self {
+    pub(super) fn new(tree: &'a Tree, commit: &'a RowCommit, record: &'a WindowRecord) -> Self {
+        let RowCommit { commit, rows } = commit;
         Self {
             tree,
             commit,
+            rows,
             record,
             slots: BTreeMap::new(),
             carried: BTreeSet::new(),
@@ -59,8 +63,8 @@ impl<'a> CommitApplier<'a> {
 
     /// Refuses the commit if a bare occurrence has no master.
     pub(super) fn check(mut self) -> Result<(), PlanError> {
-        for item in &self.commit.upserts {
-            self.upsert(item)?;
+        for row in self.rows {
+            self.upsert(row)?;
         }
         self.masters().map(drop)
     }
@@ -68,8 +72,8 @@ impl<'a> CommitApplier<'a> {
     /// Applies the commit to the rows and the feed.
     pub(super) fn run(mut self, feed: &mut ChangeWriter<'_>) -> Result<(), PlanError> {
         let commit = self.commit;
-        for item in &commit.upserts {
-            self.upsert(item)?;
+        for row in self.rows {
+            self.upsert(row)?;
         }
         let mut orphans = commit.orphans.clone();
         for removal in &commit.removals {
@@ -90,7 +94,7 @@ impl<'a> CommitApplier<'a> {
         let (old, new) = (cut(&old), cut(&new));
         for (id, slot) in &self.slots {
             let same = |a: &EventRow, b: &EventRow| {
-                let look_same = a.content == b.content
+                let look_same = a.content() == b.content()
                     && (a.kind, &a.master, a.full) == (b.kind, &b.master, b.full);
                 let follows = b.is_bare()
                     && b.master.as_ref().is_some_and(|m| self.changed.contains(&m.hash()));
@@ -102,35 +106,44 @@ impl<'a> CommitApplier<'a> {
     }
 
     fn load(&mut self, id: EventHash) -> Result<&mut RowChange, TreeError> {
+        self.load_like(id, None)
+    }
+
+    /// The same; texts that `like` has are not decompressed.
+    fn load_like(
+        &mut self,
+        id: EventHash,
+        like: Option<&EventRow>,
+    ) -> Result<&mut RowChange, TreeError> {
         match self.slots.entry(id) {
             At::Occupied(slot) => Ok(slot.into_mut()),
             At::Vacant(place) => {
-                let old = self.tree.row(self.commit.window, id)?;
+                let old = self.tree.row_like(self.commit.window, id, like)?;
                 let new = old.as_ref().map(|s| s.row.clone());
                 Ok(place.insert(RowChange { old, new, reason: RemovalReason::Deleted }))
             }
         }
     }
 
-    fn upsert(&mut self, item: &Item) -> Result<(), TreeError> {
-        let id = item.id.hash();
+    fn upsert(&mut self, new: &NewRow) -> Result<(), TreeError> {
         let own = SegmentSet::of(self.commit.segment);
-        self.carried.insert(id);
-        let slot = self.load(id)?;
-        let mut row = EventRow::of(item, own);
+        self.carried.insert(new.hash);
+        let slot = self.load_like(new.hash, Some(&new.row))?;
+        let mut row = new.row.clone();
         if let Some(old) = slot.old() {
             // Each segment is a stream of its own. One stream may deliver an old state of an event
             // after another delivered a newer one, and it may never deliver the newer one if the
             // event has moved. Within a stream the order of arrival counts.
-            if !old.segments.without(own).is_empty() && event::is_older(&row.content, &old.content)
+            if !old.segments.without(own).is_empty()
+                && event::is_older(row.content(), old.content())
             {
                 row = old.clone();
             }
             row.segments = row.segments.union(old.segments).union(own);
             row.seq = old.seq;
             // Equal JSON: keep the stored bytes.
-            if event::same_json(&old.content, &row.content) {
-                row.content = old.content.clone();
+            if event::same_json(old.content(), row.content()) {
+                row.set_content(old.content().clone());
             }
         }
         slot.new = Some(row);
@@ -166,7 +179,7 @@ impl<'a> CommitApplier<'a> {
             let was = slot.old().filter(|r| r.kind == EventKind::Master);
             let is = slot.new.as_ref().filter(|r| r.kind == EventKind::Master);
             match (was, is) {
-                (Some(a), Some(b)) if !event::same_for_occurrences(&a.content, &b.content) => {
+                (Some(a), Some(b)) if !event::same_for_occurrences(a.content(), b.content()) => {
                     self.changed.insert(*id);
                 }
                 (Some(a), None) => ended.push((*id, a.clone())),
@@ -186,7 +199,7 @@ impl<'a> CommitApplier<'a> {
                 }
                 let slot = self.load(id)?;
                 if let Some(row) = slot.new.as_mut().filter(|r| r.is_bare()) {
-                    row.content = render::show(row, master.as_ref());
+                    row.set_content(render::show(row, master.as_ref()));
                     row.full = true;
                 }
             }

@@ -204,17 +204,17 @@ fn event_size(
     let stored = tree.row(entry.window, entry.id)?;
     let row = stored.ok_or(TreeError::Damaged("change (event missing)"))?.row;
     let Some(master) = row.master.as_ref().filter(|_| row.is_bare()) else {
-        return Ok(row.content.len());
+        return Ok(row.content().len());
     };
     let key = (entry.window, master.hash());
     let inherited = match masters.entry(key) {
         At::Occupied(size) => *size.get(),
         At::Vacant(place) => {
             let master = tree.row(entry.window, key.1)?;
-            *place.insert(master.map_or(0, |stored| stored.row.content.len()))
+            *place.insert(master.map_or(0, |stored| stored.row.content().len()))
         }
     };
-    Ok(row.content.len() + inherited)
+    Ok(row.content().len() + inherited)
 }
 
 fn name_of(

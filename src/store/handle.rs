@@ -14,6 +14,7 @@ use super::error::{FeedError, OpenError, OpenFault, StoreError, TreeError};
 use super::job::{WindowEdit, WriteJob};
 use super::purge::PurgeProgress;
 use super::reserve::SpaceReserve;
+use super::row_commit::RowCommit;
 use super::shared::StoreShared;
 use super::tree::Tree;
 use super::writer::Writer;
@@ -146,13 +147,19 @@ impl Store {
         self.inner.shared.wait_ended().await
     }
 
+    /// Compresses the items of a commit, here rather than in the writer, which is one thread.
+    fn rows(&self, commit: Commit) -> Box<RowCommit> {
+        let dictionary = self.inner.shared.dictionaries.newest();
+        Box::new(RowCommit::of(commit, &dictionary))
+    }
+
     /// Writes a commit and returns when it is durable.
     ///
     /// # Errors
     /// [`StoreError::UnknownWindow`], [`StoreError::MissingMaster`] and [`StoreError::Full`] mean
     /// that nothing of this commit was written. After any other error the store cannot be used.
     pub async fn commit(&self, commit: Commit) -> Result<CommitOutcome, StoreError> {
-        let commit = Box::new(Commit { deferrable: false, ..commit });
+        let commit = self.rows(Commit { deferrable: false, ..commit });
         let began = tokio::time::Instant::now();
         let outcome = self.ask(|reply| WriteJob::Commit { commit, deferred: None, reply }).await?;
         self.inner.shared.metrics.commits.observe(began.elapsed());
@@ -173,7 +180,8 @@ impl Store {
         }
         let deferred = Some(self.inner.shared.defer(commit.window));
         let (reply, _) = oneshot::channel();
-        let job = WriteJob::Commit { commit: Box::new(commit), deferred, reply };
+        let commit = self.rows(commit);
+        let job = WriteJob::Commit { commit, deferred, reply };
         self.inner.shared.env.block_on_external(self.send(job)).await
     }
 
@@ -360,7 +368,7 @@ impl Store {
         }
     }
 
-    async fn ask<T>(
+    pub(super) async fn ask<T>(
         &self,
         job: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> WriteJob,
     ) -> Result<T, StoreError> {

@@ -11,9 +11,11 @@ use super::error::{PlanError, StoreError, TreeError};
 use super::parts;
 use super::purge::{PurgeProgress, Trimmed};
 use super::record::WindowRecord;
+use super::row_commit::RowCommit;
 use super::shared::DeferredCommit;
+use super::tree::Tree;
 use super::{RegisteredWindow, WindowRegistration};
-use crate::mirror::commit::{Commit, CommitOutcome};
+use crate::mirror::commit::CommitOutcome;
 use crate::mirror::position::WindowId;
 use crate::mirror::status::ResyncReason;
 
@@ -28,10 +30,17 @@ pub(super) type JobReply<T> = oneshot::Sender<Result<T, StoreError>>;
 /// A change of a window's record.
 pub(super) type WindowEdit = Box<dyn FnOnce(&mut WindowRecord) + Send>;
 
+/// A change of records that is no commit.
+pub(super) type TreeEdit = Box<dyn FnOnce(&Tree, &mut WriteBatch) -> Result<(), TreeError> + Send>;
+
 /// A request to the writer.
 pub(super) enum WriteJob {
     /// Write a commit; `deferred` is set if no caller waits for it.
-    Commit { commit: Box<Commit>, deferred: Option<DeferredCommit>, reply: JobReply<CommitOutcome> },
+    Commit {
+        commit: Box<RowCommit>,
+        deferred: Option<DeferredCommit>,
+        reply: JobReply<CommitOutcome>,
+    },
     /// Free the names of the `unwanted` windows, then register the wanted ones.
     Register {
         wanted: Vec<WindowRegistration>,
@@ -56,6 +65,8 @@ pub(super) enum WriteJob {
     },
     /// One slice of trimming.
     Trim { before: Timestamp, reply: JobReply<Trimmed> },
+    /// Change records that are no commit; `bytes` is roughly how much it writes.
+    Edit { edit: TreeEdit, bytes: usize, reply: JobReply<()> },
     /// Write the deferred commits.
     Flush { reply: JobReply<()> },
     /// Write the deferred commits and stop.
@@ -111,6 +122,7 @@ pub(super) fn estimated_bytes(job: &WriteJob) -> usize {
         WriteJob::Commit { commit, .. } => parts::weight(commit),
         WriteJob::Register { wanted, unwanted, .. } => (wanted.len() + unwanted.len()) * WINDOW,
         WriteJob::Reset { .. } => RESET,
+        WriteJob::Edit { bytes, .. } => *bytes,
         WriteJob::Drop { .. } | WriteJob::Trim { .. } => SLICE,
         WriteJob::Flush { .. } | WriteJob::Close { .. } => 0,
     }
@@ -122,7 +134,9 @@ pub(super) fn refuse(job: WriteJob, why: &StoreError) {
     match job {
         WriteJob::Commit { reply, .. } => drop(reply.send(Err(why))),
         WriteJob::Register { reply, .. } => drop(reply.send(Err(why))),
-        WriteJob::Reset { reply, .. } | WriteJob::Flush { reply } => drop(reply.send(Err(why))),
+        WriteJob::Reset { reply, .. }
+        | WriteJob::Edit { reply, .. }
+        | WriteJob::Flush { reply } => drop(reply.send(Err(why))),
         WriteJob::Drop { reply, .. } => drop(reply.send(Err(why))),
         WriteJob::Trim { reply, .. } => drop(reply.send(Err(why))),
         WriteJob::Close { reply } => drop(reply.send(())),

@@ -19,6 +19,9 @@ pub(super) const SUM: &[u8] = b"m/sum";
 /// The highest seq of a trimmed tombstone.
 pub(super) const MIN_SEQ: &[u8] = b"m/floor";
 
+/// The numbers of the dictionaries, and what is known about them.
+pub(super) const DICTIONARIES: &[u8] = b"m/dictionaries";
+
 // The kinds of keys: their first byte.
 pub(super) const INCARNATION: u8 = b'i';
 pub(super) const NAME: u8 = b'n';
@@ -35,6 +38,7 @@ pub(super) const SEEN: u8 = b's';
 pub(super) const FEED: u8 = b'f';
 pub(super) const TOMBSTONE: u8 = b'x';
 pub(super) const AGE: u8 = b'y';
+pub(super) const DICTIONARY: u8 = b'z';
 
 /// Length of an event's key; the keys of its chunks are longer.
 const EVENT_LEN: usize = 1 + 4 + 16;
@@ -239,6 +243,11 @@ pub(super) fn tombstone(window: WindowId, id: EventHash) -> Vec<u8> {
 /// When a tombstone was written.
 pub(super) fn age(seq: Seq) -> Vec<u8> {
     key(AGE, &seq.to_be_bytes())
+}
+
+/// A dictionary that the store trained.
+pub(super) fn dictionary(number: u32) -> Vec<u8> {
+    key(DICTIONARY, &number.to_be_bytes())
 }
 
 /// The prefixes of what is left of a window once its shown events have been removed.

@@ -13,7 +13,8 @@
 //! Files, from the bottom up: `keys`, `record`, `row` and `batch` (what is written); `tree`
 //! (reading the tree); `parts`, `plan`, `commit_applier`, `change_writer`, `register` and `purge`
 //! (from a request to a batch); `job`, `writer` and `write_watcher` (the thread, its jobs, and the
-//! end of a write that failed); `shared` (state of writer and readers); `handle` (the store's
+//! end of a write that failed); `dictionary`, `row_commit` and `recompress` (compression);
+//! `shared` (state of writer and readers); `handle` (the store's
 //! interface); `lookup` (what workers read); `query`, `render`, `feed`, `follower`, `change_line`
 //! and `cursor` (what readers get); `directory`, `open`, `watermark` and `audit` (opening);
 //! `disk_space` and `reserve` (full disks).
@@ -24,6 +25,7 @@ mod change_line;
 mod change_writer;
 mod commit_applier;
 mod cursor;
+mod dictionary;
 mod directory;
 mod disk_space;
 mod error;
@@ -39,11 +41,13 @@ mod pending;
 mod plan;
 mod purge;
 mod query;
+mod recompress;
 mod record;
 mod register;
 mod render;
 mod reserve;
 mod row;
+mod row_commit;
 mod shared;
 mod tree;
 mod types;
@@ -56,6 +60,7 @@ pub use self::error::{FeedError, OpenError, OpenFault, StoreError};
 pub use self::feed::FeedFilter;
 pub use self::follower::{BATCH_BYTES, Follower};
 pub use self::handle::Store;
+pub use self::recompress::RecompressPlace;
 pub use self::types::{
     AuditRow, Change, Changes, EventQuery, Events, KnownWindow, OpenReport, OutsideCount,
     RegisteredWindow, StoreOptions, WindowRegistration,

@@ -264,6 +264,7 @@ fn check(
     if newest != last_seq && (newest > last_seq || tree.number(keys::MIN_SEQ)? != last_seq) {
         return Err(OpenAttemptError::Damaged("the feed does not end at the last seq".to_owned()));
     }
+    tree.load_dictionaries()?;
     audit::audit(tree, suspect, env)?;
     Ok(last_seq)
 }

@@ -10,9 +10,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::TreeError;
+use super::row_commit::{NewRow, RowCommit};
 use super::tree::Tree;
 use crate::mirror::commit::{Commit, Removal};
-use crate::mirror::page::{EventHash, EventId, Item};
+use crate::mirror::page::{EventHash, EventId};
 use crate::mirror::position::{PendingEntry, PendingKey};
 
 /// Most bytes, roughly, in one part. A series is one part however large it is: a few thousand
@@ -24,19 +25,20 @@ const BESIDE: usize = 300;
 const REMOVAL: usize = 1000;
 
 /// Roughly how many bytes a commit loads and writes.
-pub(super) fn weight(commit: &Commit) -> usize {
-    let upserts: usize = commit.upserts.iter().map(of_item).sum();
+pub(super) fn weight(rows: &RowCommit) -> usize {
+    let RowCommit { commit, rows } = rows;
+    let upserts: usize = rows.iter().map(of_row).sum();
     let pending: usize = commit.pending.iter().map(of_pending).sum();
     upserts + pending + commit.removals.len() * REMOVAL + REMOVAL
 }
 
-fn of_item(item: &Item) -> usize {
-    item.content.len() + BESIDE
+fn of_row(new: &NewRow) -> usize {
+    new.row.content().len() + BESIDE
 }
 
 fn of_pending(entry: &PendingEntry) -> usize {
     match entry {
-        PendingEntry::Waiting { item, .. } => of_item(item),
+        PendingEntry::Waiting { item, .. } => item.content.len() + BESIDE,
         _ => BESIDE,
     }
 }
@@ -44,23 +46,24 @@ fn of_pending(entry: &PendingEntry) -> usize {
 /// A unit that is never split: a series or a single event, and the removals that belong to it.
 #[derive(Default)]
 struct CommitUnit {
-    upserts: Vec<Item>,
+    rows: Vec<NewRow>,
     removals: Vec<Removal>,
 }
 
 /// Splits a commit into parts that must be written in this order; nearly always there is only one.
-pub(super) fn cut(tree: &Tree, commit: Commit) -> Result<Vec<Commit>, TreeError> {
+pub(super) fn cut(tree: &Tree, commit: RowCommit) -> Result<Vec<RowCommit>, TreeError> {
     cut_at(tree, commit, PART)
 }
 
-fn cut_at(tree: &Tree, mut commit: Commit, most: usize) -> Result<Vec<Commit>, TreeError> {
-    if weight(&commit) <= most {
-        return Ok(vec![commit]);
+fn cut_at(tree: &Tree, whole: RowCommit, most: usize) -> Result<Vec<RowCommit>, TreeError> {
+    if weight(&whole) <= most {
+        return Ok(vec![whole]);
     }
+    let RowCommit { mut commit, rows } = whole;
     let mut units = BTreeMap::<EventHash, CommitUnit>::new();
-    for item in std::mem::take(&mut commit.upserts) {
-        let series = item.master.as_ref().unwrap_or(&item.id).hash();
-        units.entry(series).or_default().upserts.push(item);
+    for new in rows {
+        let series = new.row.master.as_ref().map_or(new.hash, EventId::hash);
+        units.entry(series).or_default().rows.push(new);
     }
     // Removals of series of which the commit has no event, by series.
     let mut removals = BTreeMap::<EventHash, Vec<Removal>>::new();
@@ -75,13 +78,13 @@ fn cut_at(tree: &Tree, mut commit: Commit, most: usize) -> Result<Vec<Commit>, T
     let empty = Commit::new(commit.window, commit.segment, commit.at);
     let mut parts = Parts { empty, most, done: Vec::new(), size: 0 };
     for unit in units.into_values() {
-        let size: usize = unit.upserts.iter().map(of_item).sum();
+        let size: usize = unit.rows.iter().map(of_row).sum();
         let part = parts.with_room_for(size + unit.removals.len() * REMOVAL);
-        part.upserts.extend(unit.upserts);
-        part.removals.extend(unit.removals);
+        part.rows.extend(unit.rows);
+        part.commit.removals.extend(unit.removals);
     }
     for removals in removals.into_values() {
-        parts.with_room_for(removals.len() * REMOVAL).removals.extend(removals);
+        parts.with_room_for(removals.len() * REMOVAL).commit.removals.extend(removals);
     }
     // Adding wins over deleting only within one commit, so entries that the last part deletes are
     // also added there.
@@ -91,10 +94,10 @@ fn cut_at(tree: &Tree, mut commit: Commit, most: usize) -> Result<Vec<Commit>, T
         let last = commit.pending.extract_if(.., deleted).collect();
         let early = std::mem::replace(&mut commit.pending, last);
         for entry in early {
-            parts.with_room_for(of_pending(&entry)).pending.push(entry);
+            parts.with_room_for(of_pending(&entry)).commit.pending.push(entry);
         }
     }
-    parts.done.push(commit);
+    parts.done.push(RowCommit { commit, rows: Vec::new() });
     Ok(parts.done)
 }
 
@@ -102,16 +105,16 @@ struct Parts {
     /// A commit of the same segment that changes nothing.
     empty: Commit,
     most: usize,
-    done: Vec<Commit>,
+    done: Vec<RowCommit>,
     /// Bytes of the part that is being filled.
     size: usize,
 }
 
 impl Parts {
     /// The part with room for `size` more bytes.
-    fn with_room_for(&mut self, size: usize) -> &mut Commit {
+    fn with_room_for(&mut self, size: usize) -> &mut RowCommit {
         if self.done.is_empty() || self.size + size > self.most {
-            self.done.push(self.empty.clone());
+            self.done.push(RowCommit { commit: self.empty.clone(), rows: Vec::new() });
             self.size = 0;
         }
         self.size += size;
@@ -125,12 +128,13 @@ mod tests {
     use jiff::Timestamp;
 
     use super::super::batch::WriteBatch;
+    use super::super::dictionary::Dictionaries;
     use super::super::keys;
     use super::super::row::EventRow;
     use super::*;
     use crate::mirror::change::RemovalReason;
     use crate::mirror::commit::SeenPage;
-    use crate::mirror::page::{EventKind, Link, Span};
+    use crate::mirror::page::{EventKind, Item, Link, Span};
     use crate::mirror::position::{Phase, Position, WindowId};
     use crate::mirror::segment_set::SegmentSet;
 
@@ -145,6 +149,10 @@ mod tests {
             master: master.map(EventId::new),
             ..crate::tests::single(id, span, vec![b'x'; 700])
         }
+    }
+
+    fn rows(commit: Commit) -> RowCommit {
+        RowCommit::of(commit, &Dictionaries::shipped().unwrap().newest())
     }
 
     fn large() -> Commit {
@@ -171,36 +179,44 @@ mod tests {
     #[test]
     fn the_position_is_written_with_the_last_part() {
         let dir = tempfile::tempdir().unwrap();
-        let parts = cut_at(&tree(&dir), large(), 5000).unwrap();
+        let parts = cut_at(&tree(&dir), rows(large()), 5000).unwrap();
         let (last, earlier) = parts.split_last().unwrap();
         assert!(earlier.len() > 8, "{}", earlier.len());
         for part in earlier {
             assert!(
-                part.position.is_none() && part.seen.is_none() && part.finished_pending.is_empty()
+                part.commit.position.is_none()
+                    && part.commit.seen.is_none()
+                    && part.commit.finished_pending.is_empty()
             );
-            assert_eq!(part.counters, crate::mirror::commit::CounterUpdates::default());
+            assert_eq!(part.commit.counters, crate::mirror::commit::CounterUpdates::default());
             assert!(
-                weight(part) <= 5000 + REMOVAL || part.upserts.iter().all(|i| i.master.is_some())
+                weight(part) <= 5000 + REMOVAL
+                    || part.rows.iter().all(|new| new.row.master.is_some())
             );
         }
-        assert!(last.position.is_some() && last.seen.is_some() && last.counters.round == Some(7));
-        assert_eq!(last.finished_pending.len(), 1);
-        assert_eq!(last.pending.len(), 1, "added where it is deleted");
-        assert!(last.upserts.is_empty() && last.removals.is_empty());
+        assert!(
+            last.commit.position.is_some()
+                && last.commit.seen.is_some()
+                && last.commit.counters.round == Some(7)
+        );
+        assert_eq!(last.commit.finished_pending.len(), 1);
+        assert_eq!(last.commit.pending.len(), 1, "added where it is deleted");
+        assert!(last.rows.is_empty() && last.commit.removals.is_empty());
     }
 
     #[test]
     fn parts_lose_nothing_keep_series_together_and_order_removals_last() {
         let dir = tempfile::tempdir().unwrap();
-        let parts = cut_at(&tree(&dir), large(), 5000).unwrap();
-        let count = |of: fn(&Commit) -> usize| parts.iter().map(of).sum::<usize>();
-        assert_eq!(count(|part| part.upserts.len()), 48);
-        assert_eq!(count(|part| part.removals.len()), 20);
-        assert_eq!(count(|part| part.pending.len()), 20);
-        let of_series = parts.iter().filter(|part| part.upserts.iter().any(|i| i.master.is_some()));
+        let parts = cut_at(&tree(&dir), rows(large()), 5000).unwrap();
+        let count = |of: fn(&RowCommit) -> usize| parts.iter().map(of).sum::<usize>();
+        assert_eq!(count(|part| part.rows.len()), 48);
+        assert_eq!(count(|part| part.commit.removals.len()), 20);
+        assert_eq!(count(|part| part.commit.pending.len()), 20);
+        let of_series =
+            parts.iter().filter(|part| part.rows.iter().any(|new| new.row.master.is_some()));
         assert_eq!(of_series.count(), 1);
-        let last_event = parts.iter().rposition(|part| !part.upserts.is_empty()).unwrap();
-        let first_removal = parts.iter().position(|part| !part.removals.is_empty()).unwrap();
+        let last_event = parts.iter().rposition(|part| !part.rows.is_empty()).unwrap();
+        let first_removal = parts.iter().position(|part| !part.commit.removals.is_empty()).unwrap();
         assert!(first_removal >= last_event);
     }
 
@@ -217,9 +233,9 @@ mod tests {
         tree.db.apply_batch(batch.into_batch()).unwrap();
         let mut commit = large();
         commit.upserts.retain(|item| item.master.is_none());
-        let parts = cut_at(&tree, commit, 5000).unwrap();
+        let parts = cut_at(&tree, rows(commit), 5000).unwrap();
         let removing: Vec<usize> =
-            parts.iter().map(|part| part.removals.len()).filter(|n| *n > 0).collect();
+            parts.iter().map(|part| part.commit.removals.len()).filter(|n| *n > 0).collect();
         assert_eq!(removing, [20], "readers see half of a series");
     }
 
@@ -227,9 +243,9 @@ mod tests {
     fn small_commits_and_cleared_pending_entries_are_not_split() {
         let dir = tempfile::tempdir().unwrap();
         let tree = tree(&dir);
-        assert_eq!(cut(&tree, large()).unwrap().len(), 1);
+        assert_eq!(cut(&tree, rows(large())).unwrap().len(), 1);
         let cleared = Commit { clear_pending: true, ..large() };
-        let parts = cut_at(&tree, cleared, 5000).unwrap();
-        assert_eq!(parts.last().unwrap().pending.len(), 20);
+        let parts = cut_at(&tree, rows(cleared), 5000).unwrap();
+        assert_eq!(parts.last().unwrap().commit.pending.len(), 20);
     }
 }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::dictionary::Dictionaries;
 use super::error::TreeError;
 use super::record::{seal, unseal};
 use super::row::EventRow;
@@ -26,7 +27,11 @@ pub(super) fn encode(entry: &PendingEntry) -> Vec<u8> {
 }
 
 /// Reads what [`encode`] wrote.
-pub(super) fn decode(key: PendingKey, value: &Bytes) -> Result<PendingEntry, TreeError> {
+pub(super) fn decode(
+    key: PendingKey,
+    value: &Bytes,
+    dictionaries: &Dictionaries,
+) -> Result<PendingEntry, TreeError> {
     match key {
         PendingKey::Series(_) => {
             let Some((flags, id)) = unseal(value, "pending entry")?.split_first() else {
@@ -41,7 +46,7 @@ pub(super) fn decode(key: PendingKey, value: &Bytes) -> Result<PendingEntry, Tre
             })
         }
         PendingKey::Waiting(..) => {
-            let row = EventRow::decode(value)?;
+            let row = EventRow::decode(value, dictionaries, None)?;
             Ok(PendingEntry::Waiting { earlier: !row.segments.is_empty(), item: row.item() })
         }
         PendingKey::Removal(id) => Ok(PendingEntry::Removal { id }),

@@ -13,6 +13,7 @@ use super::keys;
 use super::pending;
 use super::record::{self, WindowRecord};
 use super::register;
+use super::row_commit::RowCommit;
 use super::tree::Tree;
 use crate::mirror::change::Seq;
 use crate::mirror::clock::{self, MAX_PAUSE};
@@ -25,9 +26,10 @@ use crate::mirror::status::{AuditRecord, LastResync, ResyncReason};
 pub(super) fn plan(
     tree: &Tree,
     last_seq: Seq,
-    commit: &Commit,
+    rows: &RowCommit,
     batch: &mut WriteBatch,
 ) -> Result<(CommitOutcome, Seq), PlanError> {
+    let commit = &rows.commit;
     let record = tree.live_window(commit.window)?;
     let mut feed = ChangeWriter {
         batch,
@@ -38,14 +40,14 @@ pub(super) fn plan(
         seq: last_seq,
         outcome: CommitOutcome::default(),
     };
-    if !commit.upserts.is_empty() || !commit.removals.is_empty() || !commit.orphans.is_empty() {
-        CommitApplier::new(tree, commit, &record).run(&mut feed)?;
+    if !rows.rows.is_empty() || !commit.removals.is_empty() || !commit.orphans.is_empty() {
+        CommitApplier::new(tree, rows, &record).run(&mut feed)?;
     }
     let ChangeWriter { seq, mut outcome, .. } = feed;
     if seq != last_seq {
         batch.put(keys::LAST_SEQ.to_vec(), record::number(seq));
     }
-    unretire(commit, &record, batch);
+    unretire(rows, &record, batch);
     write_pending(tree, commit, batch)?;
     write_seen(tree, commit, batch)?;
     if let Some(position) = &commit.position {
@@ -60,15 +62,16 @@ pub(super) fn plan(
 }
 
 /// Checks whether a commit would be refused.
-pub(super) fn check(tree: &Tree, commit: &Commit) -> Result<(), PlanError> {
-    let record = tree.live_window(commit.window)?;
-    CommitApplier::new(tree, commit, &record).check()
+pub(super) fn check(tree: &Tree, rows: &RowCommit) -> Result<(), PlanError> {
+    let record = tree.live_window(rows.commit.window)?;
+    CommitApplier::new(tree, rows, &record).check()
 }
 
 /// A retired segment that holds rows again is no longer retired.
-fn unretire(commit: &Commit, record: &WindowRecord, batch: &mut WriteBatch) {
+fn unretire(rows: &RowCommit, record: &WindowRecord, batch: &mut WriteBatch) {
+    let RowCommit { commit, rows } = rows;
     let segment = commit.segment;
-    if record.retired.contains(segment) && !commit.upserts.is_empty() {
+    if record.retired.contains(segment) && !rows.is_empty() {
         let retired = record.retired.without(SegmentSet::of(segment));
         let record = WindowRecord { retired, ..record.clone() };
         batch.put(keys::window(commit.window), record.encode());

@@ -99,7 +99,7 @@ impl ResultPage {
             },
         };
         let master = of.and_then(|of| self.masters.get(of));
-        self.bytes += row.content.len() + master.map_or(0, |master| master.content.len());
+        self.bytes += row.content().len() + master.map_or(0, |master| master.content().len());
         self.rows.push(row);
         self.of.push(of);
         Ok(())

@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 pub(super) use self::counters::Counters;
 pub(super) use self::position::{from_position, position};
 pub(super) use self::window::WindowRecord;
+use super::dictionary::{DictionaryNumber, FIRST_TRAINED};
 use super::error::TreeError;
 use crate::mirror::change::{ChangeKind, RemovalReason, Seq};
 use crate::mirror::page::{EventHash, EventId};
@@ -34,12 +35,19 @@ use crate::mirror::position::WindowId;
 /// The newest layout of values that this version writes and reads. Each value carries the number of
 /// its layout, so a store may hold values of several layouts.
 const LAYOUT: u8 = 1;
+/// The layout of an event row with a compressed body.
+pub(super) const COMPRESSED_ROW: u8 = 2;
 const SEAL: usize = 5;
 
 /// Seals a payload: layout, CRC-32, payload.
 pub(super) fn seal(payload: &[u8]) -> Vec<u8> {
+    seal_as(LAYOUT, payload)
+}
+
+/// Seals a payload with another layout.
+pub(super) fn seal_as(layout: u8, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(SEAL + payload.len());
-    out.push(LAYOUT);
+    out.push(layout);
     out.extend_from_slice(&crc32fast::hash(payload).to_be_bytes());
     out.extend_from_slice(payload);
     out
@@ -47,11 +55,20 @@ pub(super) fn seal(payload: &[u8]) -> Vec<u8> {
 
 /// Checks a sealed value and returns its payload; `what` names the value in errors.
 pub(super) fn unseal<'a>(value: &'a [u8], what: &'static str) -> Result<&'a [u8], TreeError> {
+    unseal_up_to(LAYOUT, value, what).map(|(_, payload)| payload)
+}
+
+/// The same for a value that may have a layout up to `newest`, which is returned.
+pub(super) fn unseal_up_to<'a>(
+    newest: u8,
+    value: &'a [u8],
+    what: &'static str,
+) -> Result<(u8, &'a [u8]), TreeError> {
     match value.split_at_checked(SEAL) {
         Some(([layout, crc @ ..], payload)) if *crc == crc32fast::hash(payload).to_be_bytes() => {
             match *layout {
-                LAYOUT => Ok(payload),
                 0 => Err(TreeError::Damaged(what)),
+                known if known <= newest => Ok((known, payload)),
                 newer => Err(TreeError::Newer(what, newer)),
             }
         }
@@ -219,6 +236,27 @@ fn mix(seq: Seq) -> u64 {
     z ^ (z >> 31)
 }
 
+/// What the store knows about its dictionaries.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct DictionaryRecord {
+    /// The dictionaries that it has trained; each exists as long as its number is here.
+    #[serde(default)]
+    pub(super) numbers: Vec<DictionaryNumber>,
+    /// The dictionary that all rows had at the end of the last recompression; 0 before the first.
+    #[serde(default)]
+    pub(super) converted: DictionaryNumber,
+    /// The last seq when it was last considered to train a dictionary.
+    #[serde(default)]
+    pub(super) trained_at: Seq,
+}
+
+impl DictionaryRecord {
+    /// The number of the next dictionary.
+    pub(super) fn next_number(&self) -> DictionaryNumber {
+        self.numbers.iter().max().map_or(FIRST_TRAINED, |last| last.saturating_add(1))
+    }
+}
+
 /// The ids of a page of an enumeration, as values of bounded size.
 pub(super) fn seen_parts(ids: &[EventHash]) -> impl Iterator<Item = Vec<u8>> {
     ids.chunks(4096).map(|part| seal(&part.iter().flat_map(|id| id.0).collect::<Vec<u8>>()))
@@ -255,6 +293,10 @@ impl<'a> RecordReader<'a> {
 
     pub(super) fn u8(&mut self) -> Option<u8> {
         self.array::<1>().map(|[b]| b)
+    }
+
+    pub(super) fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_be_bytes)
     }
 
     pub(super) fn u64(&mut self) -> Option<u64> {

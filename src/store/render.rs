@@ -17,7 +17,7 @@ impl<'a> MasterMembers<'a> {
     /// Parses a master; `None` if the row is not a master or not a JSON object.
     pub(super) fn of(row: &'a EventRow) -> Option<Self> {
         let members =
-            JsonMembers::parse(&row.content).ok().filter(|_| row.kind == EventKind::Master)?;
+            JsonMembers::parse(row.content()).ok().filter(|_| row.kind == EventKind::Master)?;
         Some(Self { id: &row.id, members })
     }
 }
@@ -26,10 +26,10 @@ impl<'a> MasterMembers<'a> {
 /// guarantees that the master exists, and content that is not JSON is never stored.
 pub(super) fn show(row: &EventRow, master: Option<&MasterMembers<'_>>) -> Bytes {
     match master.filter(|_| row.is_bare()) {
-        None => row.content.clone(),
+        None => row.content().clone(),
         Some(MasterMembers { id, members }) => {
-            event::complete(members, id, &row.content, &row.id, row.span().start)
-                .map_or_else(|_| row.content.clone(), Bytes::from)
+            event::complete(members, id, row.content(), &row.id, row.span().start)
+                .map_or_else(|_| row.content().clone(), Bytes::from)
         }
     }
 }

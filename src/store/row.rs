@@ -1,18 +1,23 @@
 //! Event rows: the packed fields that the protocol uses, then the JSON as Graph sent it.
+//!
+//! The texts of a row (ids, etag and JSON) are its *body*, which is compressed with a dictionary if
+//! that makes it smaller. Workers compress it before the writer gets the row. A body that is not
+//! compressed has the layout of 0.1; it is compressed when Graph sends the event again.
 
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::dictionary::{Dictionaries, Dictionary, DictionaryNumber};
 use super::error::TreeError;
-use super::record::{RecordReader, instant, seal, text, unseal};
+use super::record::{self, RecordReader, instant, text};
 use crate::mirror::change::Seq;
 use crate::mirror::page::{EventId, EventKind, Item, Span};
 use crate::mirror::segment_set::SegmentSet;
 
 /// An event as the store keeps it.
-#[derive(Clone, PartialEq)]
+#[derive(Clone)]
 pub(super) struct EventRow {
     pub(super) id: EventId,
     pub(super) kind: EventKind,
@@ -28,11 +33,28 @@ pub(super) struct EventRow {
     pub(super) seq: Seq,
     /// The segments that hold it.
     pub(super) segments: SegmentSet,
-    pub(super) content: Bytes,
+    content: Bytes,
+    /// The body as it is stored, unless it is stored as it is.
+    compressed: Option<CompressedBody>,
+}
+
+/// The compressed texts of a row.
+#[derive(Clone)]
+struct CompressedBody {
+    dictionary: Arc<Dictionary>,
+    /// The length of the body.
+    length: u32,
+    bytes: Bytes,
+}
+
+impl PartialEq for CompressedBody {
+    fn eq(&self, other: &Self) -> bool {
+        self.dictionary.number == other.dictionary.number && self.bytes == other.bytes
+    }
 }
 
 impl EventRow {
-    /// The row of an item held by `segments`.
+    /// The row of an item held by `segments`, not compressed.
     pub(super) fn of(item: &Item, segments: SegmentSet) -> Self {
         Self {
             id: item.id.clone(),
@@ -46,7 +68,30 @@ impl EventRow {
             seq: 0,
             segments,
             content: item.content.clone(),
+            compressed: None,
         }
+    }
+
+    /// The row with its body compressed, if that makes it smaller.
+    pub(super) fn compressed(self, dictionary: &Arc<Dictionary>) -> Self {
+        let body = self.body();
+        let compressed = u32::try_from(body.len()).ok().and_then(|length| {
+            let bytes = dictionary.compress(&body)?;
+            Some(CompressedBody { dictionary: dictionary.clone(), length, bytes })
+        });
+        Self { compressed, ..self }
+    }
+
+    /// Whether the body is compressed with this dictionary.
+    pub(super) fn is_compressed_with(&self, dictionary: DictionaryNumber) -> bool {
+        self.compressed.as_ref().is_some_and(|body| body.dictionary.number == dictionary)
+    }
+
+    /// The uncompressed body.
+    pub(super) fn body(&self) -> Vec<u8> {
+        let mut body = Vec::with_capacity(self.content.len() + 512);
+        self.put_body(&mut body);
+        body
     }
 
     /// The row as an item.
@@ -61,6 +106,24 @@ impl EventRow {
             full: self.full,
             content: self.content.clone(),
         }
+    }
+
+    /// The JSON as Graph sent it.
+    pub(super) fn content(&self) -> &Bytes {
+        &self.content
+    }
+
+    /// Replaces the JSON.
+    pub(super) fn set_content(&mut self, content: Bytes) {
+        if self.content != content {
+            self.content = content;
+            self.compressed = None;
+        }
+    }
+
+    /// The row with another seq.
+    pub(super) fn with_seq(self, seq: Seq) -> Self {
+        Self { seq, ..self }
     }
 
     /// Start and end of the event.
@@ -78,6 +141,41 @@ impl EventRow {
         !self.full && matches!(self.kind, EventKind::Occurrence | EventKind::Exception)
     }
 
+    /// Whether both are stored as the same bytes.
+    pub(super) fn is_stored_alike(&self, other: &Self) -> bool {
+        let header =
+            |row: &Self| (row.kind, row.flags(), row.seq, row.start, row.end, row.segments.bits());
+        header(self) == header(other)
+            && match (&self.compressed, &other.compressed) {
+                (Some(a), Some(b)) => a == b,
+                (None, None) => self.has_same_texts(other),
+                _ => false,
+            }
+    }
+
+    fn has_same_texts(&self, other: &Self) -> bool {
+        (&self.id, &self.master, &self.etag, &self.content)
+            == (&other.id, &other.master, &other.etag, &other.content)
+    }
+
+    fn flags(&self) -> u8 {
+        u8::from(self.full)
+            | u8::from(self.all_day) << 1
+            | u8::from(self.master.is_some()) << 2
+            | u8::from(self.etag.is_some()) << 3
+    }
+
+    fn put_body(&self, out: &mut Vec<u8>) {
+        text(out, self.id.as_str());
+        if let Some(master) = &self.master {
+            text(out, master.as_str());
+        }
+        if let Some(etag) = &self.etag {
+            text(out, etag);
+        }
+        out.extend_from_slice(&self.content);
+    }
+
     /// The row as a sealed value.
     pub(super) fn encode(&self) -> Vec<u8> {
         let kind = match self.kind {
@@ -86,61 +184,99 @@ impl EventRow {
             EventKind::Exception => 2,
             EventKind::Master => 3,
         };
-        let flags = u8::from(self.full)
-            | u8::from(self.all_day) << 1
-            | u8::from(self.master.is_some()) << 2
-            | u8::from(self.etag.is_some()) << 3;
-        let mut out = Vec::with_capacity(self.content.len() + 512);
-        out.extend_from_slice(&[kind, flags]);
+        let body = self.compressed.as_ref().map_or(self.content.len() + 512, |c| c.bytes.len());
+        let mut out = Vec::with_capacity(body + 64);
+        out.extend_from_slice(&[kind, self.flags()]);
         out.extend_from_slice(&self.seq.to_be_bytes());
         out.extend_from_slice(&self.start.to_be_bytes());
         out.extend_from_slice(&self.end.to_be_bytes());
         out.extend_from_slice(&self.segments.bits().to_be_bytes());
-        text(&mut out, self.id.as_str());
-        if let Some(master) = &self.master {
-            text(&mut out, master.as_str());
+        match &self.compressed {
+            Some(CompressedBody { dictionary, length, bytes }) => {
+                out.extend_from_slice(&dictionary.number.to_be_bytes());
+                out.extend_from_slice(&length.to_be_bytes());
+                out.extend_from_slice(bytes);
+                record::seal_as(record::COMPRESSED_ROW, &out)
+            }
+            None => {
+                self.put_body(&mut out);
+                record::seal(&out)
+            }
         }
-        if let Some(etag) = &self.etag {
-            text(&mut out, etag);
-        }
-        out.extend_from_slice(&self.content);
-        seal(&out)
     }
 
-    /// Reads what [`EventRow::encode`] wrote, without copying the content.
-    pub(super) fn decode(value: &Bytes) -> Result<Self, TreeError> {
-        let payload = unseal(value, "event")?;
+    /// Reads what [`EventRow::encode`] wrote. An uncompressed content is not copied. The texts of
+    /// `like` are taken without decompression if its body has the same bytes.
+    pub(super) fn decode(
+        value: &Bytes,
+        dictionaries: &Dictionaries,
+        like: Option<&Self>,
+    ) -> Result<Self, TreeError> {
+        let (layout, payload) = record::unseal_up_to(record::COMPRESSED_ROW, value, "event")?;
         let mut input = RecordReader(payload);
-        let row = (|| {
-            let kind = match input.u8()? {
-                0 => EventKind::Single,
-                1 => EventKind::Occurrence,
-                2 => EventKind::Exception,
-                3 => EventKind::Master,
-                _ => return None,
-            };
-            let flags = input.u8()?;
-            let seq = input.u64()?;
-            let (start, end) = (input.i64()?, input.i64()?);
-            let segments = SegmentSet::from_bits(input.u64()?);
+        let unknown = || TreeError::Unknown("event");
+        let (header, flags) = Self::header(&mut input).ok_or_else(unknown)?;
+        if layout != record::COMPRESSED_ROW {
+            return header.with_body(&value.slice(value.len() - input.0.len()..), flags);
+        }
+        let (number, length) = input.u32().zip(input.u32()).ok_or_else(unknown)?;
+        let bytes = value.slice(value.len() - input.0.len()..);
+        if let Some(like) = like
+            && let Some(stored) = &like.compressed
+            && (stored.dictionary.number, stored.length) == (number, length)
+            && stored.bytes == bytes
+        {
+            let Self { id, master, etag, content, compressed, .. } = like.clone();
+            return Ok(Self { id, master, etag, content, compressed, ..header });
+        }
+        let dictionary = dictionaries.get(number).ok_or(TreeError::Damaged("dictionary"))?;
+        let body = usize::try_from(length).ok();
+        let body = body.and_then(|length| dictionary.decompress(&bytes, length));
+        let row = header.with_body(&body.ok_or(TreeError::Damaged("event (body)"))?, flags)?;
+        Ok(Self { compressed: Some(CompressedBody { dictionary, length, bytes }), ..row })
+    }
+
+    /// The fields before the body, and the flags. The texts are empty.
+    fn header(input: &mut RecordReader<'_>) -> Option<(Self, u8)> {
+        let kind = match input.u8()? {
+            0 => EventKind::Single,
+            1 => EventKind::Occurrence,
+            2 => EventKind::Exception,
+            3 => EventKind::Master,
+            _ => return None,
+        };
+        let flags = input.u8()?;
+        let seq = input.u64()?;
+        let (start, end) = (input.i64()?, input.i64()?);
+        let segments = SegmentSet::from_bits(input.u64()?);
+        let row = Self {
+            id: EventId::new(""),
+            kind,
+            master: None,
+            etag: None,
+            start,
+            end,
+            all_day: flags & 2 != 0,
+            full: flags & 1 != 0,
+            seq,
+            segments,
+            content: Bytes::new(),
+            compressed: None,
+        };
+        Some((row, flags))
+    }
+
+    fn with_body(self, body: &Bytes, flags: u8) -> Result<Self, TreeError> {
+        let mut input = RecordReader(body);
+        let texts = (|| {
             let id = EventId::new(input.text()?);
             let master = if flags & 4 != 0 { Some(EventId::new(input.text()?)) } else { None };
             let etag = if flags & 8 != 0 { Some(Arc::from(input.text()?)) } else { None };
-            Some(Self {
-                id,
-                kind,
-                master,
-                etag,
-                start,
-                end,
-                all_day: flags & 2 != 0,
-                full: flags & 1 != 0,
-                seq,
-                segments,
-                content: value.slice(value.len() - input.0.len()..),
-            })
+            Some((id, master, etag))
         })();
-        row.ok_or(TreeError::Unknown("event"))
+        let (id, master, etag) = texts.ok_or(TreeError::Unknown("event"))?;
+        let content = body.slice(body.len() - input.0.len()..);
+        Ok(Self { id, master, etag, content, ..self })
     }
 }
 
@@ -185,30 +321,78 @@ mod tests {
                     seq,
                     segments: SegmentSet::from_bits(segments),
                     content: content.into(),
+                    compressed: None,
                 }
             },
         )
     }
 
+    fn dictionaries() -> Dictionaries {
+        Dictionaries::shipped().unwrap()
+    }
+
     proptest! {
         #[test]
         fn a_row_reads_back(row in row()) {
-            prop_assert!(EventRow::decode(&row.encode().into()).unwrap() == row);
+            let known = dictionaries();
+            for row in [row.clone(), row.compressed(&known.newest())] {
+                let value = row.encode().into();
+                for like in [None, Some(&row)] {
+                    let back = EventRow::decode(&value, &known, like).unwrap();
+                    prop_assert!(back.is_stored_alike(&row) && back.has_same_texts(&row));
+                    prop_assert_eq!(back.encode(), row.encode());
+                }
+            }
         }
 
         #[test]
         fn a_flipped_bit_is_damage(row in row(), at in any::<prop::sample::Index>(), bit in 0..8u8) {
-            let mut value = row.encode();
-            let at = at.index(value.len());
-            value[at] ^= 1 << bit;
-            prop_assert!(EventRow::decode(&value.into()).is_err());
+            let known = dictionaries();
+            for row in [row.clone(), row.compressed(&known.newest())] {
+                let mut value = row.encode();
+                let at = at.index(value.len());
+                value[at] ^= 1 << bit;
+                prop_assert!(EventRow::decode(&value.into(), &known, Some(&row)).is_err());
+            }
         }
 
         #[test]
         fn a_cut_is_damage(row in row(), at in any::<prop::sample::Index>()) {
-            let mut value = row.encode();
-            value.truncate(at.index(value.len()));
-            prop_assert!(EventRow::decode(&value.into()).is_err());
+            let known = dictionaries();
+            for row in [row.clone(), row.compressed(&known.newest())] {
+                let mut value = row.encode();
+                value.truncate(at.index(value.len()));
+                prop_assert!(EventRow::decode(&value.into(), &known, Some(&row)).is_err());
+            }
         }
+    }
+
+    #[test]
+    fn typical_content_is_compressed_and_noise_stays_raw() {
+        let known = dictionaries();
+        let page = include_str!("../../tests/fixtures/graph/delta_page.json");
+        let span = Span { start: instant(0), end: instant(0) };
+        let of = |content: Vec<u8>| {
+            EventRow::of(&crate::tests::single("id", span, content), SegmentSet::EMPTY)
+        };
+        let (event, length) = (of(page.as_bytes().to_vec()), page.len());
+        let stored = event.compressed(&known.newest()).encode().len();
+        assert!(stored * 2 < length, "{length} became {stored}");
+        let mut random = fastrand::Rng::with_seed(7);
+        let noise = of((0..4000).map(|_| random.u8(..)).collect());
+        let raw = noise.encode();
+        assert_eq!(noise.compressed(&known.newest()).encode(), raw);
+        assert_eq!(raw[0], 1, "the layout of 0.1");
+    }
+
+    #[test]
+    fn a_row_whose_dictionary_is_missing_is_damage() {
+        let known = dictionaries();
+        let span = Span { start: instant(0), end: instant(0) };
+        let item = crate::tests::single("id", span, vec![b'x'; 500]);
+        let other = Dictionary::new(7, &vec![b'x'; 4000]).unwrap();
+        let row = EventRow::of(&item, SegmentSet::EMPTY).compressed(&Arc::new(other));
+        let read = EventRow::decode(&row.encode().into(), &known, None);
+        assert!(matches!(read, Err(TreeError::Damaged("dictionary"))));
     }
 }

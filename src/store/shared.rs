@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::watch;
 
 use super::cursor::Incarnations;
+use super::dictionary::Dictionaries;
 use super::error::{FeedError, StoreError, TreeError};
 use super::tree::Tree;
 use crate::env::Env;
@@ -29,6 +30,7 @@ pub(super) struct StoreShared {
     pub(super) path: PathBuf,
     pub(super) env: Env,
     pub(super) incarnations: Incarnations,
+    pub(super) dictionaries: Arc<Dictionaries>,
     /// The tree while the store is open.
     tree: RwLock<Option<Tree>>,
     /// The number of the group whose batch was applied last.
@@ -62,6 +64,7 @@ impl StoreShared {
             path,
             env,
             incarnations,
+            dictionaries: tree.dictionaries.clone(),
             tree: RwLock::new(Some(tree)),
             applied: AtomicU64::new(0),
             durable_group: watch::Sender::new(0),

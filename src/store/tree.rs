@@ -10,10 +10,11 @@ use bytes::Bytes;
 
 use super::KnownWindow;
 use super::batch::{self, WriteBatch};
+use super::dictionary::{Dictionaries, Dictionary};
 use super::error::{PlanError, StoreError, TreeError};
 use super::keys;
 use super::pending;
-use super::record::{self, Counters, FeedChecksum, FeedEntry, WindowRecord};
+use super::record::{self, Counters, DictionaryRecord, FeedChecksum, FeedEntry, WindowRecord};
 use super::row::EventRow;
 use crate::mirror::change::Seq;
 use crate::mirror::commit::StoredKind;
@@ -26,6 +27,7 @@ use crate::mirror::window::WindowIdentity;
 #[derive(Clone, Debug)]
 pub(super) struct Tree {
     pub(super) db: sled::Db,
+    pub(super) dictionaries: Arc<Dictionaries>,
     /// What the tree was opened with; it knows of errors in the background.
     config: sled::Config,
 }
@@ -47,7 +49,8 @@ pub(super) struct StoredRow {
 impl Tree {
     /// Opens or creates the tree. Panics on some kinds of damage.
     pub(super) fn open(config: sled::Config) -> Result<Self, TreeError> {
-        Ok(Self { db: config.open()?, config })
+        let dictionaries = Arc::new(Dictionaries::shipped()?);
+        Ok(Self { db: config.open()?, dictionaries, config })
     }
 
     /// An error that sled's background threads met. The tree then accepts no more writes.
@@ -68,6 +71,24 @@ impl Tree {
     /// The stored checksum of the feed.
     pub(super) fn sum(&self) -> Result<FeedChecksum, TreeError> {
         self.get(keys::SUM)?.map_or(Ok(FeedChecksum::default()), |v| FeedChecksum::decode(&v))
+    }
+
+    /// What is known about the dictionaries.
+    pub(super) fn dictionary_record(&self) -> Result<DictionaryRecord, TreeError> {
+        let value = self.get(keys::DICTIONARIES)?;
+        value.map_or(Ok(DictionaryRecord::default()), |v| record::from_json(&v, "dictionaries"))
+    }
+
+    /// Reads the dictionaries that the store trained.
+    pub(super) fn load_dictionaries(&self) -> Result<(), TreeError> {
+        for number in self.dictionary_record()?.numbers {
+            let stored = self.large(&keys::dictionary(number))?;
+            let value = stored.ok_or(TreeError::Damaged("dictionary"))?.value;
+            let content = record::unseal(&value, "dictionary")?;
+            let dictionary = Dictionary::new(number, content);
+            self.dictionaries.add(dictionary.ok_or(TreeError::Unknown("dictionary"))?);
+        }
+        Ok(())
     }
 
     /// A live window's record.
@@ -139,7 +160,23 @@ impl Tree {
         window: WindowId,
         id: EventHash,
     ) -> Result<Option<StoredRow>, TreeError> {
-        self.large(&keys::event(window, id))?.map(stored).transpose()
+        self.row_like(window, id, None)
+    }
+
+    /// The same; texts that `like` has are not decompressed.
+    pub(super) fn row_like(
+        &self,
+        window: WindowId,
+        id: EventHash,
+        like: Option<&EventRow>,
+    ) -> Result<Option<StoredRow>, TreeError> {
+        let large = self.large(&keys::event(window, id))?;
+        large.map(|large| self.stored(&large, like)).transpose()
+    }
+
+    fn stored(&self, large: &LargeValue, like: Option<&EventRow>) -> Result<StoredRow, TreeError> {
+        let row = EventRow::decode(&large.value, &self.dictionaries, like)?;
+        Ok(StoredRow { row, chunks: large.chunks })
     }
 
     /// What the store knows of an id.
@@ -233,7 +270,7 @@ impl Tree {
             }
             match keys::event_of(&key) {
                 Some(id) if Some(id) != after => {
-                    rows.push((id, stored(self.joined(&key, value)?)?));
+                    rows.push((id, self.stored(&self.joined(&key, value)?, None)?));
                 }
                 _ => {}
             }
@@ -283,7 +320,8 @@ impl Tree {
             let (key, value) = entry?;
             // Chunks are read with their value.
             if let Some(entry) = keys::pending_of(&key) {
-                entries.push(pending::decode(entry, &self.joined(&key, value)?.value)?);
+                let value = self.joined(&key, value)?.value;
+                entries.push(pending::decode(entry, &value, &self.dictionaries)?);
             }
         }
         Ok(entries)
@@ -316,8 +354,4 @@ impl Tree {
     ) -> Result<Option<Seq>, TreeError> {
         self.get(&keys::tombstone(window, id))?.map(|v| record::from_number(&v)).transpose()
     }
-}
-
-fn stored(large: LargeValue) -> Result<StoredRow, TreeError> {
-    Ok(StoredRow { row: EventRow::decode(&large.value)?, chunks: large.chunks })
 }

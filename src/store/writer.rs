@@ -35,6 +35,7 @@ use super::plan;
 use super::purge::{self, Trimmed};
 use super::record::FeedChecksum;
 use super::reserve::SpaceReserve;
+use super::row_commit::RowCommit;
 use super::shared::StoreShared;
 use super::tree::Tree;
 use super::watermark::{self, Watermark};
@@ -226,7 +227,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         match job {
             WriteJob::Commit { commit, deferred, reply } => {
                 group.deferred.extend(deferred);
-                let window = commit.window;
+                let window = commit.commit.window;
                 if group.windows.len() >= MAX_BATCH_COMMITS
                     || group.batch.bytes() >= MAX_BATCH_BYTES
                     || !group.windows.insert(window)
@@ -281,6 +282,12 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 group.queue_reply(reply, slice)?;
                 self.apply(group)
             }
+            WriteJob::Edit { edit, reply, .. } => {
+                self.apply(group)?;
+                let done = edit(&self.tree, &mut group.batch);
+                group.queue_reply(reply, done)?;
+                self.apply(group)
+            }
             WriteJob::Flush { reply } => group.queue_reply(reply, Ok::<_, TreeError>(())),
             WriteJob::Close { reply } => {
                 // `run` never puts this job into a group; the dropped reply signals an error.
@@ -293,12 +300,13 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
     /// Plans a commit into the group's batch; a large one in parts, each in a batch of its own.
     fn commit(
         &mut self,
-        commit: Commit,
+        rows: RowCommit,
         group: &mut CommitGroup,
     ) -> Result<CommitOutcome, PlanError> {
-        let (window, resync) = (commit.window, commit.counters.resync);
+        let Commit { window, counters, .. } = &rows.commit;
+        let (window, resync) = (*window, counters.resync);
         let mut all = CommitOutcome::default();
-        let parts = parts::cut(&self.tree, commit)?;
+        let parts = parts::cut(&self.tree, rows)?;
         if parts.len() > 1 {
             // Checks all parts first: the commit must not be refused after a part was written. No
             // part depends on another one here, because a series is never split.

@@ -1,5 +1,5 @@
 //! Maintains the store beside the workers: drops unwanted windows, flushes the deferred links of
-//! idle rounds, and trims old removals.
+//! idle rounds, trims old removals, and compresses rows.
 //!
 //! A full disk is waited out, and readers are served meanwhile. A task that panics is logged and
 //! restarted. Only a failed store stops the fleet.
@@ -23,6 +23,10 @@ use crate::store::{Store, StoreError};
 const TRIM_EVERY: Duration = Duration::from_secs(600);
 /// How long trimming waits before it checks again whether the wall clock is usable.
 const CLOCK_PAUSE: Duration = Duration::from_secs(5);
+/// How often it is checked whether rows have to be compressed.
+const COMPRESS_EVERY: Duration = Duration::from_secs(600);
+/// The pause between two slices of 64 rows: 10 million rows take an hour.
+const COMPRESS_PAUSE: Duration = Duration::from_millis(20);
 /// How long dropping a window waits for space after it found the disk full.
 const SPACE_PAUSE: Duration = Duration::from_secs(60);
 
@@ -73,6 +77,41 @@ pub(super) async fn run(
 ) -> Result<(), StoreError> {
     let maintenance = maintain(&store, &env, &graph.clock, retention);
     stop.run_until_cancelled(maintenance).await.unwrap_or(Ok(()))
+}
+
+/// Compresses rows that are not compressed with the newest dictionary, until asked to stop.
+///
+/// # Errors
+/// The store has failed.
+pub(super) async fn compress(store: Store, stop: CancellationToken) -> Result<(), StoreError> {
+    let compressing = async {
+        let mut ticks = tokio::time::interval(COMPRESS_EVERY);
+        loop {
+            ticks.tick().await;
+            match compress_rows(&store).await {
+                // Tried again at the next tick.
+                Ok(()) | Err(StoreError::Full) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    stop.run_until_cancelled(compressing).await.unwrap_or(Ok(()))
+}
+
+async fn compress_rows(store: &Store) -> Result<(), StoreError> {
+    if store.train_dictionary().await? {
+        tracing::info!("trained a dictionary for the store's events");
+    } else if !store.needs_recompression().await? {
+        return Ok(());
+    }
+    let mut place = None;
+    loop {
+        place = store.recompress(place).await?;
+        if place.is_none() {
+            return Ok(());
+        }
+        tokio::time::sleep(COMPRESS_PAUSE).await;
+    }
 }
 
 /// Drops unwanted windows, one after the other, until asked to stop.

@@ -1,0 +1,116 @@
+//! Dictionaries of zstd, and the compression of single contents with them.
+//!
+//! Events of one organisation resemble each other: with a dictionary of typical content each becomes
+//! several times smaller, although every event is compressed alone. A compressed content names its
+//! dictionary by number. A dictionary never changes, and exists as long as a row names it.
+//!
+//! A dictionary that a store trained contains text of events: it is never logged.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::Bytes;
+use zstd::zstd_safe::{CCtx, CDict, DCtx, DDict, compress_bound};
+
+use super::error::TreeError;
+
+/// The number of a dictionary.
+pub(super) type DictionaryNumber = u32;
+
+/// The dictionary that is part of the program. Numbers below [`FIRST_TRAINED`] are
+/// reserved for later ones.
+pub(super) const SHIPPED: DictionaryNumber = 1;
+/// The number of the first dictionary that a store trains.
+pub(super) const FIRST_TRAINED: DictionaryNumber = 1000;
+/// Made by `examples/train_dictionary.rs`. Stores name it, so it must never change.
+const SHIPPED_CONTENT: &[u8] = include_bytes!("dictionary/events.zstd");
+/// The level of zstd. Level 3 costs a third more and saves a tenth of the space.
+const LEVEL: i32 = 1;
+
+thread_local! {
+    // A context has half a megabyte of tables, too much to allocate for each event.
+    static COMPRESSION: RefCell<CCtx<'static>> = RefCell::new(CCtx::create());
+    static DECOMPRESSION: RefCell<DCtx<'static>> = RefCell::new(DCtx::create());
+}
+
+/// A dictionary, prepared for use.
+pub(super) struct Dictionary {
+    /// Its number.
+    pub(super) number: DictionaryNumber,
+    encoder: CDict<'static>,
+    decoder: DDict<'static>,
+}
+
+impl Dictionary {
+    /// Prepares a dictionary; `None` if it is not one.
+    pub(super) fn new(number: DictionaryNumber, content: &[u8]) -> Option<Self> {
+        let encoder = CDict::try_create(content, LEVEL)?;
+        let decoder = DDict::try_create(content)?;
+        Some(Self { number, encoder, decoder })
+    }
+
+    /// Compresses a content; `None` if that does not make it smaller.
+    pub(super) fn compress(&self, content: &[u8]) -> Option<Bytes> {
+        COMPRESSION.with_borrow_mut(|context| {
+            let mut out = Vec::with_capacity(compress_bound(content.len()));
+            // Fails only if the output does not fit, which the bound excludes.
+            context.compress_using_cdict(&mut out, content, &self.encoder).ok()?;
+            // Copied, because most of the allocation is unused.
+            (out.len() < content.len()).then(|| Bytes::copy_from_slice(&out))
+        })
+    }
+
+    /// Restores a content of `length` bytes; `None` if `compressed` is not one.
+    pub(super) fn decompress(&self, compressed: &[u8], length: usize) -> Option<Bytes> {
+        DECOMPRESSION.with_borrow_mut(|context| {
+            let mut out = Vec::with_capacity(length);
+            context.decompress_using_ddict(&mut out, compressed, &self.decoder).ok()?;
+            (out.len() == length).then(|| out.into())
+        })
+    }
+}
+
+impl fmt::Debug for Dictionary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Dictionary").field(&self.number).finish()
+    }
+}
+
+/// The dictionaries of a store.
+#[derive(Debug)]
+pub(super) struct Dictionaries {
+    shipped: Arc<Dictionary>,
+    /// Those that the store trained.
+    trained: RwLock<BTreeMap<DictionaryNumber, Arc<Dictionary>>>,
+}
+
+impl Dictionaries {
+    /// The shipped dictionary alone.
+    pub(super) fn shipped() -> Result<Self, TreeError> {
+        let shipped = Dictionary::new(SHIPPED, SHIPPED_CONTENT);
+        let shipped = Arc::new(shipped.ok_or(TreeError::Unknown("shipped dictionary"))?);
+        Ok(Self { shipped, trained: RwLock::default() })
+    }
+
+    /// A dictionary that a row names.
+    pub(super) fn get(&self, number: DictionaryNumber) -> Option<Arc<Dictionary>> {
+        if number == SHIPPED {
+            return Some(self.shipped.clone());
+        }
+        self.trained.read().unwrap_or_else(PoisonError::into_inner).get(&number).cloned()
+    }
+
+    /// Adds a dictionary of the store.
+    pub(super) fn add(&self, dictionary: Dictionary) {
+        let mut trained = self.trained.write().unwrap_or_else(PoisonError::into_inner);
+        trained.insert(dictionary.number, Arc::new(dictionary));
+    }
+
+    /// The dictionary for new rows: the last one that was trained, if there is one.
+    pub(super) fn newest(&self) -> Arc<Dictionary> {
+        let trained = self.trained.read().unwrap_or_else(PoisonError::into_inner);
+        trained.last_key_value().map_or(&self.shipped, |(_, newest)| newest).clone()
+    }
+}

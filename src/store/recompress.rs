@@ -1,0 +1,381 @@
+//! Compresses rows that are not compressed with the newest dictionary, and trains a better
+//! dictionary from the store's own events once that pays.
+//!
+//! Both read in slices beside everything else. Rows are compressed here, and the writer replaces
+//! only those that did not change meanwhile.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+
+use super::Store;
+use super::batch::WriteBatch;
+use super::dictionary::{Dictionary, DictionaryNumber};
+use super::error::{StoreError, TreeError};
+use super::job::{TreeEdit, WriteJob};
+use super::keys;
+use super::record::{self, DictionaryRecord};
+use super::row::EventRow;
+use super::shared::StoreShared;
+use super::tree::Tree;
+use crate::env::Env;
+use crate::mirror::change::Seq;
+use crate::mirror::page::EventHash;
+use crate::mirror::position::WindowId;
+
+/// Rows looked at in one slice.
+const SLICE: usize = 64;
+/// The most bytes of a trained dictionary.
+const DICTIONARY_SIZE: usize = 64 << 10;
+/// Changes before a dictionary is trained for the first time.
+const MIN_CHANGES: Seq = 20_000;
+/// Places in the store from which samples are taken, and rows at each.
+const PLACES: usize = 512;
+const ROWS_AT_PLACE: usize = 8;
+/// The most bytes of samples.
+const MAX_SAMPLES: usize = 16 << 20;
+/// The fewest samples to train with.
+const MIN_SAMPLES: usize = 1000;
+
+/// A row to replace by the same row, compressed otherwise.
+pub(super) struct Recompressed {
+    window: WindowId,
+    id: EventHash,
+    old: Bytes,
+    new: EventRow,
+}
+
+/// The place of a recompression: the last row that was looked at.
+pub type RecompressPlace = (WindowId, EventHash);
+
+impl Store {
+    /// Compresses the next rows after a place with the newest dictionary. Returns the place to
+    /// continue after; `None` if there are no more rows.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`]: nothing of this slice was written.
+    pub async fn recompress(
+        &self,
+        after: Option<RecompressPlace>,
+    ) -> Result<Option<RecompressPlace>, StoreError> {
+        let read = move |shared: &StoreShared| {
+            let newest = shared.dictionaries.newest();
+            let (rows, group) = shared.read_tree(|tree| next_rows(tree, after))?;
+            let last = rows.last().map(|(window, id, ..)| (*window, *id));
+            let next = last.filter(|_| rows.len() == SLICE);
+            let old = rows.into_iter().filter(|(.., row)| !row.is_compressed_with(newest.number));
+            let new = old.filter_map(|(window, id, old, row)| {
+                let new = row.compressed(&newest);
+                new.is_compressed_with(newest.number).then_some(Recompressed {
+                    window,
+                    id,
+                    old,
+                    new,
+                })
+            });
+            Ok(((new.collect::<Vec<_>>(), next), group))
+        };
+        let (rows, next) = self.shared().read(read).await?;
+        let done = next.is_none().then(|| self.shared().dictionaries.newest().number);
+        if !rows.is_empty() || done.is_some() {
+            let bytes = rows.iter().map(|row| row.old.len()).sum();
+            let edit: TreeEdit = Box::new(move |tree, batch| replace(tree, batch, &rows, done));
+            self.ask(|reply| WriteJob::Edit { edit, bytes, reply }).await?;
+        }
+        Ok(next)
+    }
+
+    /// Whether some rows may not be compressed with the newest dictionary.
+    ///
+    /// # Errors
+    /// If the store can no longer be used.
+    pub async fn needs_recompression(&self) -> Result<bool, StoreError> {
+        let newest = self.shared().dictionaries.newest().number;
+        self.read_tree(move |tree| Ok(tree.dictionary_record()?.converted != newest)).await
+    }
+
+    /// Trains a dictionary from the store's events if it has taken twice as many changes as when
+    /// this was last done. Keeps it if rows become a tenth smaller; returns whether.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`]: nothing was written.
+    pub async fn train_dictionary(&self) -> Result<bool, StoreError> {
+        let changes = self.durable_seq();
+        let env = self.shared().env.clone();
+        let read = move |shared: &StoreShared| {
+            let (record, group) = shared.read_tree(Tree::dictionary_record)?;
+            if changes < MIN_CHANGES.max(record.trained_at.saturating_mul(2)) {
+                return Ok((None, group));
+            }
+            let (samples, group) = shared.read_tree(|tree| samples(tree, &env))?;
+            let trained = train(&samples, &shared.dictionaries.newest());
+            Ok((Some((record, trained)), group))
+        };
+        let Some((mut record, trained)) = self.shared().read(read).await? else {
+            return Ok(false);
+        };
+        let number = record.next_number();
+        let dictionary = trained.as_deref().and_then(|content| Dictionary::new(number, content));
+        let adopted = dictionary.is_some();
+        record.trained_at = changes;
+        record.numbers.extend(adopted.then_some(number));
+        let content = trained.filter(|_| adopted);
+        let edit: TreeEdit = Box::new(move |_, batch| {
+            if let Some(content) = content {
+                batch.put_large(keys::dictionary(number), &record::seal(&content), 0);
+            }
+            batch.put(keys::DICTIONARIES.to_vec(), record::json(&record));
+            Ok(())
+        });
+        self.ask(|reply| WriteJob::Edit { edit, bytes: DICTIONARY_SIZE, reply }).await?;
+        // Used only now that it is durable: a row that names it must find it.
+        dictionary.map(|dictionary| self.shared().dictionaries.add(dictionary));
+        Ok(adopted)
+    }
+}
+
+/// The next rows after a place, with their stored bytes, in the order of the keys.
+fn next_rows(
+    tree: &Tree,
+    after: Option<RecompressPlace>,
+) -> Result<Vec<(WindowId, EventHash, Bytes, EventRow)>, TreeError> {
+    let from = after.map_or_else(|| vec![keys::EVENT], |(window, id)| keys::event(window, id));
+    let mut rows = Vec::new();
+    for key in tree.db.range(from..).keys() {
+        let key = key?;
+        if key.first() != Some(&keys::EVENT) || rows.len() == SLICE {
+            break;
+        }
+        let Some((window, id)) = keys::window_of(&key).zip(keys::event_of(&key)) else { continue };
+        if Some((window, id)) != after {
+            let value = tree.large(&key)?.ok_or(TreeError::Damaged("event"))?.value;
+            let row = EventRow::decode(&value, &tree.dictionaries, None)?;
+            rows.push((window, id, value, row));
+        }
+    }
+    Ok(rows)
+}
+
+/// Replaces rows that are still the same; `done` is the dictionary that all rows now have.
+fn replace(
+    tree: &Tree,
+    batch: &mut WriteBatch,
+    rows: &[Recompressed],
+    done: Option<DictionaryNumber>,
+) -> Result<(), TreeError> {
+    for Recompressed { window, id, old, new } in rows {
+        let key = keys::event(*window, *id);
+        if let Some(stored) = tree.large(&key)?.filter(|stored| stored.value == *old) {
+            batch.put_large(key, &new.encode(), stored.chunks);
+        }
+    }
+    if let Some(converted) = done {
+        let record = DictionaryRecord { converted, ..tree.dictionary_record()? };
+        batch.put(keys::DICTIONARIES.to_vec(), record::json(&record));
+    }
+    Ok(())
+}
+
+/// Bodies of rows at random places.
+fn samples(tree: &Tree, env: &Env) -> Result<Vec<Vec<u8>>, TreeError> {
+    let windows = tree.number(keys::NEXT_WINDOW)?.max(1);
+    let (mut samples, mut bytes, mut seen) = (Vec::new(), 0, BTreeSet::new());
+    for _ in 0..PLACES {
+        let window = WindowId(u32::try_from(env.random_u64() % windows).unwrap_or(0));
+        let mut place = [0; 16];
+        place[..8].copy_from_slice(&env.random_u64().to_be_bytes());
+        for entry in tree.db.range(keys::event(window, EventHash(place))..).take(ROWS_AT_PLACE) {
+            let (key, _) = entry?;
+            if keys::event_of(&key).is_none() || bytes > MAX_SAMPLES || !seen.insert(key.to_vec()) {
+                continue;
+            }
+            let value = tree.large(&key)?.ok_or(TreeError::Damaged("event"))?.value;
+            let body = EventRow::decode(&value, &tree.dictionaries, None)?.body();
+            bytes += body.len();
+            samples.push(body);
+        }
+    }
+    Ok(samples)
+}
+
+/// Trains a dictionary; `None` if there is too little to learn from, or it is not much better.
+fn train(samples: &[Vec<u8>], current: &Dictionary) -> Option<Vec<u8>> {
+    if samples.len() < MIN_SAMPLES {
+        return None;
+    }
+    // The samples are in no order, so any quarter can be the test.
+    let (test, training) = samples.split_at(samples.len() / 4);
+    let content = zstd::dict::from_samples(training, DICTIONARY_SIZE).ok()?;
+    let trained = Dictionary::new(0, &content)?;
+    let size = |dictionary: &Dictionary| -> usize {
+        let stored = |body: &Vec<u8>| dictionary.compress(body).map_or(body.len(), |b| b.len());
+        test.iter().map(stored).sum()
+    };
+    (size(&trained) * 10 <= size(current) * 9).then_some(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::mirror::commit::Commit;
+    use crate::mirror::page::Span;
+    use crate::store::dictionary::{FIRST_TRAINED, SHIPPED};
+    use crate::store::{EventQuery, Events};
+    use crate::tests::{NOON, env, open, registration, single, window};
+
+    /// A store with one window and `count` events of which most words are the organisation's own.
+    async fn filled(dir: &tempfile::TempDir, count: usize) -> (Store, WindowId) {
+        let store = open(dir.path(), &env());
+        let wanted = registration(&window("alice"));
+        let id = store.register(vec![wanted], NOON).await.unwrap()[0].id;
+        for numbers in (0..count).collect::<Vec<_>>().chunks(1000) {
+            let event = |n: &usize| {
+                let start = NOON + SignedDuration::from_mins(i64::try_from(*n).unwrap());
+                let words = ["Zwiebelrostbraten", "Brückeneinsturz", "Quetschkommode", "Oberpfalz"];
+                let words = (0..20).map(|w| words[(n / 3 + w * w * n) % 4]).collect::<Vec<_>>();
+                let content = format!(r#"{{"id":"e{n}","subject":"{}"}}"#, words.join(" "));
+                single(&format!("e{n}"), Span { start, end: start }, content)
+            };
+            let upserts = numbers.iter().map(event).collect();
+            store.commit(Commit { upserts, ..Commit::new(id, 0, NOON) }).await.unwrap();
+        }
+        (store, id)
+    }
+
+    async fn edit(
+        store: &Store,
+        edit: impl FnOnce(&Tree, &mut WriteBatch) -> Result<(), TreeError> + Send + 'static,
+    ) {
+        let edit: TreeEdit = Box::new(edit);
+        store.ask(|reply| WriteJob::Edit { edit, bytes: 0, reply }).await.unwrap();
+    }
+
+    async fn events(store: &Store, window: WindowId) -> Vec<Bytes> {
+        let query = EventQuery {
+            window,
+            from: None,
+            to: None,
+            limit: usize::MAX,
+            bytes: usize::MAX,
+            after: None,
+        };
+        let Events { value, .. } = store.events(query).await.unwrap();
+        value
+    }
+
+    async fn recompress_all(store: &Store) {
+        let mut place = store.recompress(None).await.unwrap();
+        while place.is_some() {
+            place = store.recompress(place).await.unwrap();
+        }
+    }
+
+    /// How many rows have a dictionary.
+    async fn compressed_with(store: &Store, number: DictionaryNumber) -> usize {
+        let count = move |tree: &Tree| {
+            let (mut count, mut after) = (0, None);
+            loop {
+                let rows = next_rows(tree, after)?;
+                count += rows.iter().filter(|(.., row)| row.is_compressed_with(number)).count();
+                after = rows.last().map(|(window, id, ..)| (*window, *id));
+                if rows.len() < SLICE {
+                    return Ok(count);
+                }
+            }
+        };
+        store.read_tree(count).await.unwrap()
+    }
+
+    /// Writes every row as 0.1 did.
+    fn write_raw(tree: &Tree, batch: &mut WriteBatch) -> Result<(), TreeError> {
+        let mut after = None;
+        loop {
+            let rows = next_rows(tree, after)?;
+            for (window, id, _, row) in &rows {
+                let raw = EventRow::of(&row.item(), row.segments).with_seq(row.seq).encode();
+                batch.put_large(keys::event(*window, *id), &raw, 0);
+            }
+            after = rows.last().map(|(window, id, ..)| (*window, *id));
+            if rows.len() < SLICE {
+                return Ok(());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn rows_of_an_old_store_are_compressed_and_nothing_else_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, window) = filled(&dir, 200).await;
+        edit(&store, write_raw).await;
+        assert_eq!(compressed_with(&store, SHIPPED).await, 0);
+        let (before, seq) = (events(&store, window).await, store.durable_seq());
+        assert_eq!(before.len(), 200);
+        assert!(store.needs_recompression().await.unwrap());
+        recompress_all(&store).await;
+        assert_eq!(compressed_with(&store, SHIPPED).await, 200);
+        assert!(!store.needs_recompression().await.unwrap());
+        assert_eq!((events(&store, window).await, store.durable_seq()), (before, seq));
+        store.close().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_row_that_changed_meanwhile_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = filled(&dir, 1).await;
+        edit(&store, write_raw).await;
+        let stale = |tree: &Tree, batch: &mut WriteBatch| {
+            let (window, id, old, new) = next_rows(tree, None)?.remove(0);
+            let old = Bytes::from([&old[..], b"."].concat());
+            let new = new.compressed(&tree.dictionaries.newest());
+            replace(tree, batch, &[Recompressed { window, id, old, new }], None)
+        };
+        edit(&store, stale).await;
+        assert_eq!(compressed_with(&store, SHIPPED).await, 0);
+        store.close().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_store_trains_a_dictionary_and_is_damaged_without_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let count = usize::try_from(MIN_CHANGES).unwrap();
+        let (store, window) = filled(&dir, count).await;
+        let before = events(&store, window).await;
+        assert!(store.train_dictionary().await.unwrap());
+        assert!(!store.train_dictionary().await.unwrap(), "twice for the same events");
+        assert!(store.needs_recompression().await.unwrap());
+        recompress_all(&store).await;
+        assert_eq!(compressed_with(&store, FIRST_TRAINED).await, count);
+        store.close().await.unwrap();
+
+        let store = open(dir.path(), &env());
+        assert_eq!(events(&store, window).await, before);
+        edit(&store, |_, batch| {
+            batch.delete_large(keys::dictionary(FIRST_TRAINED), 0);
+            Ok(())
+        })
+        .await;
+        store.close().await.unwrap();
+        let (store, report) =
+            Store::open(&crate::tests::store_options(dir.path()), &env()).unwrap();
+        assert!(report.moved_aside.is_some(), "the missing dictionary was not noticed");
+        store.close().await.unwrap();
+    }
+
+    #[test]
+    fn a_dictionary_is_kept_only_if_it_is_a_tenth_better() {
+        let shipped = crate::store::dictionary::Dictionaries::shipped().unwrap().newest();
+        let mut random = fastrand::Rng::with_seed(3);
+        let noise: Vec<Vec<u8>> =
+            (0..2000).map(|_| (0..400).map(|_| random.u8(..)).collect()).collect();
+        assert_eq!(train(&noise, &shipped), None);
+        let own =
+            |n: u32| format!("Donaudampfschiffahrtsgesellschaft {n} Kapitänsmütze").into_bytes();
+        let own: Vec<Vec<u8>> = (0..2000).map(own).collect();
+        let better = train(&own, &shipped).unwrap();
+        let better = std::sync::Arc::new(Dictionary::new(FIRST_TRAINED, &better).unwrap());
+        assert_eq!(train(&own, &better), None, "the same again");
+        assert_eq!(train(&own[..MIN_SAMPLES - 1], &shipped), None, "too few");
+    }
+}
