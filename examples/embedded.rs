@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use calmirror::api::BuildInfo;
 use calmirror::config::{Config, Sources};
-use calmirror::daemon::{CACHE_BYTES, Daemon, DaemonOptions};
+use calmirror::daemon::{Daemon, DaemonOptions};
 use calmirror::env::Env;
 use calmirror::graph::transport::HttpTransport;
 use calmirror::reload::ReloadQueue;
@@ -95,7 +95,6 @@ client_secret_file = "secret"
         transport: Arc::new(HttpTransport::new()?),
         accept_drops: false,
         open_loopback: false,
-        cache_bytes: CACHE_BYTES,
     })
     .await?;
     let store = daemon.store();

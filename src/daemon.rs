@@ -41,8 +41,6 @@ use settings::{api_settings, tokens, window_specs};
 const STOP: Duration = Duration::from_millis(9500);
 /// The part of [`STOP`] that is kept for closing the store and for reporting a timeout.
 const CLOSE: Duration = Duration::from_millis(2000);
-/// Bytes of sled's page cache: enough for a large tenant's positions and indexes, not its bodies.
-pub const CACHE_BYTES: u64 = 512 << 20;
 
 /// Everything a daemon is made from.
 pub struct DaemonOptions {
@@ -64,8 +62,6 @@ pub struct DaemonOptions {
     pub accept_drops: bool,
     /// Whether TCP on loopback needs no token (the demo).
     pub open_loopback: bool,
-    /// Bytes of the store's page cache, usually [`CACHE_BYTES`].
-    pub cache_bytes: u64,
 }
 
 /// Why a daemon could not start.
@@ -146,7 +142,7 @@ impl Daemon {
     pub async fn start(options: DaemonOptions) -> Result<Self, StartError> {
         let DaemonOptions { config, reloads, env, transport, .. } = options;
         let settings = api_settings(&config, options.open_loopback)?;
-        let store = open(&config, options.cache_bytes, &env).await?;
+        let store = open(&config, &env).await?;
         check_drops(&store, &config, options.accept_drops).await?;
         // Bound before the first request to Graph, so that a taken address fails early.
         let bound = PreparedListeners::all(&config.sections.api).await?;
@@ -337,9 +333,9 @@ async fn stop(
     }
 }
 
-async fn open(config: &Config, cache_bytes: u64, env: &Env) -> Result<Store, StartError> {
+async fn open(config: &Config, env: &Env) -> Result<Store, StartError> {
     let options = store::StoreOptions {
-        cache_bytes,
+        cache_bytes: config.sections.store.cache,
         ..store::StoreOptions::new(&config.sections.store.path)
     };
     let store_env = env.clone();

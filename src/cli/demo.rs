@@ -46,8 +46,6 @@ const MUTATE_EVERY: Duration = Duration::from_millis(700);
 /// The fraction of requests that fail: one in fifty.
 const FAULTS: f64 = 0.02;
 const INTERVAL: &str = "3s";
-/// The store's page cache. The store on disk is larger; pages not in the cache are read from disk.
-const CACHE_BYTES: u64 = 8 << 20;
 /// Bytes of rendered pages that the simulated Graph caches.
 const PAGES_BYTES: usize = 4 << 20;
 
@@ -98,7 +96,6 @@ pub(super) async fn demo(
         transport: Arc::new(transport),
         accept_drops: true,
         open_loopback: true,
-        cache_bytes: CACHE_BYTES,
     };
     let signals = Signals::listen()
         .map_err(|error| CliError::new(FAILED, format!("cannot listen for signals: {error}")))?;
@@ -208,6 +205,7 @@ fn write_configuration(
         r#"# Made by `calmirror demo`.
 [store]
 path = "store"
+cache = "8MiB"                  # what is not in it is read from disk
 
 [graph]
 base_url = "http://{address}/v1.0"

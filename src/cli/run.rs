@@ -12,7 +12,7 @@ use super::exit::{CONFIGURATION, CliError, FAILED, STORE};
 use super::signal_loop;
 use crate::api::{BindError, BuildInfo};
 use crate::config::{LogFormat, Sources};
-use crate::daemon::{CACHE_BYTES, Daemon, DaemonOptions, StartError};
+use crate::daemon::{Daemon, DaemonOptions, StartError};
 use crate::env::Env;
 use crate::error_chain::error_chain;
 use crate::graph::HttpTransport;
@@ -92,7 +92,6 @@ async fn serve(sources: Sources, level: Option<&str>, accept_drops: bool) -> Res
         transport: Arc::new(transport),
         accept_drops,
         open_loopback: false,
-        cache_bytes: CACHE_BYTES,
     };
     foreground(options, signals, notify).await
 }

@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use config::{Value, ValueKind};
 
 use super::diagnostic::{Issue, suggest};
@@ -204,6 +205,23 @@ impl<'a> RawValue<'a> {
             return Err(Issue::new("too long", "stay within ten years"));
         }
         Ok(duration)
+    }
+
+    /// A number of bytes of at least `least`, such as `128MiB`.
+    pub(super) fn bytes(self, least: u64) -> Result<u64, Issue> {
+        let remedy = "write it with its unit, in quotes, such as \"128MiB\"";
+        let text = match self.kind {
+            ValueKind::I64(_) => return Err(Issue::new("a size without a unit", remedy)),
+            _ => self.text()?,
+        };
+        let has_unit = text.ends_with(|c: char| c.is_ascii_alphabetic());
+        let size = text.parse::<ByteSize>().ok().filter(|_| has_unit);
+        let size = size.ok_or_else(|| Issue::new(format!("not a size: {text:?}"), remedy))?;
+        if size.as_u64() < least {
+            let least = ByteSize(least);
+            return Err(Issue::new("too small", format!("write at least {least}")));
+        }
+        Ok(size.as_u64())
     }
 
     /// A duration, or `off`.

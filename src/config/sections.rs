@@ -103,17 +103,44 @@ sections! {
 pub struct StoreConfig {
     /// The store's directory.
     pub path: PathBuf,
+    /// Bytes of the store's page cache.
+    pub cache: u64,
 }
 
+/// Less holds hardly a page for each segment of the tree.
+const MIN_CACHE: u64 = 1 << 20;
+
 impl StoreConfig {
-    const KEYS: &[ConfigKey] = &[ConfigKey::with_default("path", r#""/var/lib/calmirror""#)];
+    const KEYS: &[ConfigKey] = &[
+        ConfigKey::with_default("path", r#""/var/lib/calmirror""#),
+        ConfigKey::with_default("cache", r#""128MiB""#),
+    ];
 
     fn read(table: &LayeredTable, _: &Sources, report: &mut DiagnosticSink) -> Option<Self> {
         let mut reader = TableReader::new(table, report);
-        Some(Self { path: reader.read("path", |written| written.path())? })
+        let path = reader.read("path", |written| written.path());
+        let cache = reader.read("cache", |written| written.bytes(MIN_CACHE));
+        if let Some((cache, memory)) = cache.zip(memory_limit())
+            && cache > memory
+        {
+            let [shown, memory] = [cache, memory].map(|bytes| bytes >> 20);
+            let problem = format!("{shown} MiB are more than the memory of {memory} MiB");
+            reader.warn("cache", Issue::new(problem, "leave most of the memory to other uses"));
+        }
+        Some(Self { path: path?, cache: cache? })
     }
 
-    changes!("store", { path: refused, });
+    changes!("store", { path: refused, cache: refused, });
+}
+
+/// Bytes of memory that this process may use: those of the machine, or of its control group.
+fn memory_limit() -> Option<u64> {
+    let machine = std::fs::read_to_string("/proc/meminfo").ok();
+    let total = machine.as_deref()?.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let machine = total.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10;
+    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    let group = group.and_then(|limit| limit.trim().parse::<u64>().ok());
+    Some(group.map_or(machine, |group| group.min(machine)))
 }
 
 /// `[feed]`

@@ -248,7 +248,6 @@ mod tests {
             about,
             accept_drops: false,
             open_loopback: false,
-            cache_bytes: 16 << 20,
         })
         .await
         .unwrap();

@@ -97,7 +97,6 @@ async fn a_stop_comes_before_a_waiting_reload_and_closes_the_store() {
         },
         accept_drops: false,
         open_loopback: false,
-        cache_bytes: 1 << 20,
     };
     let daemon = Daemon::start(options).await.unwrap();
     let (reloads, socket) = (daemon.reloads(), daemon.socket().unwrap());

@@ -59,7 +59,6 @@ impl Running {
             },
             accept_drops: false,
             open_loopback: false,
-            cache_bytes: 16 << 20,
         };
         let daemon = Daemon::start(options).await.unwrap();
         let (fleet, store, reloads) = (daemon.fleet(), daemon.store(), daemon.reloads());

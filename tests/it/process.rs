@@ -106,6 +106,7 @@ impl DaemonFixture {
         format!(
             r#"[store]
 path = "{directory}/store"
+cache = "16MiB"
 [graph]
 base_url = "{base}/v1.0"
 login_url = "{base}"
