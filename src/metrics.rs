@@ -55,8 +55,13 @@ pub struct Gauge(Arc<AtomicU64>);
 impl Gauge {
     /// Adds one until the returned guard is dropped.
     pub fn increment(&self) -> GaugeGuard {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        GaugeGuard(self.clone())
+        self.hold(1)
+    }
+
+    /// Adds an amount until the returned guard is dropped.
+    pub fn hold(&self, amount: u64) -> GaugeGuard {
+        self.0.fetch_add(amount, Ordering::Relaxed);
+        GaugeGuard { gauge: self.clone(), amount }
     }
 
     /// The current value.
@@ -65,13 +70,25 @@ impl Gauge {
     }
 }
 
-/// Decrements its [`Gauge`] when dropped.
+/// Takes its amount back from its [`Gauge`] when dropped.
 #[derive(Debug)]
-pub struct GaugeGuard(Gauge);
+pub struct GaugeGuard {
+    gauge: Gauge,
+    amount: u64,
+}
+
+impl GaugeGuard {
+    /// Raises the amount; a smaller one changes nothing.
+    pub fn raise(&mut self, amount: u64) {
+        let more = amount.saturating_sub(self.amount);
+        self.gauge.0.fetch_add(more, Ordering::Relaxed);
+        self.amount += more;
+    }
+}
 
 impl Drop for GaugeGuard {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        self.gauge.0.fetch_sub(self.amount, Ordering::Relaxed);
     }
 }
 
@@ -173,6 +190,8 @@ pub struct GraphMetrics {
     pub paused_ms: AtomicU64,
     /// Requests sent and not yet answered.
     pub in_flight: Gauge,
+    /// The decoded bytes of responses that are being read and processed.
+    pub page_bytes: Gauge,
 }
 
 impl Default for GraphMetrics {
@@ -185,6 +204,7 @@ impl Default for GraphMetrics {
             pauses: AtomicU64::default(),
             paused_ms: AtomicU64::default(),
             in_flight: Gauge::default(),
+            page_bytes: Gauge::default(),
         }
     }
 }
@@ -216,6 +236,8 @@ pub struct StoreMetrics {
     pub rows: AtomicU64,
     /// Resyncs started, by reason.
     pub resyncs: CounterSet,
+    /// The size of the page cache, bytes; 0 before the store is opened.
+    pub cache_bytes: AtomicU64,
 }
 
 impl Default for StoreMetrics {
@@ -225,6 +247,7 @@ impl Default for StoreMetrics {
             changes: CounterSet::of(ChangeKind::ALL.map(ChangeKind::as_str)),
             rows: AtomicU64::default(),
             resyncs: CounterSet::of(ResyncReason::resyncs().map(ResyncReason::as_str)),
+            cache_bytes: AtomicU64::default(),
         }
     }
 }
@@ -240,6 +263,8 @@ pub struct RoundMetrics {
     pub late: LatencyHistogram,
     /// Workers restarted because they panicked or hung.
     pub restarts: AtomicU64,
+    /// Rounds in progress.
+    pub running: Gauge,
 }
 
 impl Default for RoundMetrics {
@@ -249,6 +274,7 @@ impl Default for RoundMetrics {
             took: LatencyHistogram::with_bounds(&ROUND_BOUNDS),
             late: LatencyHistogram::with_bounds(&WAIT_BOUNDS),
             restarts: AtomicU64::default(),
+            running: Gauge::default(),
         }
     }
 }

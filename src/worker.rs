@@ -214,6 +214,7 @@ impl Worker {
     ) -> Result<Instant, WorkerEnd> {
         let begun = Instant::now();
         let steps = AtomicU32::new(0);
+        let running = self.services.metrics.running.increment();
         let mut attempt = self.attempt(&window, &steps, number);
         if request.is_some() && self.handle.state() == WindowState::SignInRequired {
             // The cause of the refusal may have been fixed before the request.
@@ -228,6 +229,7 @@ impl Worker {
             Ok(end) => Ok(end),
             Err(error) => Err(error.or_end()?),
         };
+        drop(running);
         let stats = attempt.into_stats();
         self.services.metrics.took.observe(begun.elapsed());
         let due = match result {

@@ -165,6 +165,7 @@ impl Scrape {
             "Delay between a round's due time and its start",
             &metrics.late.0,
         )?;
+        page.value("calmirror_rounds_in_progress", "Rounds in progress", metrics.running.value())?;
         page.value(
             "calmirror_worker_restarts_total",
             "Workers restarted after a panic or a hang",
@@ -199,6 +200,11 @@ impl Scrape {
             "calmirror_graph_requests_in_flight",
             "Requests to Graph awaiting a response",
             metrics.in_flight.value(),
+        )?;
+        page.value(
+            "calmirror_graph_page_bytes",
+            "Decoded bytes of the responses of Graph that are being read and processed",
+            metrics.page_bytes.value(),
         )?;
         page.value(
             "calmirror_throttle_pauses_total",
@@ -238,6 +244,11 @@ impl Scrape {
             &metrics.commits.0,
         )?;
         page.value("calmirror_store_queue_jobs", "Jobs waiting for the writer", self.queue as u64)?;
+        page.value(
+            "calmirror_store_cache_bytes",
+            "Size of the store's page cache",
+            metrics.cache_bytes.load(Ordering::Relaxed),
+        )?;
         if let Some(Footprint { bytes, free, damaged }) = self.footprint {
             let used = "Disk space used by the store's directory";
             page.value("calmirror_store_size_bytes", used, bytes)?;

@@ -77,8 +77,8 @@ impl GraphClient {
         let origin = Origin::of(base_url)?;
         let base = base_url.trim_end_matches('/').to_owned();
         let request_timeout = AtomicU64::new(millis(request_timeout));
-        let metrics = Arc::default();
-        let memory = PageMemory::new(MAX_BODIES_BYTES);
+        let metrics = Arc::<GraphMetrics>::default();
+        let memory = PageMemory::new(MAX_BODIES_BYTES, metrics.page_bytes.clone());
         let shared =
             ClientInner { transport, base, origin, budgets, memory, env, request_timeout, metrics };
         Ok(Self { shared: Arc::new(shared) })

@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::metrics::{Gauge, GaugeGuard};
+
 /// Bytes reserved at a time.
 const UNIT: usize = 64 * 1024;
 
@@ -19,20 +21,27 @@ pub(super) struct PageMemory {
     budget: Arc<Semaphore>,
     /// Held by the one answer that may exceed the budget.
     excess: Arc<Semaphore>,
+    /// Shows what is reserved.
+    level: Gauge,
 }
 
 impl PageMemory {
-    /// A budget of `bytes`.
-    pub(super) fn new(bytes: usize) -> Self {
+    /// A budget of `bytes`; `level` shows how much of it is reserved.
+    pub(super) fn new(bytes: usize, level: Gauge) -> Self {
         let units = (bytes / UNIT).min(Semaphore::MAX_PERMITS);
-        Self { budget: Arc::new(Semaphore::new(units)), excess: Arc::new(Semaphore::new(1)) }
+        let (budget, excess) = (Arc::new(Semaphore::new(units)), Arc::new(Semaphore::new(1)));
+        Self { budget, excess, level }
     }
 
     /// Raises a reservation to `bytes`; waits while no memory is available.
     pub(super) async fn reserve(&self, reservation: &mut Reservation, bytes: usize) {
-        if bytes <= reservation.bytes || reservation.excess.is_some() {
-            return;
+        if bytes > reservation.bytes && reservation.excess.is_none() {
+            self.acquire(reservation, bytes).await;
         }
+        reservation.level.get_or_insert_with(|| self.level.hold(0)).raise(bytes as u64);
+    }
+
+    async fn acquire(&self, reservation: &mut Reservation, bytes: usize) {
         let units = u32::try_from((bytes - reservation.bytes).div_ceil(UNIT)).unwrap_or(u32::MAX);
         let budget = self.budget.clone().acquire_many_owned(units);
         let excess = self.excess.clone().acquire_owned();
@@ -59,6 +68,7 @@ pub struct Reservation {
     excess: Option<OwnedSemaphorePermit>,
     /// The bytes that `budget` covers.
     bytes: usize,
+    level: Option<GaugeGuard>,
 }
 
 #[cfg(test)]
@@ -73,7 +83,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn responses_wait_for_memory_and_only_one_at_a_time_may_exceed_it() {
-        let memory = PageMemory::new(10 * UNIT);
+        let level = Gauge::default();
+        let memory = PageMemory::new(10 * UNIT, level.clone());
         let mut answers = [(); 4].map(|()| Reservation::default());
         let [first, second, third, fourth] = &mut answers;
         memory.reserve(first, 6 * UNIT).await;
@@ -91,7 +102,9 @@ mod tests {
         *second = Reservation::default();
         memory.reserve(fourth, 4 * UNIT).await;
         assert_eq!(memory.budget.available_permits(), 0);
+        assert_eq!(level.value(), 11 * UNIT as u64, "seven for the first, four for the fourth");
         drop(answers);
+        assert_eq!(level.value(), 0);
         assert_eq!(memory.budget.available_permits(), 10, "everything is given back");
         assert_eq!(memory.excess.available_permits(), 1);
     }

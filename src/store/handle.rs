@@ -3,6 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -76,6 +77,7 @@ impl Store {
             opened.last_seq,
             opened.min_seq,
         ));
+        shared.metrics.cache_bytes.store(options.cache_bytes, Ordering::Relaxed);
         let (jobs, queue) = mpsc::channel(QUEUE);
         let path = options.path.clone();
         let mut writer = Writer {

@@ -13,6 +13,7 @@ use super::*;
 use crate::env::Env;
 use crate::graph::script::{edges, options, sign_in};
 use crate::graph::{Budgets, GraphClient, PageStart, Tokens};
+use crate::metrics::Gauge;
 use crate::mirror::account::Credential;
 use crate::mirror::failure::ErrorClass;
 use crate::mirror::window::CalendarRef;
@@ -325,7 +326,7 @@ async fn connections_are_reused_unless_a_new_one_is_requested() {
 
 #[tokio::test(start_paused = true)]
 async fn waiting_for_our_own_memory_is_no_timeout() {
-    let memory = PageMemory::new(64 * 1024);
+    let memory = PageMemory::new(64 * 1024, Gauge::default());
     let (mut held, mut excess) = (Reservation::default(), Reservation::default());
     memory.reserve(&mut held, 1).await;
     memory.reserve(&mut excess, 1).await;
