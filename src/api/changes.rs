@@ -23,7 +23,7 @@ use super::extract::ApiRequest;
 use super::limits::{RequestLimits, SLICE_BYTES, SliceProducer, TURN_TIMEOUT};
 use super::problem::Problem;
 use super::query::ANSWER_BYTES;
-use super::redact::shown;
+use super::redact::shown_change;
 use crate::mirror::change::Seq;
 use crate::store::{FeedFilter, Follower};
 
@@ -210,9 +210,8 @@ impl FeedReader {
     ) -> Result<BatchSummary, Problem> {
         let changes = self.follower.read_to(end, limit.min(BATCH), SLICE_BYTES).await?;
         let summary = BatchSummary { lines: changes.value.len(), at_end: changes.at_end };
-        for mut change in changes.value {
-            let mask = self.app.settings.mask_private;
-            change.event = change.event.map(|event| shown(event, mask));
+        for change in changes.value {
+            let change = shown_change(change, self.app.settings.mask_private);
             match form {
                 LineFormat::Line => {
                     change.write_line(text);

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 
 use crate::json::JsonMembers;
+use crate::store::Change;
 
 /// The members that are kept, in this order.
 const KEPT: [&str; 10] = [
@@ -23,6 +24,27 @@ const KEPT: [&str; 10] = [
 /// confidential. With `mask`, an event that does not parse becomes `{}`.
 pub(super) fn shown(event: Bytes, mask: bool) -> Bytes {
     if mask { reduce(&event).unwrap_or(event) } else { event }
+}
+
+/// A change as a reader may see it: its event or summary as [`shown`]; of a masked event, the names
+/// of changed members that readers do not see are left out.
+pub(super) fn shown_change(change: Change, mask: bool) -> Change {
+    if !mask {
+        return change;
+    }
+    let visible = |json: Bytes| match reduce(&json) {
+        Some(reduced) => (reduced, true),
+        None => (json, false),
+    };
+    let event = change.event.map(visible);
+    let is_hidden = event.as_ref().is_some_and(|(_, hidden)| *hidden);
+    let seen = |name: &String| !is_hidden || KEPT.contains(&name.as_str());
+    Change {
+        event: event.map(|(event, _)| event),
+        changed: change.changed.map(|names| names.into_iter().filter(seen).collect()),
+        summary: change.summary.map(|summary| shown(summary, mask)),
+        ..change
+    }
 }
 
 /// Whether [`shown`] reduced this event. An event that merely has no subject is not reduced.

@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::batch::WriteBatch;
 use super::error::TreeError;
 use super::keys;
-use super::record::{self, FeedEntry, TombstoneEntry};
+use super::record::{self, FeedEntry, TombstoneEntry, UpdateEntry};
 use super::row::EventRow;
 use super::tree::{StoredRow, Tree};
 use crate::mirror::change::{ChangeKind, RemovalReason, Seq};
 use crate::mirror::commit::CommitOutcome;
+use crate::mirror::event::{self, EventDifference};
 use crate::mirror::page::EventHash;
 use crate::mirror::position::WindowId;
 
@@ -46,18 +49,20 @@ pub(super) struct ChangeWriter<'a> {
 }
 
 impl ChangeWriter<'_> {
-    /// Writes a changed row; `same` says whether a reader sees no difference.
+    /// Writes a changed row. `difference` says what a reader sees of it, `show` completes the row
+    /// as it was.
     pub(super) fn write_change(
         &mut self,
         id: EventHash,
         slot: &RowChange,
-        same: impl FnOnce(&EventRow, &EventRow) -> bool,
+        difference: impl FnOnce(&EventRow, &EventRow) -> EventDifference,
+        show: impl FnOnce(&EventRow) -> Bytes,
     ) -> Result<(), TreeError> {
         let was = slot.old().filter(|r| r.is_shown());
         let is = slot.new.as_ref().filter(|r| r.is_shown());
         let seq = match (was, is) {
             (Some(was), None) => {
-                self.write_tombstone(id, was, slot.reason);
+                self.write_tombstone(id, was, slot.reason, &show(was));
                 0
             }
             (None, Some(_)) => {
@@ -67,14 +72,12 @@ impl ChangeWriter<'_> {
                     self.batch.delete(keys::tombstone(self.window, id));
                 }
                 self.outcome.created += 1;
-                self.put_entry(id, ChangeKind::Created, None)
+                self.put_entry(id, ChangeKind::Created, None, None)
             }
-            (Some(was), Some(is)) if same(was, is) => was.seq,
-            (Some(was), Some(_)) => {
-                self.batch.delete_change(was.seq);
-                self.outcome.updated += 1;
-                self.put_entry(id, ChangeKind::Updated, None)
-            }
+            (Some(was), Some(is)) => match difference(was, is) {
+                EventDifference::None => was.seq,
+                difference => self.write_update(id, was.seq, difference)?,
+            },
             (None, None) => 0,
         };
         let new = slot.new.clone().map(|row| row.with_seq(seq));
@@ -82,20 +85,54 @@ impl ChangeWriter<'_> {
         Ok(())
     }
 
+    /// Replaces the feed entry of an event by that of an update; returns the new seq.
+    fn write_update(
+        &mut self,
+        id: EventHash,
+        was: Seq,
+        difference: EventDifference,
+    ) -> Result<Seq, TreeError> {
+        let (essential, changed) = match difference {
+            EventDifference::Members(changed) => (self.seq + 1, changed),
+            EventDifference::Version | EventDifference::None => {
+                (self.tree.entry(was)?.map_or(was, |entry| entry.essential(was)), Vec::new())
+            }
+        };
+        self.batch.delete_change(was);
+        self.outcome.updated += 1;
+        let update = UpdateEntry { essential, changed };
+        Ok(self.put_entry(id, ChangeKind::Updated, Some(update), None))
+    }
+
     /// Assigns the next seq to a feed entry.
-    fn put_entry(&mut self, id: EventHash, kind: ChangeKind, gone: Option<TombstoneEntry>) -> Seq {
+    fn put_entry(
+        &mut self,
+        id: EventHash,
+        kind: ChangeKind,
+        update: Option<UpdateEntry>,
+        gone: Option<TombstoneEntry>,
+    ) -> Seq {
         self.seq += 1;
-        let entry = FeedEntry { window: self.window, id, kind, at: self.at, gone };
+        let entry = FeedEntry { window: self.window, id, kind, at: self.at, update, gone };
         self.batch.put_change(self.seq, &entry);
         self.seq
     }
 
-    /// Replaces a row's feed entry by a tombstone.
-    pub(super) fn write_tombstone(&mut self, id: EventHash, row: &EventRow, reason: RemovalReason) {
+    /// Replaces a row's feed entry by a tombstone; `shown` is the event as readers saw it.
+    pub(super) fn write_tombstone(
+        &mut self,
+        id: EventHash,
+        row: &EventRow,
+        reason: RemovalReason,
+        shown: &[u8],
+    ) {
         self.batch.delete_change(row.seq);
         self.outcome.removed += 1;
-        let gone = TombstoneEntry { reason, id: row.id.clone(), window: self.name.clone() };
-        let seq = self.put_entry(id, ChangeKind::Removed, Some(gone));
+        // What was taken out of valid JSON is valid UTF-8.
+        let summary = String::from_utf8(event::summary(shown)).ok();
+        let (id_text, window) = (row.id.clone(), self.name.clone());
+        let gone = TombstoneEntry { reason, id: id_text, window, summary };
+        let seq = self.put_entry(id, ChangeKind::Removed, None, Some(gone));
         self.batch.put(keys::tombstone(self.window, id), record::number(seq));
         self.batch.put(keys::age(seq), self.at.to_be_bytes().to_vec());
     }

@@ -17,7 +17,7 @@ use super::row_commit::{NewRow, RowCommit};
 use super::tree::Tree;
 use crate::mirror::change::RemovalReason;
 use crate::mirror::commit::Commit;
-use crate::mirror::event;
+use crate::mirror::event::{self, EventDifference};
 use crate::mirror::page::{EventHash, EventId, EventKind};
 use crate::mirror::segment_set::SegmentSet;
 
@@ -93,14 +93,17 @@ impl<'a> CommitApplier<'a> {
         let (old, new) = self.masters()?;
         let (old, new) = (cut(&old), cut(&new));
         for (id, slot) in &self.slots {
-            let same = |a: &EventRow, b: &EventRow| {
+            let difference = |a: &EventRow, b: &EventRow| {
                 let look_same = a.content() == b.content()
                     && (a.kind, &a.master, a.full) == (b.kind, &b.master, b.full);
                 let follows = b.is_bare()
                     && b.master.as_ref().is_some_and(|m| self.changed.contains(&m.hash()));
-                (look_same && !follows) || event::same_json(&show(&old, a), &show(&new, b))
+                if look_same && !follows {
+                    return EventDifference::None;
+                }
+                event::difference(&show(&old, a), &show(&new, b))
             };
-            feed.write_change(*id, slot, same)?;
+            feed.write_change(*id, slot, difference, |row| show(&old, row))?;
         }
         Ok(())
     }

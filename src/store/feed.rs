@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as At;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::error::{StoreError, TreeError};
 use super::keys;
 use super::query::ResultPage;
@@ -85,16 +87,19 @@ pub(super) fn changes(
         let mut shown = slice.living.show().into_iter().zip(&slice.living.rows);
         for (seq, entry, window) in slice.found {
             let at = instant(entry.at);
-            let (reason, id, event) = match entry.gone {
-                Some(gone) => (Some(gone.reason), gone.id, None),
+            let (reason, id, event, summary) = match entry.gone {
+                Some(gone) => (Some(gone.reason), gone.id, None, gone.summary.map(Bytes::from)),
                 // `read_slice` added one row for every entry that is not a removal.
                 None => match shown.next() {
-                    Some((event, row)) => (None, row.id.clone(), Some(event)),
+                    Some((event, row)) => (None, row.id.clone(), Some(event), None),
                     None => continue,
                 },
             };
             let (cursor, kind) = (cursor(seq), entry.kind);
-            changes.value.push(Change { cursor, seq, at, window, kind, reason, id, event });
+            let changed = entry.update.map(|update| update.changed);
+            let change =
+                Change { cursor, seq, at, window, kind, reason, id, event, changed, summary };
+            changes.value.push(change);
         }
     }
     changes.seq = changes.seq.max(if changes.at_end { end } else { 0 });

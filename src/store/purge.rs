@@ -9,6 +9,7 @@ use super::batch::WriteBatch;
 use super::change_writer::ChangeWriter;
 use super::error::TreeError;
 use super::keys;
+use super::query::ResultPage;
 use super::record::{self, FeedEntry};
 use super::register;
 use super::tree::Tree;
@@ -54,17 +55,24 @@ pub(super) fn drop_slice(
             let outcome = CommitOutcome::default();
             let mut feed = ChangeWriter { batch, tree, window, name, at, seq: last_seq, outcome };
             let rows = tree.rows(window, after, SLICE)?;
-            for (id, stored) in rows.iter().filter(|(_, s)| s.row.is_shown()) {
-                feed.write_tombstone(*id, &stored.row, RemovalReason::WindowDropped);
+            let last = rows.last().map(|(id, _)| *id).filter(|_| rows.len() == SLICE);
+            let mut shown = ResultPage::default();
+            for (_, stored) in rows.iter().filter(|(_, s)| s.row.is_shown()) {
+                shown.add(tree, window, stored.row.clone())?;
+            }
+            let rows = rows.iter().filter(|(_, s)| s.row.is_shown());
+            for ((id, stored), event) in rows.zip(shown.show()) {
+                let reason = RemovalReason::WindowDropped;
+                feed.write_tombstone(*id, &stored.row, reason, &event);
                 feed.write(*id, Some(stored), None);
             }
             let seq = feed.seq;
             if seq != last_seq {
                 batch.put(keys::LAST_SEQ.to_vec(), record::number(seq));
             }
-            let next = match rows.last() {
-                Some((id, _)) if rows.len() == SLICE => PurgeProgress::WriteTombstones(Some(*id)),
-                _ => PurgeProgress::DeleteLeftovers(0),
+            let next = match last {
+                Some(id) => PurgeProgress::WriteTombstones(Some(id)),
+                None => PurgeProgress::DeleteLeftovers(0),
             };
             Ok((seq, Some(next)))
         }

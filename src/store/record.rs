@@ -37,6 +37,8 @@ use crate::mirror::position::WindowId;
 const LAYOUT: u8 = 1;
 /// The layout of an event row with a compressed body.
 pub(super) const COMPRESSED_ROW: u8 = 2;
+/// The layout of a change that says what changed, or what was removed.
+const DETAILED_CHANGE: u8 = 2;
 const SEAL: usize = 5;
 
 /// Seals a payload: layout, CRC-32, payload.
@@ -118,8 +120,20 @@ pub(super) struct FeedEntry {
     pub(super) kind: ChangeKind,
     /// Microseconds.
     pub(super) at: i64,
+    /// What an update changed; `None` for other kinds, and for an update that 0.1 wrote.
+    pub(super) update: Option<UpdateEntry>,
     /// Set for removals: the row no longer exists, and perhaps neither does the window.
     pub(super) gone: Option<TombstoneEntry>,
+}
+
+/// What the entry of an update says about it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct UpdateEntry {
+    /// The seq of the event's last change that was more than another version
+    /// ([`EventDifference::Version`](crate::mirror::event::EventDifference::Version)).
+    pub(super) essential: Seq,
+    /// The names of the changed members, sorted.
+    pub(super) changed: Vec<String>,
 }
 
 /// What a tombstone keeps of a removed event.
@@ -129,9 +143,17 @@ pub(super) struct TombstoneEntry {
     pub(super) id: EventId,
     /// The window's name.
     pub(super) window: Arc<str>,
+    /// A JSON object ([`event::summary`](crate::mirror::event::summary)); `None` if 0.1 wrote it.
+    pub(super) summary: Option<String>,
 }
 
 impl FeedEntry {
+    /// The seq of the event's last change that was more than another version. `seq` is the entry's
+    /// own, which is also the answer if 0.1 wrote it.
+    pub(super) fn essential(&self, seq: Seq) -> Seq {
+        self.update.as_ref().map_or(seq, |update| update.essential)
+    }
+
     /// The entry as a sealed value.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(64);
@@ -146,16 +168,30 @@ impl FeedEntry {
         out.extend_from_slice(&self.window.0.to_be_bytes());
         out.extend_from_slice(&self.id.0);
         out.extend_from_slice(&self.at.to_be_bytes());
+        let mut layout = LAYOUT;
         if let Some(gone) = &self.gone {
             text(&mut out, gone.id.as_str());
             text(&mut out, &gone.window);
+            if let Some(summary) = &gone.summary {
+                layout = DETAILED_CHANGE;
+                text(&mut out, summary);
+            }
         }
-        seal(&out)
+        if let Some(UpdateEntry { essential, changed }) = &self.update {
+            layout = DETAILED_CHANGE;
+            out.extend_from_slice(&essential.to_be_bytes());
+            for name in changed {
+                text(&mut out, name);
+            }
+        }
+        seal_as(layout, &out)
     }
 
     /// Reads what [`FeedEntry::encode`] wrote.
     pub(super) fn decode(value: &[u8]) -> Result<Self, TreeError> {
-        let mut input = RecordReader(unseal(value, "change")?);
+        let (layout, payload) = unseal_up_to(DETAILED_CHANGE, value, "change")?;
+        let detailed = layout == DETAILED_CHANGE;
+        let mut input = RecordReader(payload);
         let entry = (|| {
             let code = input.u8()?;
             let window = WindowId(u32::from_be_bytes(input.array()?));
@@ -174,10 +210,22 @@ impl FeedEntry {
                     reason,
                     id: EventId::new(input.text()?),
                     window: Arc::from(input.text()?),
+                    summary: if detailed { Some(input.text()?.to_owned()) } else { None },
                 }),
                 None => None,
             };
-            Some(Self { window, id, kind, at, gone })
+            let update = match kind {
+                ChangeKind::Updated if detailed => {
+                    let essential = input.u64()?;
+                    let mut changed = Vec::new();
+                    while !input.0.is_empty() {
+                        changed.push(input.text()?.to_owned());
+                    }
+                    Some(UpdateEntry { essential, changed })
+                }
+                _ => None,
+            };
+            Some(Self { window, id, kind, at, update, gone })
         })();
         entry.ok_or(TreeError::Unknown("change"))
     }

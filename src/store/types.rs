@@ -184,6 +184,13 @@ pub struct Change {
     pub id: EventId,
     /// The complete event, unless removed.
     pub event: Option<Bytes>,
+    /// For an update, the names of the members that changed, sorted; empty if only `changeKey`,
+    /// `lastModifiedDateTime` or `@odata.etag` did. `None` if that is not known: the change was
+    /// written by 0.1.
+    pub changed: Option<Vec<String>>,
+    /// For a removal, a JSON object with the event's subject, start, end, `isAllDay` and
+    /// sensitivity, as far as it had them. `None` if the change was written by 0.1.
+    pub summary: Option<Bytes>,
 }
 
 /// A batch of the feed.

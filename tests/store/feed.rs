@@ -6,6 +6,7 @@ use std::pin::pin;
 use calmirror::env::Env;
 use calmirror::mirror::change::{ChangeKind, RemovalReason};
 use calmirror::mirror::commit::Commit;
+use calmirror::mirror::page::Item;
 use calmirror::mirror::position::WindowId;
 use calmirror::store::{BATCH_BYTES, Changes, FeedError, FeedFilter, Follower, Store, StoreError};
 use futures_util::FutureExt as _;
@@ -241,4 +242,45 @@ async fn cursors_are_valid_after_restarts() {
         store.close().await.unwrap();
     }
     assert_eq!(given.iter().map(|(c, _)| c).collect::<BTreeSet<_>>().len(), 5);
+}
+
+fn versioned(subject: &str, start: i64, version: u32) -> Item {
+    let item = single("a", start, subject);
+    let mut content = item.content.to_vec();
+    content.pop();
+    content.extend_from_slice(format!(r#","changeKey":"{version}"}}"#).as_bytes());
+    Item { content: content.into(), ..item }
+}
+
+#[tokio::test]
+async fn an_update_names_what_it_changed() {
+    let (_dir, store, window) = fresh("a").await;
+    for (item, changed) in [
+        (versioned("x", 0, 1), None),
+        (versioned("y", 5, 2), Some(vec!["start".to_owned(), "subject".to_owned()])),
+        (versioned("y", 5, 3), Some(Vec::new())),
+    ] {
+        put(&store, window, vec![item]).await;
+        let changes = changes_after(&store, 0, 10).await.unwrap();
+        assert_eq!(changes.value.len(), 1);
+        assert_eq!(changes.value[0].changed, changed);
+        assert_eq!(changes.value[0].summary, None);
+    }
+}
+
+#[tokio::test]
+async fn a_removal_says_what_was_removed() {
+    let (_dir, store, window) = fresh("a").await;
+    put(&store, window, vec![single("a", 3, "x"), master("m", "series"), bare("o", "m", 7)]).await;
+    remove(&store, window, "a").await;
+    let summaries = async || {
+        let changes = changes_after(&store, 0, 10).await.unwrap().value;
+        let removed = changes.into_iter().filter(|change| change.kind == ChangeKind::Removed);
+        removed.map(|change| json(&change.summary.unwrap())).collect::<Vec<_>>()
+    };
+    let single = serde_json::json!({"subject": "x", "start": 3});
+    assert_eq!(summaries().await, [single.clone()]);
+    store.drop_window(window, at(1)).await.unwrap();
+    let occurrence = serde_json::json!({"subject": "series", "start": 7});
+    assert_eq!(summaries().await, [single, occurrence], "completed from its master");
 }
