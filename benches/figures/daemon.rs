@@ -85,6 +85,11 @@ impl Daemon {
         process::resident(self.child.id())
     }
 
+    /// The daemon's highest resident memory so far, bytes.
+    pub(crate) fn peak(&self) -> u64 {
+        process::peak(self.child.id())
+    }
+
     /// Bytes the daemon has written to disks.
     pub(crate) fn written(&self) -> u64 {
         process::written(self.child.id())

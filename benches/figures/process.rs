@@ -35,8 +35,17 @@ pub(crate) fn written(pid: u32) -> u64 {
 
 /// Resident memory of a process, bytes.
 pub(crate) fn resident(pid: u32) -> u64 {
+    memory(pid, "VmRSS:")
+}
+
+/// The highest resident memory of a process so far, bytes.
+pub(crate) fn peak(pid: u32) -> u64 {
+    memory(pid, "VmHWM:")
+}
+
+fn memory(pid: u32, name: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is running");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line");
     let kib = line.trim().trim_end_matches(" kB").parse::<u64>().expect("kB");
     kib * 1024
 }
