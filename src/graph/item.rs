@@ -261,10 +261,18 @@ fn text(raw: &str) -> Result<Cow<'_, str>, NotAString> {
 
 /// Keeps each name once, with the last value at the first position.
 fn last_wins(members: &mut Vec<(Cow<'_, str>, &str)>) {
-    let mut at = 1;
+    let mut at = 0;
+    // A bit for each name so far. Most names find theirs unset and need no search.
+    let mut seen = 0_u128;
     while at < members.len() {
         let (before, rest) = members.split_at_mut(at);
         let Some((name, raw)) = rest.first() else { break };
+        let bit = name_bit(name);
+        if seen & bit == 0 {
+            seen |= bit;
+            at += 1;
+            continue;
+        }
         match before.iter_mut().find(|(earlier, _)| earlier == name) {
             Some(earlier) => {
                 earlier.1 = raw;
@@ -275,13 +283,20 @@ fn last_wins(members: &mut Vec<(Cow<'_, str>, &str)>) {
     }
 }
 
+/// One of 128 bits, which depends on the first and last character and the length of a name.
+fn name_bit(name: &str) -> u128 {
+    let bytes = name.as_bytes();
+    let [first, last] = [bytes.first(), bytes.last()].map(|byte| usize::from(*byte.unwrap_or(&0)));
+    1 << ((first * 7 + last * 13 + bytes.len() * 31) % 128)
+}
+
 /// Builds the object from the members that are kept.
 fn content(members: &[(Cow<'_, str>, &str)], body: BodyFormat) -> Result<Bytes, &'static str> {
     let kept = |name: &str| match name {
         "@odata.etag" => true,
         "@removed" => false,
         "body" | "bodyPreview" => body != BodyFormat::None,
-        _ => !name.contains("@odata."),
+        _ => !(name.contains('@') && name.contains("@odata.")),
     };
     let members = || members.iter().filter(|(name, _)| kept(name));
     let size = members().map(|(name, raw)| name.len() + raw.len() + 4).sum::<usize>();
@@ -346,9 +361,13 @@ fn is_deep(raw: &str) -> bool {
 /// reject the whole event because of it.
 fn copy_replacing_lone_surrogates(text: &str, to: &mut Vec<u8>) {
     let raw = text.as_bytes();
+    // Most values have no escape, and most others only short ones.
+    if memchr::memchr(b'\\', raw).is_none() || memchr::memmem::find(raw, b"\\u").is_none() {
+        return to.extend_from_slice(raw);
+    }
     let (mut copied, mut at) = (0, 0);
     // Escapes occur only in strings, so a backslash always starts one.
-    while let Some(next) = text.get(at..).and_then(|rest| rest.find('\\')) {
+    while let Some(next) = raw.get(at..).and_then(|rest| memchr::memchr(b'\\', rest)) {
         at += next;
         let unit = |at: usize| match raw.get(at..at + 6) {
             Some([b'\\', b'u', hex @ ..]) => {

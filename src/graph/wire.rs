@@ -86,7 +86,9 @@ pub fn event(bytes: &Bytes, body: BodyFormat) -> Result<Item, WireError> {
 
 /// Replaces broken characters, so that one of them does not block a round forever.
 fn utf8(bytes: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(without_bom(bytes))
+    let body = without_bom(bytes);
+    // Checking alone is several times faster than `from_utf8_lossy`, which checks piece by piece.
+    std::str::from_utf8(body).map_or_else(|_| String::from_utf8_lossy(body), Cow::Borrowed)
 }
 
 /// Strips the byte order mark that some of Graph's servers put before a body; it is not JSON (fact
