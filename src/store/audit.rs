@@ -14,7 +14,7 @@ use super::keys::{
     TOMBSTONE, WINDOW,
 };
 use super::record::{self, FeedChecksum, FeedEntry, WindowRecord};
-use super::row::EventRow;
+use super::rows::StoredRow;
 use super::tree::Tree;
 use crate::env::Env;
 use crate::mirror::page::{EventHash, EventId};
@@ -46,7 +46,7 @@ pub(super) fn audit(tree: &Tree, suspect: bool, env: &Env) -> Result<(), TreeErr
         let mut place = [0; 16];
         place[..8].copy_from_slice(&half);
         for (id, stored) in tree.rows(window, Some(EventHash(place)), AT_ONCE)? {
-            row(tree, window, id, &stored.row)?;
+            row(tree, window, id, &stored)?;
         }
     }
     Ok(())
@@ -63,10 +63,9 @@ fn audit_all(tree: &Tree) -> Result<(), TreeError> {
             Some(&EVENT) => {
                 // Chunks are read with their rows.
                 let Some((window, id)) = window.zip(keys::event_of(&key)) else { continue };
-                let large = tree.large(&key)?.ok_or(TreeError::Damaged("event"))?;
-                let stored = EventRow::decode(&large.value, &tree.dictionaries, None)?;
+                let stored = tree.row(window, id)?.ok_or(TreeError::Damaged("event"))?;
                 row(tree, window, id, &stored)?;
-                *shown.entry(window).or_default() += u64::from(stored.is_shown());
+                *shown.entry(window).or_default() += u64::from(stored.row.is_shown());
             }
             Some(&FEED) => {
                 change(tree, &key, &value)?;
@@ -77,9 +76,11 @@ fn audit_all(tree: &Tree) -> Result<(), TreeError> {
                 windows.insert(window.ok_or(TreeError::Damaged("window"))?, record);
             }
             Some(&(TIME | LONG)) => {
-                let (_, id) = keys::time_of(&key).ok_or(TreeError::Damaged("index"))?;
-                let event = keys::event(window.ok_or(TreeError::Damaged("index"))?, id);
-                tree.get(&event)?.ok_or(TreeError::Damaged("index (event missing)"))?;
+                let window = window.ok_or(TreeError::Damaged("index"))?;
+                let (start, id) = keys::time_of(&key).ok_or(TreeError::Damaged("index"))?;
+                if !tree.is_index_of(window, id, start)? {
+                    return Err(TreeError::Damaged("index (event missing)"));
+                }
             }
             Some(&POSITION) => {
                 record::from_position(&value)?;
@@ -110,12 +111,13 @@ fn audit_all(tree: &Tree) -> Result<(), TreeError> {
 }
 
 /// Checks that everything a row implies exists.
-fn row(tree: &Tree, window: WindowId, id: EventHash, row: &EventRow) -> Result<(), TreeError> {
+fn row(tree: &Tree, window: WindowId, id: EventHash, stored: &StoredRow) -> Result<(), TreeError> {
+    let row = &stored.row;
     if !row.is_shown() {
         return Ok(());
     }
     let told = tree.entry(row.seq)?.is_some_and(|e| (e.window, e.id) == (window, id));
-    let found = tree.get(&keys::time(window, row.start, id))?.is_some();
+    let found = tree.is_index_of(window, id, row.start)?;
     let master = row.master.as_ref().map(EventId::hash);
     let joined = match master {
         Some(master) => tree.get(&keys::instance(window, master, id))?.is_some(),

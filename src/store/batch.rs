@@ -10,7 +10,7 @@ use super::record::{FeedChecksum, FeedEntry};
 use crate::mirror::change::Seq;
 
 /// The largest value under one key.
-const CHUNK: usize = 64 * 1024;
+pub(super) const CHUNK: usize = 64 * 1024;
 const INLINE: u8 = 0;
 const SPLIT: u8 = 1;
 
@@ -19,6 +19,7 @@ const SPLIT: u8 = 1;
 pub(super) struct WriteBatch {
     writes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     bytes: usize,
+    rows: u64,
     sum: FeedChecksum,
 }
 
@@ -93,9 +94,14 @@ impl WriteBatch {
         self.writes.is_empty()
     }
 
+    /// Counts an event row that is put or deleted.
+    pub(super) fn count_row(&mut self) {
+        self.rows += 1;
+    }
+
     /// Number of event rows that are put or deleted.
     pub(super) fn rows(&self) -> u64 {
-        self.writes.keys().filter(|key| keys::event_of(key).is_some()).count() as u64
+        self.rows
     }
 
     /// The sled batch.

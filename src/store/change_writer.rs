@@ -1,6 +1,5 @@
 //! Assigns seqs: turns changes of rows into rows, index entries and feed entries.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,16 +9,13 @@ use super::error::TreeError;
 use super::keys;
 use super::record::{self, FeedEntry, TombstoneEntry, UpdateEntry};
 use super::row::EventRow;
-use super::tree::{StoredRow, Tree};
+use super::rows::{StoredRow, replace_row};
+use super::tree::Tree;
 use crate::mirror::change::{ChangeKind, RemovalReason, Seq};
 use crate::mirror::commit::CommitOutcome;
 use crate::mirror::event::{self, EventDifference};
 use crate::mirror::page::EventHash;
 use crate::mirror::position::WindowId;
-
-/// Events longer than this are also in an index of their own, so that a search for events that
-/// overlap an instant looks back only this far. Microseconds; a day of 25 hours still fits.
-pub(super) const LONG_EVENT: i64 = 26 * 3600 * 1_000_000;
 
 /// One row before and after a commit.
 pub(super) struct RowChange {
@@ -137,7 +133,7 @@ impl ChangeWriter<'_> {
         self.batch.put(keys::age(seq), self.at.to_be_bytes().to_vec());
     }
 
-    /// Replaces a row and its index entries.
+    /// Replaces a row and its index entries, unless it would be stored alike.
     pub(super) fn write(&mut self, id: EventHash, old: Option<&StoredRow>, new: Option<&EventRow>) {
         let alike = match (old, new) {
             (Some(old), Some(new)) => old.row.is_stored_alike(new),
@@ -147,37 +143,6 @@ impl ChangeWriter<'_> {
         if alike {
             return;
         }
-        let old_index = old.map(|s| index(self.window, id, &s.row)).unwrap_or_default();
-        let new_index = new.map(|r| index(self.window, id, r)).unwrap_or_default();
-        for key in old_index.keys().filter(|k| !new_index.contains_key(*k)) {
-            self.batch.delete(key.clone());
-        }
-        for (key, value) in new_index {
-            if old_index.get(&key) != Some(&value) {
-                self.batch.put(key, value);
-            }
-        }
-        let key = keys::event(self.window, id);
-        let chunks = old.map_or(0, |s| s.chunks);
-        match new {
-            Some(row) => self.batch.put_large(key, &row.encode(), chunks),
-            None => self.batch.delete_large(key, chunks),
-        }
+        replace_row(self.batch, self.window, id, old, new);
     }
-}
-
-/// The index entries of a row.
-fn index(window: WindowId, id: EventHash, row: &EventRow) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    let mut index = BTreeMap::new();
-    if row.is_shown() {
-        let end = row.end.to_be_bytes().to_vec();
-        if row.end.saturating_sub(row.start) > LONG_EVENT {
-            index.insert(keys::long(window, row.start, id), end.clone());
-        }
-        index.insert(keys::time(window, row.start, id), end);
-        if let Some(master) = &row.master {
-            index.insert(keys::instance(window, master.hash(), id), Vec::new());
-        }
-    }
-    index
 }

@@ -11,7 +11,7 @@
 //! deletes a damaged one.
 //!
 //! Files, from the bottom up: `keys`, `record`, `row` and `batch` (what is written); `tree`
-//! (reading the tree); `parts`, `plan`, `commit_applier`, `change_writer`, `register` and `purge`
+//! (reading the tree) and `rows` (where a row lies); `parts`, `plan`, `commit_applier`, `change_writer`, `register` and `purge`
 //! (from a request to a batch); `job`, `writer` and `write_watcher` (the thread, its jobs, and the
 //! end of a write that failed); `dictionary`, `row_commit` and `recompress` (compression);
 //! `shared` (state of writer and readers); `handle` (the store's
@@ -48,6 +48,7 @@ mod render;
 mod reserve;
 mod row;
 mod row_commit;
+mod rows;
 mod shared;
 mod tree;
 mod types;

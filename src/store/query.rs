@@ -10,17 +10,21 @@ use std::ops::RangeInclusive;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::change_writer::LONG_EVENT;
 use super::error::{StoreError, TreeError};
 use super::keys;
 use super::record::instant;
 use super::render::{self, MasterMembers};
 use super::row::EventRow;
+use super::rows::{IndexValue, LONG_EVENT};
 use super::shared::StoreShared;
 use super::tree::Tree;
 use super::{EventQuery, Events, Store};
 use crate::mirror::page::{EventHash, EventId};
 use crate::mirror::position::WindowId;
+
+/// Rows of events with the same start that are kept while these are sorted; further ones are read
+/// twice.
+const KEPT_TIES: usize = 16;
 
 impl Store {
     /// Events of a window. A page shows one state of the tree. A window that is not in the store
@@ -140,15 +144,15 @@ fn gather(tree: &Tree, query: &EventQuery) -> Result<(ResultPage, bool), TreeErr
             (keys::time_from(query.window, *starts.start()), keys::time_end(query.window))
         };
         for entry in tree.db.range(first..last) {
-            let (key, end) = entry?;
+            let (key, value) = entry?;
             let (start, id) = keys::time_of(&key).ok_or(TreeError::Damaged("index"))?;
-            let end = <[u8; 8]>::try_from(&*end).map_err(|_| TreeError::Damaged("index"))?;
-            let end = i64::from_be_bytes(end);
             if start >= to && query.to.is_some() {
                 break;
             }
+            let value = IndexValue::of(value);
+            let end = value.end()?;
             let overlaps = end > from || (start == end && start >= from);
-            if overlaps && page.push(start, id)? {
+            if overlaps && page.push(start, id, value)? {
                 return Ok((page.gathered, true));
             }
         }
@@ -163,30 +167,31 @@ struct ResultPageBuilder<'a> {
     query: &'a EventQuery,
     after: Option<(i64, &'a EventId)>,
     limit: usize,
-    tie: Vec<(i64, EventHash)>,
+    /// The events of one start that were found so far.
+    tie: Vec<(i64, EventHash, IndexValue)>,
     gathered: ResultPage,
 }
 
 impl ResultPageBuilder<'_> {
     /// Takes the next event; returns whether the page is full and there is more.
-    fn push(&mut self, start: i64, id: EventHash) -> Result<bool, TreeError> {
-        if self.tie.first().is_some_and(|(at, _)| *at != start) && self.flush_ties()? {
+    fn push(&mut self, start: i64, id: EventHash, value: IndexValue) -> Result<bool, TreeError> {
+        if self.tie.first().is_some_and(|(at, ..)| *at != start) && self.flush_ties()? {
             return Ok(true);
         }
-        self.tie.push((start, id));
+        // Such events may be a whole window of all-day events, so few rows of them are kept.
+        let value = if self.tie.len() < KEPT_TIES { value } else { IndexValue::End(value.end()?) };
+        self.tie.push((start, id, value));
         Ok(false)
     }
 
     /// Adds the events of one start; returns whether the page is full and there is more.
     fn flush_ties(&mut self) -> Result<bool, TreeError> {
         let mut tie = std::mem::take(&mut self.tie);
-        // Only ids are kept of such events: they may be a whole window of all-day events.
         let mut ids: Vec<(EventId, EventHash, Option<EventRow>)> = Vec::with_capacity(tie.len());
-        let single = tie.len() == 1;
-        let start = tie.first().map_or(0, |(start, _)| *start);
-        for (_, hash) in tie.drain(..) {
-            let row = self.row(hash)?;
-            ids.push((row.id.clone(), hash, single.then_some(row)));
+        let start = tie.first().map_or(0, |(start, ..)| *start);
+        for (_, hash, value) in tie.drain(..) {
+            let row = self.tree.indexed_row(self.query.window, hash, value)?;
+            ids.push((row.id.clone(), hash, (ids.len() < KEPT_TIES).then_some(row)));
         }
         self.tie = tie;
         ids.sort_by(|a, b| a.0.cmp(&b.0));

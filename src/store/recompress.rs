@@ -1,5 +1,5 @@
-//! Compresses rows that are not compressed with the newest dictionary, and trains a better
-//! dictionary from the store's own events once that pays.
+//! Compresses rows that are not compressed with the newest dictionary, moves rows that lie where 0.1
+//! wrote them, and trains a better dictionary from the store's own events once that pays.
 //!
 //! Both read in slices beside everything else. Rows are compressed here, and the writer replaces
 //! only those that did not change meanwhile.
@@ -16,6 +16,7 @@ use super::job::{TreeEdit, WriteJob};
 use super::keys;
 use super::record::{self, DictionaryRecord};
 use super::row::EventRow;
+use super::rows::{StoredBytes, StoredRow, replace_row};
 use super::shared::StoreShared;
 use super::tree::Tree;
 use crate::env::Env;
@@ -37,7 +38,7 @@ const MAX_SAMPLES: usize = 16 << 20;
 /// The fewest samples to train with.
 const MIN_SAMPLES: usize = 1000;
 
-/// A row to replace by the same row, compressed otherwise.
+/// A row to replace by the same row, compressed otherwise or in another place.
 pub(super) struct Recompressed {
     window: WindowId,
     id: EventHash,
@@ -63,15 +64,12 @@ impl Store {
             let (rows, group) = shared.read_tree(|tree| next_rows(tree, after))?;
             let last = rows.last().map(|(window, id, ..)| (*window, *id));
             let next = last.filter(|_| rows.len() == SLICE);
-            let old = rows.into_iter().filter(|(.., row)| !row.is_compressed_with(newest.number));
-            let new = old.filter_map(|(window, id, old, row)| {
-                let new = row.compressed(&newest);
-                new.is_compressed_with(newest.number).then_some(Recompressed {
-                    window,
-                    id,
-                    old,
-                    new,
-                })
+            let new = rows.into_iter().filter_map(|(window, id, old, stored)| {
+                let (misplaced, is) = (stored.is_misplaced(), stored.row);
+                let stale = !is.is_compressed_with(newest.number);
+                let new = if stale { is.compressed(&newest) } else { is };
+                let better = stale && new.is_compressed_with(newest.number);
+                (better || misplaced).then_some(Recompressed { window, id, old, new })
             });
             Ok(((new.collect::<Vec<_>>(), next), group))
         };
@@ -138,7 +136,7 @@ impl Store {
 fn next_rows(
     tree: &Tree,
     after: Option<RecompressPlace>,
-) -> Result<Vec<(WindowId, EventHash, Bytes, EventRow)>, TreeError> {
+) -> Result<Vec<(WindowId, EventHash, Bytes, StoredRow)>, TreeError> {
     let from = after.map_or_else(|| vec![keys::EVENT], |(window, id)| keys::event(window, id));
     let mut rows = Vec::new();
     for key in tree.db.range(from..).keys() {
@@ -148,9 +146,9 @@ fn next_rows(
         }
         let Some((window, id)) = keys::window_of(&key).zip(keys::event_of(&key)) else { continue };
         if Some((window, id)) != after {
-            let value = tree.large(&key)?.ok_or(TreeError::Damaged("event"))?.value;
-            let row = EventRow::decode(&value, &tree.dictionaries, None)?;
-            rows.push((window, id, value, row));
+            let stored = tree.row_bytes(window, id)?.ok_or(TreeError::Damaged("event"))?;
+            let value = stored.value.clone();
+            rows.push((window, id, value, tree.decoded(stored, None)?));
         }
     }
     Ok(rows)
@@ -164,9 +162,10 @@ fn replace(
     done: Option<DictionaryNumber>,
 ) -> Result<(), TreeError> {
     for Recompressed { window, id, old, new } in rows {
-        let key = keys::event(*window, *id);
-        if let Some(stored) = tree.large(&key)?.filter(|stored| stored.value == *old) {
-            batch.put_large(key, &new.encode(), stored.chunks);
+        let stored = tree.row_bytes(*window, *id)?.filter(|stored| stored.value == *old);
+        if let Some(StoredBytes { place, .. }) = stored {
+            let stored = StoredRow { row: new.clone(), place };
+            replace_row(batch, *window, *id, Some(&stored), Some(new));
         }
     }
     if let Some(converted) = done {
@@ -186,11 +185,14 @@ fn samples(tree: &Tree, env: &Env) -> Result<Vec<Vec<u8>>, TreeError> {
         place[..8].copy_from_slice(&env.random_u64().to_be_bytes());
         for entry in tree.db.range(keys::event(window, EventHash(place))..).take(ROWS_AT_PLACE) {
             let (key, _) = entry?;
-            if keys::event_of(&key).is_none() || bytes > MAX_SAMPLES || !seen.insert(key.to_vec()) {
+            let Some((window, id)) = keys::window_of(&key).zip(keys::event_of(&key)) else {
+                continue;
+            };
+            if bytes > MAX_SAMPLES || !seen.insert((window, id)) {
                 continue;
             }
-            let value = tree.large(&key)?.ok_or(TreeError::Damaged("event"))?.value;
-            let body = EventRow::decode(&value, &tree.dictionaries, None)?.body();
+            let stored = tree.row(window, id)?.ok_or(TreeError::Damaged("event"))?;
+            let body = stored.row.body();
             bytes += body.len();
             samples.push(body);
         }
@@ -278,7 +280,10 @@ mod tests {
             let (mut count, mut after) = (0, None);
             loop {
                 let rows = next_rows(tree, after)?;
-                count += rows.iter().filter(|(.., row)| row.is_compressed_with(number)).count();
+                count += rows
+                    .iter()
+                    .filter(|(.., stored)| stored.row.is_compressed_with(number))
+                    .count();
                 after = rows.last().map(|(window, id, ..)| (*window, *id));
                 if rows.len() < SLICE {
                     return Ok(count);
@@ -293,9 +298,10 @@ mod tests {
         let mut after = None;
         loop {
             let rows = next_rows(tree, after)?;
-            for (window, id, _, row) in &rows {
+            for (window, id, _, StoredRow { row, .. }) in &rows {
                 let raw = EventRow::of(&row.item(), row.segments).with_seq(row.seq).encode();
                 batch.put_large(keys::event(*window, *id), &raw, 0);
+                batch.put(keys::time(*window, row.start, *id), row.end.to_be_bytes().to_vec());
             }
             after = rows.last().map(|(window, id, ..)| (*window, *id));
             if rows.len() < SLICE {
@@ -328,7 +334,7 @@ mod tests {
         let stale = |tree: &Tree, batch: &mut WriteBatch| {
             let (window, id, old, new) = next_rows(tree, None)?.remove(0);
             let old = Bytes::from([&old[..], b"."].concat());
-            let new = new.compressed(&tree.dictionaries.newest());
+            let new = new.row.compressed(&tree.dictionaries.newest());
             replace(tree, batch, &[Recompressed { window, id, old, new }], None)
         };
         edit(&store, stale).await;

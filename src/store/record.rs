@@ -39,7 +39,8 @@ const LAYOUT: u8 = 1;
 pub(super) const COMPRESSED_ROW: u8 = 2;
 /// The layout of a change that says what changed, or what was removed.
 const DETAILED_CHANGE: u8 = 2;
-const SEAL: usize = 5;
+/// Bytes before the payload of a sealed value.
+pub(super) const SEAL: usize = 5;
 
 /// Seals a payload: layout, CRC-32, payload.
 pub(super) fn seal(payload: &[u8]) -> Vec<u8> {

@@ -15,12 +15,9 @@ use super::error::{PlanError, StoreError, TreeError};
 use super::keys;
 use super::pending;
 use super::record::{self, Counters, DictionaryRecord, FeedChecksum, FeedEntry, WindowRecord};
-use super::row::EventRow;
 use crate::mirror::change::Seq;
-use crate::mirror::commit::StoredKind;
-use crate::mirror::page::{EventHash, EventKind};
+use crate::mirror::page::EventHash;
 use crate::mirror::position::{PendingEntry, Position, SegmentIndex, WindowId};
-use crate::mirror::series::SeriesMember;
 use crate::mirror::window::WindowIdentity;
 
 /// The one tree.
@@ -37,12 +34,6 @@ pub(super) struct LargeValue {
     /// The whole value.
     pub(super) value: Bytes,
     /// Number of chunks after the first.
-    pub(super) chunks: u16,
-}
-
-/// A row and the number of its further chunks.
-pub(super) struct StoredRow {
-    pub(super) row: EventRow,
     pub(super) chunks: u16,
 }
 
@@ -141,7 +132,8 @@ impl Tree {
         self.get(key)?.map(|head| self.joined(key, head)).transpose()
     }
 
-    fn joined(&self, key: &[u8], head: sled::IVec) -> Result<LargeValue, TreeError> {
+    /// A value of which the first part was read, with its further chunks.
+    pub(super) fn joined(&self, key: &[u8], head: sled::IVec) -> Result<LargeValue, TreeError> {
         let (chunks, at) = batch::head(&head).ok_or(TreeError::Damaged("value"))?;
         if chunks == 0 {
             return Ok(LargeValue { value: Bytes::from_owner(head).slice(at..), chunks });
@@ -152,65 +144,6 @@ impl Tree {
             value.extend_from_slice(&part);
         }
         Ok(LargeValue { value: value.into(), chunks })
-    }
-
-    /// An event's row.
-    pub(super) fn row(
-        &self,
-        window: WindowId,
-        id: EventHash,
-    ) -> Result<Option<StoredRow>, TreeError> {
-        self.row_like(window, id, None)
-    }
-
-    /// The same; texts that `like` has are not decompressed.
-    pub(super) fn row_like(
-        &self,
-        window: WindowId,
-        id: EventHash,
-        like: Option<&EventRow>,
-    ) -> Result<Option<StoredRow>, TreeError> {
-        let large = self.large(&keys::event(window, id))?;
-        large.map(|large| self.stored(&large, like)).transpose()
-    }
-
-    fn stored(&self, large: &LargeValue, like: Option<&EventRow>) -> Result<StoredRow, TreeError> {
-        let row = EventRow::decode(&large.value, &self.dictionaries, like)?;
-        Ok(StoredRow { row, chunks: large.chunks })
-    }
-
-    /// What the store knows of an id.
-    pub(super) fn known(&self, window: WindowId, id: EventHash) -> Result<StoredKind, TreeError> {
-        let Some(StoredRow { row, .. }) = self.row(window, id)? else {
-            // Full occurrences need no master, so the master may never have been stored.
-            let named = !self.instances(window, id)?.is_empty();
-            return Ok(if named { StoredKind::Master { etag: None } } else { StoredKind::Unknown });
-        };
-        Ok(match (row.kind, row.master) {
-            (EventKind::Master, _) => StoredKind::Master { etag: row.etag },
-            (EventKind::Occurrence | EventKind::Exception, Some(master)) => {
-                StoredKind::Instance { master }
-            }
-            _ => StoredKind::Single,
-        })
-    }
-
-    /// The rows of a series that a segment holds.
-    pub(super) fn series(
-        &self,
-        window: WindowId,
-        segment: SegmentIndex,
-        master: EventHash,
-    ) -> Result<Vec<SeriesMember>, TreeError> {
-        let mut series = Vec::new();
-        for id in self.instances(window, master)? {
-            let StoredRow { row, .. } =
-                self.row(window, id)?.ok_or(TreeError::Damaged("series"))?;
-            if row.segments.contains(segment) {
-                series.push(SeriesMember { id, kind: row.kind, span: row.span() });
-            }
-        }
-        Ok(series)
     }
 
     /// Every window, ordered by number.
@@ -251,42 +184,6 @@ impl Tree {
             identities.insert(record.name, record.identity);
         }
         Ok(identities)
-    }
-
-    /// At most `limit` rows of a window in hash order, after a given hash.
-    pub(super) fn rows(
-        &self,
-        window: WindowId,
-        after: Option<EventHash>,
-        limit: usize,
-    ) -> Result<Vec<(EventHash, StoredRow)>, TreeError> {
-        let prefix = keys::events(window);
-        let from = after.map_or_else(|| prefix.clone(), |id| keys::event(window, id));
-        let mut rows = Vec::new();
-        for entry in self.db.range(from..) {
-            let (key, value) = entry?;
-            if !key.starts_with(&prefix) || rows.len() == limit {
-                break;
-            }
-            match keys::event_of(&key) {
-                Some(id) if Some(id) != after => {
-                    rows.push((id, self.stored(&self.joined(&key, value)?, None)?));
-                }
-                _ => {}
-            }
-        }
-        Ok(rows)
-    }
-
-    /// The instances of a series, in hash order.
-    pub(super) fn instances(
-        &self,
-        window: WindowId,
-        master: EventHash,
-    ) -> Result<Vec<EventHash>, TreeError> {
-        self.keys(&keys::instances(window, master))
-            .map(|key| keys::instance_of(&key?).ok_or(TreeError::Damaged("series")))
-            .collect()
     }
 
     /// The keys with a prefix.

@@ -1,0 +1,330 @@
+//! The rows of events: where each lies, and the keys that lead to it. No other file knows both
+//! places.
+//!
+//! A row that readers see lies in the index by start, so that a period is one scan in the order of
+//! the keys. A master has no time, and a row that is too large for one key must not slow the scan:
+//! both lie under the event's own key. 0.1 kept all rows there. Such rows stay readable, and move
+//! when they are written.
+//!
+//! | the row lies | value under the event's key | value in the index by start |
+//! |---|---|---|
+//! | in the index | [`MOVED`], the start | the row |
+//! | under the event's key | the row, perhaps in chunks | the end, if readers see the row |
+//!
+//! An end has 8 bytes, and a row more.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::batch::{CHUNK, WriteBatch};
+use super::error::TreeError;
+use super::keys;
+use super::row::EventRow;
+use super::tree::Tree;
+use crate::mirror::commit::StoredKind;
+use crate::mirror::page::{EventHash, EventKind};
+use crate::mirror::position::{SegmentIndex, WindowId};
+use crate::mirror::series::SeriesMember;
+
+/// Events longer than this are also in an index of their own, so that a search for events that
+/// overlap an instant looks back only this far. Microseconds; a day of 25 hours still fits.
+pub(super) const LONG_EVENT: i64 = 26 * 3600 * 1_000_000;
+
+/// Begins the value under an event's key if the row lies in the index; a row begins with another
+/// byte (`batch::head`).
+const MOVED: u8 = 2;
+
+/// Where a row lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RowPlace {
+    /// In the index by start.
+    Index,
+    /// Under the event's key, with so many further chunks.
+    Event(u16),
+}
+
+/// A row and its place.
+pub(super) struct StoredRow {
+    pub(super) row: EventRow,
+    pub(super) place: RowPlace,
+}
+
+/// The stored bytes of a row and its place.
+pub(super) struct StoredBytes {
+    pub(super) value: Bytes,
+    pub(super) place: RowPlace,
+}
+
+/// The value of an entry of the index by start.
+pub(super) enum IndexValue {
+    /// The end of an event whose row lies under the event's key. Microseconds.
+    End(i64),
+    /// A row.
+    Row(sled::IVec),
+}
+
+impl IndexValue {
+    /// Reads an entry's value.
+    pub(super) fn of(value: sled::IVec) -> Self {
+        match <[u8; 8]>::try_from(&*value) {
+            Ok(end) => Self::End(i64::from_be_bytes(end)),
+            Err(_) => Self::Row(value),
+        }
+    }
+
+    /// The event's end in microseconds. The checksum of a row is not checked.
+    pub(super) fn end(&self) -> Result<i64, TreeError> {
+        match self {
+            Self::End(end) => Ok(*end),
+            Self::Row(value) => EventRow::end_of(value).ok_or(TreeError::Damaged("index")),
+        }
+    }
+}
+
+impl StoredRow {
+    /// Whether the row lies where 0.1 wrote it, and would be written to the index today.
+    pub(super) fn is_misplaced(&self) -> bool {
+        self.place == RowPlace::Event(0) && self.row.is_shown()
+    }
+}
+
+impl Tree {
+    /// An event's row.
+    pub(super) fn row(
+        &self,
+        window: WindowId,
+        id: EventHash,
+    ) -> Result<Option<StoredRow>, TreeError> {
+        self.row_like(window, id, None)
+    }
+
+    /// The same; texts that `like` has are not decompressed.
+    pub(super) fn row_like(
+        &self,
+        window: WindowId,
+        id: EventHash,
+        like: Option<&EventRow>,
+    ) -> Result<Option<StoredRow>, TreeError> {
+        let stored = self.row_bytes(window, id)?;
+        stored.map(|stored| self.decoded(stored, like)).transpose()
+    }
+
+    /// The stored bytes of an event's row.
+    pub(super) fn row_bytes(
+        &self,
+        window: WindowId,
+        id: EventHash,
+    ) -> Result<Option<StoredBytes>, TreeError> {
+        let value = self.get(&keys::event(window, id))?;
+        value.map(|value| self.behind(window, id, value)).transpose()
+    }
+
+    /// The row that the value under an event's key is or leads to.
+    fn behind(
+        &self,
+        window: WindowId,
+        id: EventHash,
+        value: sled::IVec,
+    ) -> Result<StoredBytes, TreeError> {
+        let Some(start) = start_in(&value) else {
+            let large = self.joined(&keys::event(window, id), value)?;
+            return Ok(StoredBytes { value: large.value, place: RowPlace::Event(large.chunks) });
+        };
+        match self.get(&keys::time(window, start, id))?.map(IndexValue::of) {
+            Some(IndexValue::Row(row)) => {
+                Ok(StoredBytes { value: Bytes::from_owner(row), place: RowPlace::Index })
+            }
+            _ => Err(TreeError::Damaged("event (not in the index)")),
+        }
+    }
+
+    /// Decodes a row.
+    pub(super) fn decoded(
+        &self,
+        stored: StoredBytes,
+        like: Option<&EventRow>,
+    ) -> Result<StoredRow, TreeError> {
+        let StoredBytes { value, place } = stored;
+        Ok(StoredRow { row: EventRow::decode(&value, &self.dictionaries, like)?, place })
+    }
+
+    /// The row that an entry of the index by start is or leads to.
+    pub(super) fn indexed_row(
+        &self,
+        window: WindowId,
+        id: EventHash,
+        value: IndexValue,
+    ) -> Result<EventRow, TreeError> {
+        match value {
+            IndexValue::Row(row) => {
+                EventRow::decode(&Bytes::from_owner(row), &self.dictionaries, None)
+            }
+            IndexValue::End(_) => {
+                let stored = self.row(window, id)?;
+                Ok(stored.ok_or(TreeError::Damaged("index (event missing)"))?.row)
+            }
+        }
+    }
+
+    /// Whether the entry of an event in the index by start has this start, and it and the value
+    /// under the event's key agree about the place of the row.
+    pub(super) fn is_index_of(
+        &self,
+        window: WindowId,
+        id: EventHash,
+        start: i64,
+    ) -> Result<bool, TreeError> {
+        let entry = self.get(&keys::time(window, start, id))?.map(IndexValue::of);
+        let value = self.get(&keys::event(window, id))?;
+        Ok(match (entry, value) {
+            (Some(IndexValue::Row(_)), Some(value)) => start_in(&value) == Some(start),
+            (Some(IndexValue::End(_)), Some(value)) => start_in(&value).is_none(),
+            _ => false,
+        })
+    }
+
+    /// At most `limit` rows of a window in hash order, after a given hash.
+    pub(super) fn rows(
+        &self,
+        window: WindowId,
+        after: Option<EventHash>,
+        limit: usize,
+    ) -> Result<Vec<(EventHash, StoredRow)>, TreeError> {
+        let prefix = keys::events(window);
+        let from = after.map_or_else(|| prefix.clone(), |id| keys::event(window, id));
+        let mut rows = Vec::new();
+        for entry in self.db.range(from..) {
+            let (key, value) = entry?;
+            if !key.starts_with(&prefix) || rows.len() == limit {
+                break;
+            }
+            match keys::event_of(&key) {
+                Some(id) if Some(id) != after => {
+                    rows.push((id, self.decoded(self.behind(window, id, value)?, None)?));
+                }
+                _ => {}
+            }
+        }
+        Ok(rows)
+    }
+
+    /// What the store knows of an id.
+    pub(super) fn known(&self, window: WindowId, id: EventHash) -> Result<StoredKind, TreeError> {
+        let Some(StoredRow { row, .. }) = self.row(window, id)? else {
+            // Full occurrences need no master, so the master may never have been stored.
+            let named = !self.instances(window, id)?.is_empty();
+            return Ok(if named { StoredKind::Master { etag: None } } else { StoredKind::Unknown });
+        };
+        Ok(match (row.kind, row.master) {
+            (EventKind::Master, _) => StoredKind::Master { etag: row.etag },
+            (EventKind::Occurrence | EventKind::Exception, Some(master)) => {
+                StoredKind::Instance { master }
+            }
+            _ => StoredKind::Single,
+        })
+    }
+
+    /// The instances of a series, in hash order.
+    pub(super) fn instances(
+        &self,
+        window: WindowId,
+        master: EventHash,
+    ) -> Result<Vec<EventHash>, TreeError> {
+        self.keys(&keys::instances(window, master))
+            .map(|key| keys::instance_of(&key?).ok_or(TreeError::Damaged("series")))
+            .collect()
+    }
+
+    /// The rows of a series that a segment holds.
+    pub(super) fn series(
+        &self,
+        window: WindowId,
+        segment: SegmentIndex,
+        master: EventHash,
+    ) -> Result<Vec<SeriesMember>, TreeError> {
+        let mut series = Vec::new();
+        for id in self.instances(window, master)? {
+            let StoredRow { row, .. } =
+                self.row(window, id)?.ok_or(TreeError::Damaged("series"))?;
+            if row.segments.contains(segment) {
+                series.push(SeriesMember { id, kind: row.kind, span: row.span() });
+            }
+        }
+        Ok(series)
+    }
+}
+
+/// Replaces a row and the entries that lead to it. Does not compare the rows.
+pub(super) fn replace_row(
+    batch: &mut WriteBatch,
+    window: WindowId,
+    id: EventHash,
+    old: Option<&StoredRow>,
+    new: Option<&EventRow>,
+) {
+    batch.count_row();
+    let value = new.map(EventRow::encode).unwrap_or_default();
+    let new = new.map(|row| (row, place_of(row, value.len())));
+    let entries = |(row, place)| entries(window, id, row, place);
+    let before = old.map(|old| entries((&old.row, old.place))).unwrap_or_default();
+    let after = new.map(entries).unwrap_or_default();
+    for key in before.keys().filter(|key| !after.contains_key(*key)) {
+        batch.delete(key.clone());
+    }
+    match old.map(|old| (&old.row, old.place)) {
+        Some((row, RowPlace::Index)) => batch.delete(keys::time(window, row.start, id)),
+        Some((_, RowPlace::Event(chunks))) => {
+            batch.delete_large(keys::event(window, id), chunks);
+        }
+        None => {}
+    }
+    for (key, value) in after {
+        if before.get(&key) != Some(&value) {
+            batch.put(key, value);
+        }
+    }
+    match new {
+        Some((row, RowPlace::Index)) => batch.put(keys::time(window, row.start, id), value),
+        Some((_, RowPlace::Event(_))) => batch.put_large(keys::event(window, id), &value, 0),
+        None => {}
+    }
+}
+
+/// Where a row of so many bytes is written.
+fn place_of(row: &EventRow, bytes: usize) -> RowPlace {
+    if row.is_shown() && bytes <= CHUNK { RowPlace::Index } else { RowPlace::Event(0) }
+}
+
+/// The entries that lead to a row.
+fn entries(
+    window: WindowId,
+    id: EventHash,
+    row: &EventRow,
+    place: RowPlace,
+) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut entries = BTreeMap::new();
+    if row.is_shown() {
+        let end = row.end.to_be_bytes().to_vec();
+        if row.end.saturating_sub(row.start) > LONG_EVENT {
+            entries.insert(keys::long(window, row.start, id), end.clone());
+        }
+        match place {
+            RowPlace::Index => {
+                let moved = [&[MOVED][..], &row.start.to_be_bytes()].concat();
+                entries.insert(keys::event(window, id), moved);
+            }
+            RowPlace::Event(_) => drop(entries.insert(keys::time(window, row.start, id), end)),
+        }
+        if let Some(master) = &row.master {
+            entries.insert(keys::instance(window, master.hash(), id), Vec::new());
+        }
+    }
+    entries
+}
+
+/// The start in the value under an event's key, if the row lies in the index.
+fn start_in(value: &[u8]) -> Option<i64> {
+    let start = value.strip_prefix(&[MOVED])?;
+    start.try_into().ok().map(i64::from_be_bytes)
+}
