@@ -25,7 +25,7 @@ use super::problem::Problem;
 use super::query::ANSWER_BYTES;
 use super::redact::shown_change;
 use crate::mirror::change::Seq;
-use crate::store::{FeedFilter, Follower};
+use crate::store::{Change, FeedFilter, Follower};
 
 /// Changes read from the store at a time, if they are not too large together.
 const BATCH: usize = 500;
@@ -173,13 +173,16 @@ impl FeedReader {
         let reading = async move {
             let mut lines = Vec::new();
             loop {
-                match self.read_batch(&mut lines, limit, LineFormat::Line, Seq::MAX).await {
+                let bounds = (limit, SLICE_BYTES, Seq::MAX);
+                match self.read_batch(&mut lines, LineFormat::Line, bounds).await {
                     Ok(batch) if batch.lines == 0 && !batch.at_end => {}
                     batch => return (lines, (self, batch)),
                 }
             }
         };
-        let made = timeout(TURN_TIMEOUT, work.slice(reading)).await.map_err(|_| Problem::Busy)?;
+        let made = timeout(TURN_TIMEOUT, work.slice(SLICE_BYTES, reading))
+            .await
+            .map_err(|_| Problem::Busy)?;
         let (bytes, (reader, batch)) = made?;
         Ok((bytes, reader, batch?))
     }
@@ -200,16 +203,16 @@ impl FeedReader {
         Ok((work.body_after(first, rest, stopping), cursor))
     }
 
-    /// Writes the next changes, at most `limit` and none after `end`.
+    /// Writes the next changes: at most `limit`, about `bytes` bytes, and none after `end`.
     async fn read_batch(
         &mut self,
         text: &mut Vec<u8>,
-        limit: usize,
         form: LineFormat,
-        end: Seq,
+        (limit, bytes, end): (usize, usize, Seq),
     ) -> Result<BatchSummary, Problem> {
-        let changes = self.follower.read_to(end, limit.min(BATCH), SLICE_BYTES).await?;
+        let changes = self.follower.read_to(end, limit.min(BATCH), bytes).await?;
         let summary = BatchSummary { lines: changes.value.len(), at_end: changes.at_end };
+        text.reserve(changes.value.iter().map(line_size).sum());
         for change in changes.value {
             let change = shown_change(change, self.app.settings.mask_private);
             match form {
@@ -264,12 +267,12 @@ impl FeedReader {
             let mut reader = self;
             let reading = async move {
                 let mut frames = Vec::new();
-                let batch = reader.read_batch(&mut frames, BATCH, LineFormat::Frame, Seq::MAX);
-                let batch = batch.await;
+                let bounds = (BATCH, SLICE_BYTES, Seq::MAX);
+                let batch = reader.read_batch(&mut frames, LineFormat::Frame, bounds).await;
                 (frames, (reader, batch))
             };
             // An error ends the stream. The client reconnects and gets it as a problem.
-            let (frames, (reader, batch)) = work.slice(reading).await.ok()?;
+            let (frames, (reader, batch)) = work.slice(SLICE_BYTES, reading).await.ok()?;
             self = reader;
             let batch = batch.ok()?;
             if self.app.stopping.is_cancelled() {
@@ -295,6 +298,12 @@ impl FeedReader {
     }
 }
 
+/// Roughly how many bytes the line or frame of a change has.
+fn line_size(change: &Change) -> usize {
+    let event = change.event.as_ref().map_or(0, Bytes::len);
+    event + change.id.as_str().len() + 2 * change.cursor.len() + change.window.len() + 200
+}
+
 /// The lines of a response after its first slice.
 struct RemainingLines {
     reader: FeedReader,
@@ -303,10 +312,10 @@ struct RemainingLines {
 }
 
 impl SliceProducer for RemainingLines {
-    async fn next(&mut self) -> Result<Vec<u8>, Problem> {
+    async fn next(&mut self, bytes: usize) -> Result<Vec<u8>, Problem> {
         let mut lines = Vec::new();
         // A full batch: `end` already bounds the number of lines.
-        self.reader.read_batch(&mut lines, BATCH, LineFormat::Line, self.end).await?;
+        self.reader.read_batch(&mut lines, LineFormat::Line, (BATCH, bytes, self.end)).await?;
         Ok(lines)
     }
 

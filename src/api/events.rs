@@ -99,12 +99,13 @@ enum EventPageStep {
 }
 
 impl SliceProducer for EventPageWriter {
-    async fn next(&mut self) -> Result<Vec<u8>, Problem> {
+    async fn next(&mut self, bytes: usize) -> Result<Vec<u8>, Problem> {
         let store = &self.app.store;
-        self.query.bytes = SLICE_BYTES.min(ANSWER_BYTES.saturating_sub(self.bytes));
+        self.query.bytes = bytes.min(ANSWER_BYTES.saturating_sub(self.bytes));
         let events = store.events(self.query.clone()).await?;
         let first = matches!(self.step, EventPageStep::First);
-        let mut slice = Vec::with_capacity(SLICE_BYTES * 2);
+        let size: usize = events.value.iter().map(|event| event.len() + 1).sum();
+        let mut slice = Vec::with_capacity(size + 1024);
         if first {
             slice.extend_from_slice(b"{\"value\":[");
         }

@@ -2,8 +2,9 @@
 //!
 //! Store reads and rendering run on the runtime's blocking threads, for at most [`MAX_CONCURRENT`]
 //! requests at a time. So the runtime's own threads always answer `/healthz`, and the workers
-//! always find a blocking thread. Responses are sent in slices of about [`SLICE_BYTES`]. All slices
-//! not yet read by clients share one budget, [`BUDGET`]. Turns (permits to compute) and bytes are
+//! always find a blocking thread. Responses are sent in slices: the first of about [`SLICE_BYTES`],
+//! the next as large as what the reader has taken so far. All slices not yet read by clients share
+//! one budget, [`BUDGET`]. Turns (permits to compute) and bytes are
 //! granted in request order. A computation that never ends costs only its turn.
 
 use std::sync::Arc;
@@ -27,8 +28,15 @@ use crate::env::Env;
 /// reads the store; the process has 32.
 pub(super) const MAX_CONCURRENT: usize = 8;
 
-/// Target size of a response slice; the last event or window in it may exceed this.
+/// Target size of a response's first slices; the last event or window in one may exceed this.
 pub(super) const SLICE_BYTES: usize = 32 << 10;
+
+/// The largest target size of a slice. Each slice costs two switches to other threads, so a reader
+/// that keeps up gets larger ones.
+pub(super) const MAX_SLICE_BYTES: usize = 256 << 10;
+
+/// The share of the unused budget that a slice larger than [`SLICE_BYTES`] may take.
+const BUDGET_SHARE: usize = 1 << 7;
 
 /// Bytes of slices produced but not yet read, over all responses.
 pub(super) const BUDGET: usize = 48 << 20;
@@ -61,11 +69,12 @@ pub struct RequestLimits {
 
 /// Produces a response slice by slice.
 pub(super) trait SliceProducer: Send + 'static {
-    /// Produces the next slice, on a blocking thread; empty if no bytes are ready yet.
+    /// Produces the next slice of about `bytes` bytes, on a blocking thread; empty if no bytes are
+    /// ready yet.
     ///
     /// # Errors
     /// Before the first slice is sent, the problem is the response. Later, the response is cut off.
-    fn next(&mut self) -> impl Future<Output = Result<Vec<u8>, Problem>> + Send;
+    fn next(&mut self, bytes: usize) -> impl Future<Output = Result<Vec<u8>, Problem>> + Send;
 
     /// Whether the last slice was produced.
     fn is_over(&self) -> bool;
@@ -151,40 +160,48 @@ impl RequestLimits {
         }
     }
 
-    /// Produces one slice of a response and the value that `make` returns with it.
+    /// Produces one slice of about `bytes` bytes, and the value that `make` returns with it.
     ///
     /// # Errors
     /// As [`RequestLimits::run`].
     pub(super) async fn slice<T: Send + 'static>(
         &self,
+        bytes: usize,
         make: impl Future<Output = (Vec<u8>, T)> + Send + 'static,
     ) -> Result<(Bytes, T), Problem> {
         // In its own task: a body is not polled while its reader takes nothing, and must not hold a
         // turn or a queue position meanwhile.
         let mut task = JoinSet::new();
-        task.spawn(self.clone().make(make));
+        task.spawn(self.clone().make(bytes, make));
         match task.join_next().await {
             Some(Ok(made)) => made,
             _ => Err(Problem::Internal),
         }
     }
 
+    /// The size of the next slice of a response of which the reader has taken `taken` bytes.
+    fn next_size(&self, taken: usize) -> usize {
+        let share = self.bytes.available_permits() / BUDGET_SHARE;
+        taken.min(share).clamp(SLICE_BYTES, MAX_SLICE_BYTES)
+    }
+
     async fn make<T: Send + 'static>(
         self,
+        reserved: usize,
         make: impl Future<Output = (Vec<u8>, T)> + Send + 'static,
     ) -> Result<(Bytes, T), Problem> {
         // Reserve the bytes before computing.
-        let mut permit = permits(&self.bytes, SLICE_BYTES).await;
+        let mut permit = permits(&self.bytes, reserved).await;
         let turn = self.turn().await?;
         let (bytes, with) = self.run_in_turn(&turn, make).await?;
         let bytes = shrink(bytes);
         match bytes.len().min(BUDGET / 4) {
             0 => return Ok((Bytes::new(), with)),
-            length if length > SLICE_BYTES => {
+            length if length > reserved => {
                 // Still holding the turn, so that only few large slices wait for their share.
-                permit.merge(permits(&self.bytes, length - SLICE_BYTES).await);
+                permit.merge(permits(&self.bytes, length - reserved).await);
             }
-            length => drop(permit.split(SLICE_BYTES - length)),
+            length => drop(permit.split(reserved - length)),
         }
         Ok((Bytes::from_owner(BudgetedBytes { bytes, _permit: permit }), with))
     }
@@ -199,7 +216,7 @@ impl RequestLimits {
         source: impl SliceProducer,
         stopping: CancellationToken,
     ) -> Result<Body, Problem> {
-        let first = timeout(TURN_TIMEOUT, self.next(source)).await.map_err(|_| Problem::Busy)?;
+        let first = timeout(TURN_TIMEOUT, self.next(source, 0)).await.map_err(|_| Problem::Busy)?;
         let (first, source) = first?;
         Ok(self.body_after(first, source, stopping))
     }
@@ -220,15 +237,20 @@ impl RequestLimits {
             stopping.cancelled().await;
             sleep(STOP_GRACE).await;
         };
-        let rest = stream::unfold(Some((self.clone(), source, cut.boxed())), async |sending| {
-            let (work, source, mut cut) = sending.filter(|(_, source, _)| !source.is_over())?;
+        let sending = Some((self.clone(), source, first.len(), cut.boxed()));
+        let rest = stream::unfold(sending, async |sending| {
+            let (work, source, sent, mut cut) =
+                sending.filter(|(_, source, ..)| !source.is_over())?;
             let made = tokio::select! {
                 biased;
                 () = &mut cut => return Some((Err(AnswerCutOff), None)),
-                made = work.next(source) => made,
+                made = work.next(source, sent) => made,
             };
             Some(match made {
-                Ok((bytes, source)) => (Ok(bytes), Some((work, source, cut))),
+                Ok((bytes, source)) => {
+                    let sent = sent.saturating_add(bytes.len());
+                    (Ok(bytes), Some((work, source, sent, cut)))
+                }
                 Err(problem) => {
                     tracing::debug!(reason = problem.to_string(), "response cut off");
                     (Err(AnswerCutOff), None)
@@ -243,16 +265,21 @@ impl RequestLimits {
         }))
     }
 
-    /// Produces the next slice that is not empty.
-    async fn next<S: SliceProducer>(&self, mut source: S) -> Result<(Bytes, S), Problem> {
+    /// Produces the next slice that is not empty, after the reader has taken `taken` bytes.
+    async fn next<S: SliceProducer>(
+        &self,
+        mut source: S,
+        taken: usize,
+    ) -> Result<(Bytes, S), Problem> {
         loop {
+            let size = self.next_size(taken);
             let make = async move {
-                match source.next().await {
+                match source.next(size).await {
                     Ok(bytes) => (bytes, (source, Ok(()))),
                     Err(problem) => (Vec::new(), (source, Err(problem))),
                 }
             };
-            let (bytes, (again, made)) = self.slice(make).await?;
+            let (bytes, (again, made)) = self.slice(size, make).await?;
             made?;
             if !bytes.is_empty() || again.is_over() {
                 return Ok((bytes, again));

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::AppState;
 use super::etag::{ETag, ETagBuilder};
 use super::extract::ApiRequest;
-use super::limits::{SLICE_BYTES, SliceProducer, end_list};
+use super::limits::{SliceProducer, end_list};
 use super::model::{StrEnum as _, StrJson, WindowJson};
 use super::problem::Problem;
 use crate::mirror::status::WindowState;
@@ -180,12 +180,12 @@ struct WindowPageWriter {
 }
 
 impl SliceProducer for WindowPageWriter {
-    async fn next(&mut self) -> Result<Vec<u8>, Problem> {
-        let mut slice = Vec::with_capacity(SLICE_BYTES + 4096);
+    async fn next(&mut self, bytes: usize) -> Result<Vec<u8>, Problem> {
+        let mut slice = Vec::with_capacity(bytes + 4096);
         if !std::mem::replace(&mut self.begun, true) {
             slice.extend_from_slice(b"{\"value\":[");
         }
-        while slice.len() < SLICE_BYTES {
+        while slice.len() < bytes {
             let Some(key) = self.keys.next() else {
                 end_list(&mut slice, &self.tail);
                 self.over = true;

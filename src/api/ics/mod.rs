@@ -139,7 +139,8 @@ enum CalendarStep {
 }
 
 impl SliceProducer for CalendarWriter {
-    async fn next(&mut self) -> Result<Vec<u8>, Problem> {
+    async fn next(&mut self, bytes: usize) -> Result<Vec<u8>, Problem> {
+        self.query.bytes = bytes;
         let mut text = String::new();
         match std::mem::replace(&mut self.step, CalendarStep::Over) {
             CalendarStep::Head(status) => {

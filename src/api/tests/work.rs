@@ -136,7 +136,7 @@ async fn endless_computations_block_nothing_else() {
 struct Gated(Arc<Semaphore>);
 
 impl SliceProducer for Gated {
-    async fn next(&mut self) -> Result<Vec<u8>, Problem> {
+    async fn next(&mut self, _: usize) -> Result<Vec<u8>, Problem> {
         self.0.acquire().await.unwrap().forget();
         Ok(vec![b'x'; 100])
     }
