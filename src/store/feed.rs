@@ -15,6 +15,7 @@ use super::error::{StoreError, TreeError};
 use super::keys;
 use super::query::ResultPage;
 use super::record::{FeedEntry, instant};
+use super::row::EventRow;
 use super::shared::StoreShared;
 use super::tree::Tree;
 use super::{Change, Changes};
@@ -206,8 +207,12 @@ fn event_size(
     if entry.gone.is_some() {
         return Ok(0);
     }
-    let stored = tree.row(entry.window, entry.id)?;
-    let row = stored.ok_or(TreeError::Damaged("change (event missing)"))?.row;
+    let missing = TreeError::Damaged("change (event missing)");
+    let stored = tree.row_bytes(entry.window, entry.id)?.ok_or(missing)?;
+    if let Some(size) = EventRow::size_of(&stored.value) {
+        return Ok(size);
+    }
+    let row = tree.decoded(stored, None)?.row;
     let Some(master) = row.master.as_ref().filter(|_| row.is_bare()) else {
         return Ok(row.content().len());
     };

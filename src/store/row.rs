@@ -16,6 +16,9 @@ use crate::mirror::change::Seq;
 use crate::mirror::page::{EventId, EventKind, Item, Span};
 use crate::mirror::segment_set::SegmentSet;
 
+/// Bytes of the fields before the body: kind, flags, seq, start, end and segments.
+const HEADER: usize = 2 + 4 * 8;
+
 /// An event as the store keeps it.
 #[derive(Clone)]
 pub(super) struct EventRow {
@@ -244,6 +247,23 @@ impl EventRow {
         input.i64()
     }
 
+    /// Roughly how many bytes a stored row has when it is decoded; `None` if its master is needed
+    /// to show it. Does not check the row.
+    pub(super) fn size_of(value: &[u8]) -> Option<usize> {
+        let payload = value.get(record::SEAL..)?;
+        let bare = matches!(payload, [1 | 2, flags, ..] if flags & 1 == 0);
+        let length = || {
+            let mut input = RecordReader(payload.get(HEADER..)?);
+            let (_, length) = (input.u32()?, input.u32()?);
+            usize::try_from(length).ok()
+        };
+        match value.first() {
+            _ if bare => None,
+            Some(&record::COMPRESSED_ROW) => length(),
+            _ => Some(payload.len()),
+        }
+    }
+
     /// The fields before the body, and the flags. The texts are empty.
     fn header(input: &mut RecordReader<'_>) -> Option<(Self, u8)> {
         let kind = match input.u8()? {
@@ -348,6 +368,8 @@ mod tests {
                 for like in [None, Some(&row)] {
                     let back = EventRow::decode(&value, &known, like).unwrap();
                     prop_assert_eq!(EventRow::end_of(&value), Some(row.end));
+                    let size = (!row.is_bare()).then(|| row.body().len());
+                    prop_assert!(EventRow::size_of(&value).map(|s| s.min(row.body().len())) == size);
                     prop_assert!(back.is_stored_alike(&row) && back.has_same_texts(&row));
                     prop_assert_eq!(back.encode(), row.encode());
                 }
