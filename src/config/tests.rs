@@ -2,6 +2,7 @@
 mod example;
 mod faults;
 mod layers;
+mod sizes;
 mod warnings;
 mod windows;
 

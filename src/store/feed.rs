@@ -13,8 +13,8 @@ use bytes::Bytes;
 
 use super::error::{StoreError, TreeError};
 use super::keys;
-use super::query::ResultPage;
 use super::record::{FeedEntry, instant};
+use super::result_page::ResultPage;
 use super::row::EventRow;
 use super::shared::StoreShared;
 use super::tree::Tree;

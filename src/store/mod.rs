@@ -46,6 +46,7 @@ mod record;
 mod register;
 mod render;
 mod reserve;
+mod result_page;
 mod row;
 mod row_commit;
 mod rows;

@@ -3,8 +3,6 @@
 //! A page is gathered in one read of the tree, so that an event that moves between two batches is
 //! never missed or shown twice. It is completed afterwards.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry as At;
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
@@ -13,7 +11,7 @@ use jiff::Timestamp;
 use super::error::{StoreError, TreeError};
 use super::keys;
 use super::record::instant;
-use super::render::{self, MasterMembers};
+use super::result_page::ResultPage;
 use super::row::EventRow;
 use super::rows::{IndexValue, LONG_EVENT};
 use super::shared::StoreShared;
@@ -64,57 +62,6 @@ impl Store {
             Ok((page.show().into_iter().next(), group))
         };
         self.shared().read(read).await
-    }
-}
-
-/// The rows of a page, with the masters that complete them.
-#[derive(Default)]
-pub(super) struct ResultPage {
-    pub(super) rows: Vec<EventRow>,
-    /// For each row, the index in `masters` of the master that completes it.
-    of: Vec<Option<usize>>,
-    masters: Vec<EventRow>,
-    /// The index of a master in `masters`; `None` if the store has no row of it. The same series
-    /// can occur in several windows.
-    master_index: BTreeMap<(WindowId, EventId), Option<usize>>,
-    /// Rough size of the shown events in bytes.
-    pub(super) bytes: usize,
-}
-
-impl ResultPage {
-    /// Adds a row, and its master unless it was added before.
-    pub(super) fn add(
-        &mut self,
-        tree: &Tree,
-        window: WindowId,
-        row: EventRow,
-    ) -> Result<(), TreeError> {
-        let of = match row.master.as_ref().filter(|_| row.is_bare()) {
-            None => None,
-            Some(id) => match self.master_index.entry((window, id.clone())) {
-                At::Occupied(of) => *of.get(),
-                At::Vacant(place) => {
-                    let master = tree.row(window, id.hash())?;
-                    *place.insert(master.map(|stored| {
-                        self.masters.push(stored.row);
-                        self.masters.len() - 1
-                    }))
-                }
-            },
-        };
-        let master = of.and_then(|of| self.masters.get(of));
-        self.bytes += row.content().len() + master.map_or(0, |master| master.content().len());
-        self.rows.push(row);
-        self.of.push(of);
-        Ok(())
-    }
-
-    /// The events as readers see them, in the same order. Each master is parsed once.
-    pub(super) fn show(&self) -> Vec<Bytes> {
-        let masters: Vec<Option<MasterMembers<'_>>> =
-            self.masters.iter().map(MasterMembers::of).collect();
-        let master = |of: Option<usize>| masters.get(of?)?.as_ref();
-        self.rows.iter().zip(&self.of).map(|(row, of)| render::show(row, master(*of))).collect()
     }
 }
 
