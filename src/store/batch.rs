@@ -84,6 +84,11 @@ impl WriteBatch {
         self.delete(key);
     }
 
+    /// The keys that are put or deleted.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        self.writes.keys().map(Vec::as_slice)
+    }
+
     /// Rough size of the batch in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes

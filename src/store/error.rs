@@ -127,6 +127,10 @@ pub enum StoreError {
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
+    /// More was written while the store was copied than can be kept track of. Nothing is wrong with
+    /// the store; the copy can be made again.
+    #[error("too much was written while the store was copied")]
+    CopyOverrun,
     /// The window is unknown or is being dropped. Nothing was written.
     #[error("window {} is not in the store", .0.0)]
     UnknownWindow(WindowId),

@@ -24,6 +24,7 @@ mod batch;
 mod change_line;
 mod change_writer;
 mod commit_applier;
+mod copy;
 mod cursor;
 mod dictionary;
 mod directory;
@@ -56,6 +57,7 @@ mod types;
 mod watermark;
 mod write_watcher;
 mod writer;
+mod written_keys;
 
 pub use self::disk_space::Footprint;
 pub use self::error::{FeedError, OpenError, OpenFault, StoreError};

@@ -204,8 +204,8 @@ mod tests {
         let store = open(dir.path(), &env());
         let wanted = |name| vec![registration(&window(name))];
         let alice = store.register(wanted("alice"), NOON).await.unwrap().remove(0).id;
-        let mut batch = sled::Batch::default();
-        batch.insert(keys::window(alice), b"unreadable");
+        let mut batch = WriteBatch::default();
+        batch.put(keys::window(alice), b"unreadable".to_vec());
         store.shared().apply(1, batch).unwrap();
         let bob = store.register(wanted("bob"), NOON).await.unwrap().remove(0);
         assert_eq!(bob.replaces, []);

@@ -12,10 +12,12 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tokio::sync::watch;
 
+use super::batch::WriteBatch;
 use super::cursor::Incarnations;
 use super::dictionary::Dictionaries;
 use super::error::{FeedError, StoreError, TreeError};
 use super::tree::Tree;
+use super::written_keys::CopyRecords;
 use crate::env::Env;
 use crate::error_chain::error_chain;
 use crate::metrics::StoreMetrics;
@@ -47,6 +49,8 @@ pub(super) struct StoreShared {
     over: watch::Sender<Option<StoreError>>,
     /// Deferred commits that are not durable yet, by window.
     deferred: Mutex<BTreeMap<WindowId, usize>>,
+    /// What is written while copies of the tree are made.
+    pub(super) copies: CopyRecords,
     pub(super) metrics: Arc<StoreMetrics>,
 }
 
@@ -74,6 +78,7 @@ impl StoreShared {
             full: AtomicBool::new(false),
             over: watch::Sender::new(None),
             deferred: Mutex::new(BTreeMap::new()),
+            copies: CopyRecords::default(),
             metrics: Arc::default(),
         }
     }
@@ -81,11 +86,12 @@ impl StoreShared {
     // === for the writer ===
 
     /// Applies a batch of a group; readers see all of it or nothing.
-    pub(super) fn apply(&self, group: u64, batch: sled::Batch) -> Result<(), TreeError> {
+    pub(super) fn apply(&self, group: u64, batch: WriteBatch) -> Result<(), TreeError> {
         let tree = self.tree.write().unwrap_or_else(PoisonError::into_inner);
         let Some(tree) = &*tree else { return Ok(()) };
         self.applied.store(group, Ordering::Release);
-        Ok(tree.db.apply_batch(batch)?)
+        self.copies.add(&batch);
+        Ok(tree.db.apply_batch(batch.into_batch())?)
     }
 
     /// Publishes a durable group and its last seq. The seq is published first: a caller whose
@@ -297,9 +303,9 @@ mod tests {
         Arc::new(StoreShared::new(path, env, incarnations, tree, 0, 0))
     }
 
-    fn number(value: u64) -> sled::Batch {
-        let mut batch = sled::Batch::default();
-        batch.insert(KEY, record::number(value));
+    fn number(value: u64) -> WriteBatch {
+        let mut batch = WriteBatch::default();
+        batch.put(KEY.to_vec(), record::number(value));
         batch
     }
 

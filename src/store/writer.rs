@@ -395,7 +395,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             batch.put(keys::SUM.to_vec(), sum.encode());
         }
         self.shared.metrics.rows.fetch_add(batch.rows(), Ordering::Relaxed);
-        self.shared.apply(self.group, batch.into_batch())
+        self.shared.apply(self.group, batch)
     }
 
     fn make_durable(&mut self, group: &mut CommitGroup) -> Result<(), TreeError> {

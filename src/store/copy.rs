@@ -1,0 +1,247 @@
+//! A consistent copy of the whole tree, made in slices while the writer goes on.
+//!
+//! First the tree is read in the order of its keys. Then the keys that were written meanwhile are
+//! read again, until nothing is left. Each slice is read while no batch is applied.
+
+use std::ops::Bound;
+use std::sync::{Arc, Mutex};
+
+use sled::IVec;
+
+use super::error::{StoreError, TreeError};
+use super::shared::StoreShared;
+use super::tree::Tree;
+use super::written_keys::{self, WrittenKeys};
+
+/// A copy of the tree under way. Dropping it ends the recording of what is written.
+pub(super) struct TreeCopy {
+    shared: Arc<StoreShared>,
+    written: Arc<Mutex<WrittenKeys>>,
+}
+
+/// A part of a copy.
+#[derive(Debug)]
+pub(super) struct CopySlice {
+    /// Keys with their values, `None` if the key was deleted. A key may come again in a later slice,
+    /// with the value that it has by then.
+    pub(super) entries: Vec<(IVec, Option<IVec>)>,
+    /// Whether this and all slices before, applied in order, make the tree of this moment.
+    pub(super) last: bool,
+    /// The last group that the slice may have seen. The copy may be used once it is durable, which
+    /// [`StoreShared::read`] waits for.
+    pub(super) group: u64,
+}
+
+impl TreeCopy {
+    /// Begins a copy.
+    ///
+    /// # Errors
+    /// If the store can no longer be used.
+    pub(super) fn begin(shared: &Arc<StoreShared>) -> Result<Self, StoreError> {
+        match shared.end_reason() {
+            Some(why) => Err(why),
+            None => Ok(Self { shared: shared.clone(), written: shared.copies.begin() }),
+        }
+    }
+
+    /// Reads the next entries, about `bytes` bytes of them. Blocking, and keeps the writer waiting:
+    /// one megabyte is a good size. After the last slice, reads what was written since.
+    ///
+    /// # Errors
+    /// [`StoreError::CopyOverrun`]: too much was written meanwhile, begin another copy. After any
+    /// other error the store cannot be used.
+    pub(super) fn next_slice(&mut self, bytes: usize) -> Result<CopySlice, StoreError> {
+        let written = &self.written;
+        let (slice, group) = self.shared.read_tree(|tree| {
+            let mut written = written_keys::lock(written);
+            if written.is_overrun() {
+                return Ok(None);
+            }
+            let mut entries = Vec::new();
+            let left = read_in_order(tree, &mut written, bytes, &mut entries)?;
+            read_again(tree, &mut written, left, &mut entries)?;
+            let last = written.copied.is_none() && written.is_empty();
+            Ok(Some((entries, last)))
+        })?;
+        let (entries, last) = slice.ok_or(StoreError::CopyOverrun)?;
+        Ok(CopySlice { entries, last, group })
+    }
+}
+
+/// Reads on in the order of the keys. Returns how many of `bytes` are left: none before the end.
+fn read_in_order(
+    tree: &Tree,
+    written: &mut WrittenKeys,
+    bytes: usize,
+    entries: &mut Vec<(IVec, Option<IVec>)>,
+) -> Result<usize, TreeError> {
+    let Some(after) = written.copied.take() else { return Ok(bytes) };
+    let mut left = bytes;
+    for entry in tree.db.range::<&[u8], _>((Bound::Excluded(&*after), Bound::Unbounded)) {
+        let (key, value) = entry?;
+        left = left.saturating_sub(key.len() + value.len());
+        entries.push((key, Some(value)));
+        if left == 0 {
+            written.copied = entries.last().map(|(key, _)| key.to_vec());
+            break;
+        }
+    }
+    Ok(left)
+}
+
+/// Reads what was written behind the copy.
+fn read_again(
+    tree: &Tree,
+    written: &mut WrittenKeys,
+    mut left: usize,
+    entries: &mut Vec<(IVec, Option<IVec>)>,
+) -> Result<(), TreeError> {
+    while left > 0
+        && let Some(key) = written.pop()
+    {
+        let value = tree.get(&key)?;
+        left = left.saturating_sub(key.len() + value.as_ref().map_or(0, |value| value.len()));
+        entries.push((key.into(), value));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::env::Env;
+    use crate::store::batch::WriteBatch;
+    use crate::store::cursor::Incarnations;
+
+    type Content = BTreeMap<Vec<u8>, Vec<u8>>;
+
+    fn shared(dir: &tempfile::TempDir) -> Arc<StoreShared> {
+        let tree = Tree::open(sled::Config::new().path(dir.path().join("store"))).unwrap();
+        let (path, env) = (dir.path().to_owned(), Env::real());
+        Arc::new(StoreShared::new(path, env, Incarnations(Vec::new()), tree, 0, 0))
+    }
+
+    /// The writes of a group: random puts and deletes in a small space of keys.
+    fn writes(group: u64) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+        let mut random = fastrand::Rng::with_seed(group);
+        let count = if group == 1 { 3000 } else { random.usize(..40) };
+        let write = |random: &mut fastrand::Rng| {
+            let key = format!("k{:04}", random.u32(..2000)).into_bytes();
+            (key, random.bool().then(|| vec![random.u8(..); random.usize(..200)]))
+        };
+        (0..count).map(|_| write(&mut random)).collect()
+    }
+
+    fn apply(shared: &StoreShared, group: u64) {
+        let mut batch = WriteBatch::default();
+        for (key, value) in writes(group) {
+            match value {
+                Some(value) => batch.put(key, value),
+                None => batch.delete(key),
+            }
+        }
+        shared.apply(group, batch).unwrap();
+        shared.publish(group, 0);
+    }
+
+    fn receive(content: &mut Content, slice: CopySlice) {
+        for (key, value) in slice.entries {
+            match value {
+                Some(value) => content.insert(key.to_vec(), value.to_vec()),
+                None => content.remove(&*key),
+            };
+        }
+    }
+
+    /// What the tree holds after a group.
+    fn content_after(group: u64) -> Content {
+        let mut content = Content::new();
+        for (key, value) in (1..=group).flat_map(writes) {
+            match value {
+                Some(value) => content.insert(key, value),
+                None => content.remove(&key),
+            };
+        }
+        content
+    }
+
+    fn copy_to_end(copy: &mut TreeCopy, content: &mut Content, bytes: usize) -> (u64, usize) {
+        for slices in 1.. {
+            let slice = copy.next_slice(bytes).unwrap();
+            let (group, last) = (slice.group, slice.last);
+            receive(content, slice);
+            if last {
+                return (group, slices);
+            }
+        }
+        unreachable!()
+    }
+
+    #[test]
+    fn a_copy_is_the_tree_of_one_moment_while_the_writer_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = shared(&dir);
+        apply(&shared, 1);
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                for group in 2.. {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    apply(&shared, group);
+                }
+            });
+            let mut meanwhile = 0;
+            for round in 0..20 {
+                let mut copy = TreeCopy::begin(&shared).unwrap();
+                let first = copy.next_slice(1).unwrap();
+                assert_eq!((first.entries.len(), first.last), (1, false));
+                let began = first.group;
+                let mut content = Content::new();
+                receive(&mut content, first);
+                // A copy can be continued after its end.
+                for _ in 0..2 {
+                    let (group, slices) = copy_to_end(&mut copy, &mut content, 2000 + 500 * round);
+                    assert!(content == content_after(group), "round {round}, {slices} slices");
+                    meanwhile += group - began;
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+            assert!(meanwhile > 100, "only {meanwhile} groups were written meanwhile");
+        });
+    }
+
+    #[test]
+    fn a_copy_of_a_quiet_tree_has_each_key_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = shared(&dir);
+        let mut copy = TreeCopy::begin(&shared).unwrap();
+        assert!(copy.next_slice(1000).unwrap().last, "an empty tree");
+        apply(&shared, 1);
+        let mut copy = TreeCopy::begin(&shared).unwrap();
+        let whole = copy.next_slice(usize::MAX).unwrap();
+        assert!(whole.last);
+        assert_eq!(whole.entries.len(), content_after(1).len());
+        let nothing = copy.next_slice(1000).unwrap();
+        assert!(nothing.last && nothing.entries.is_empty());
+        let (mut content, bytes) = (Content::new(), 10_000);
+        let (_, slices) = copy_to_end(&mut TreeCopy::begin(&shared).unwrap(), &mut content, bytes);
+        assert!(slices > 5, "{slices} slices");
+        assert!(content == content_after(1));
+    }
+
+    #[test]
+    fn a_copy_of_a_store_that_has_ended_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = shared(&dir);
+        let mut copy = TreeCopy::begin(&shared).unwrap();
+        shared.end(StoreError::Closed);
+        shared.release();
+        assert!(matches!(copy.next_slice(1000), Err(StoreError::Closed)));
+        assert!(matches!(TreeCopy::begin(&shared), Err(StoreError::Closed)));
+    }
+}
