@@ -234,6 +234,10 @@ pub struct StoreMetrics {
     pub changes: CounterSet,
     /// Rows of events and series masters put or deleted.
     pub rows: AtomicU64,
+    /// Bytes of keys and values when they were last measured; 0 before.
+    pub live_bytes: AtomicU64,
+    /// Compactions done.
+    pub compactions: AtomicU64,
     /// Resyncs started, by reason.
     pub resyncs: CounterSet,
     /// The size of the page cache, bytes; 0 before the store is opened.
@@ -246,6 +250,8 @@ impl Default for StoreMetrics {
             commits: LatencyHistogram::with_bounds(&COMMIT_BOUNDS),
             changes: CounterSet::of(ChangeKind::ALL.map(ChangeKind::as_str)),
             rows: AtomicU64::default(),
+            live_bytes: AtomicU64::default(),
+            compactions: AtomicU64::default(),
             resyncs: CounterSet::of(ResyncReason::resyncs().map(ResyncReason::as_str)),
             cache_bytes: AtomicU64::default(),
         }

@@ -21,9 +21,13 @@ use super::error::OpenFault;
 /// Bytes read at once.
 const BLOCK: usize = 1 << 20;
 /// sled's own directory.
-const DIRECTORY: &str = "store";
-/// sled's directory and the files beside it.
-const ENTRIES: [&str; 5] = ["watermark", "watermark.new", "suspect", "reserve", DIRECTORY];
+pub(super) const DIRECTORY: &str = "store";
+/// The directory that sled has in turn with it (`exchange`).
+pub(super) const SECOND: &str = "store.second";
+/// The file that exists while the second directory is the current one.
+pub(super) const MARKER: &str = "second";
+/// The files beside the directories.
+const FILES: [&str; 5] = ["watermark", "watermark.new", "suspect", "reserve", MARKER];
 
 /// Options to open a file of the store: private if created, never through a symbolic link, and
 /// never blocking on a pipe.
@@ -63,11 +67,11 @@ pub(super) fn prepare(path: &Path) -> Result<(), OpenFault> {
             "store.path is open to its group, `chmod g=` closes it"
         );
     }
-    for name in ENTRIES {
+    for name in [DIRECTORY, SECOND].into_iter().chain(FILES) {
         let file = path.join(name);
         match existing(fs::symlink_metadata(&file))? {
             Some(about) if about.is_symlink() => return Err(OpenFault::SymbolicLink(file)),
-            Some(about) if name != DIRECTORY && !about.is_file() => {
+            Some(about) if FILES.contains(&name) && !about.is_file() => {
                 return Err(OpenFault::NotAFile(file));
             }
             _ => {}

@@ -54,8 +54,16 @@ pub(super) fn footprint(path: &Path) -> io::Result<Footprint> {
     Ok(Footprint { bytes: bytes(path)?, free: free(path)?.0, damaged })
 }
 
+/// Bytes to keep free of a file system of `total` bytes: `min_free` or 0.5 %, whichever is more.
+pub(super) fn kept_free(min_free: u64, total: u64) -> u64 {
+    if min_free > 0 { min_free.max(total / SHARE) } else { 0 }
+}
+
 /// Bytes on disk of all files below a directory; files that vanish meanwhile are not counted.
-fn bytes(path: &Path) -> io::Result<u64> {
+///
+/// # Errors
+/// If the directory cannot be read.
+pub(super) fn bytes(path: &Path) -> io::Result<u64> {
     let mut sum = 0;
     for entry in path.read_dir()?.flatten() {
         let Ok(about) = entry.metadata() else { continue };
@@ -81,7 +89,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> DiskSpace<P> {
         // If the system does not report it, the write itself will fail.
         let probed = if self.min_free > 0 { (self.probe)().ok() } else { None };
         let space = probed.map(|(free, total)| {
-            (free, self.min_free.max(total / SHARE).saturating_add(taken(bytes)))
+            (free, kept_free(self.min_free, total).saturating_add(taken(bytes)))
         });
         let full = space.is_some_and(|(free, needed)| free < needed);
         if full != self.full {

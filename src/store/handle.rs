@@ -45,6 +45,8 @@ struct Inner {
     thread: Option<JoinHandle<()>>,
     shared: Arc<StoreShared>,
     max_defer: Duration,
+    cache_bytes: u64,
+    min_free_bytes: u64,
 }
 
 impl Drop for Inner {
@@ -103,10 +105,10 @@ impl Store {
                         ending.fail(&TreeError::Damaged("tree"));
                         None
                     });
-                // The last handle dropped runs sled's final sync, which may panic: see `release`.
                 let Writer { watcher, tree, jobs, .. } = writer;
                 drop(watcher);
-                drop((catch_unwind(AssertUnwindSafe(|| drop(tree))), jobs));
+                tree.close();
+                drop(jobs);
                 ending.release();
                 open::await_release(&ending.path);
                 // The caller of `close` may have given up.
@@ -118,6 +120,8 @@ impl Store {
             thread: Some(thread),
             shared,
             max_defer: options.max_defer.min(Duration::from_secs(30)),
+            cache_bytes: options.cache_bytes,
+            min_free_bytes: options.min_free_bytes,
         };
         Ok((Self { inner: Arc::new(inner) }, opened.opening))
     }
@@ -385,6 +389,16 @@ impl Store {
     /// The reason why the writer does not answer.
     fn gone(&self) -> StoreError {
         self.inner.shared.end_reason().unwrap_or(StoreError::Closed)
+    }
+
+    /// Bytes of sled's page cache.
+    pub(super) fn cache_bytes(&self) -> u64 {
+        self.inner.cache_bytes
+    }
+
+    /// Bytes of disk that are kept free.
+    pub(super) fn min_free_bytes(&self) -> u64 {
+        self.inner.min_free_bytes
     }
 
     /// The state that readers share with the writer.

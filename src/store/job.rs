@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 use super::batch::WriteBatch;
+use super::compaction::{Compaction, CompactionError, TreeHandles};
 use super::error::{PlanError, StoreError, TreeError};
 use super::parts;
 use super::purge::{PurgeProgress, Trimmed};
@@ -67,6 +68,8 @@ pub(super) enum WriteJob {
     Trim { before: Timestamp, reply: JobReply<Trimmed> },
     /// Change records that are no commit; `bytes` is roughly how much it writes.
     Edit { edit: TreeEdit, bytes: usize, reply: JobReply<()> },
+    /// Finish a compaction and go on with its tree; the reply is the old one.
+    Replace { compaction: Box<Compaction>, reply: JobReply<Result<TreeHandles, CompactionError>> },
     /// Write the deferred commits.
     Flush { reply: JobReply<()> },
     /// Write the deferred commits and stop.
@@ -124,7 +127,7 @@ pub(super) fn estimated_bytes(job: &WriteJob) -> usize {
         WriteJob::Reset { .. } => RESET,
         WriteJob::Edit { bytes, .. } => *bytes,
         WriteJob::Drop { .. } | WriteJob::Trim { .. } => SLICE,
-        WriteJob::Flush { .. } | WriteJob::Close { .. } => 0,
+        WriteJob::Replace { .. } | WriteJob::Flush { .. } | WriteJob::Close { .. } => 0,
     }
 }
 
@@ -139,6 +142,7 @@ pub(super) fn refuse(job: WriteJob, why: &StoreError) {
         | WriteJob::Flush { reply } => drop(reply.send(Err(why))),
         WriteJob::Drop { reply, .. } => drop(reply.send(Err(why))),
         WriteJob::Trim { reply, .. } => drop(reply.send(Err(why))),
+        WriteJob::Replace { reply, .. } => drop(reply.send(Err(why))),
         WriteJob::Close { reply } => drop(reply.send(())),
     }
 }

@@ -17,19 +17,23 @@
 //! `shared` (state of writer and readers); `handle` (the store's
 //! interface); `lookup` (what workers read); `query`, `render`, `feed`, `follower`, `change_line`
 //! and `cursor` (what readers get); `directory`, `open`, `watermark` and `audit` (opening);
-//! `disk_space` and `reserve` (full disks).
+//! `disk_space` and `reserve` (full disks); `written_keys` and `copy` (a copy of the tree while it is
+//! written); `exchange`, `compaction` and `compact` (giving space back).
 
 mod audit;
 mod batch;
 mod change_line;
 mod change_writer;
 mod commit_applier;
+mod compact;
+mod compaction;
 mod copy;
 mod cursor;
 mod dictionary;
 mod directory;
 mod disk_space;
 mod error;
+mod exchange;
 mod feed;
 mod follower;
 mod handle;
@@ -59,6 +63,7 @@ mod write_watcher;
 mod writer;
 mod written_keys;
 
+pub use self::compact::{CompactionOutcome, SizeWatch};
 pub use self::disk_space::Footprint;
 pub use self::error::{FeedError, OpenError, OpenFault, StoreError};
 pub use self::feed::FeedFilter;

@@ -21,7 +21,7 @@ use super::reserve::SpaceReserve;
 use super::tree::Tree;
 use super::watermark::{FORMAT, Watermark};
 use super::write_watcher::WriteWatcher;
-use super::{OpenReport, StoreOptions, audit, directory};
+use super::{OpenReport, StoreOptions, audit, directory, exchange};
 use crate::env::Env;
 use crate::error_chain::error_chain;
 use crate::mirror::change::Seq;
@@ -70,9 +70,12 @@ fn attempt(options: &StoreOptions, env: &Env) -> Result<OpenedTree, OpenFault> {
     let _opening = directory::lock(path)?;
     let mark = Watermark::read(path)?;
     directory::probe(path, &dir)?;
-    if directory::is_locked(&dir)? {
-        return Err(OpenFault::Locked);
+    for dir in [&dir, &path.join(directory::SECOND)] {
+        if directory::is_locked(dir)? {
+            return Err(OpenFault::Locked);
+        }
     }
+    exchange::recover(path)?;
     directory::make_private(&dir)?;
     let image = directory::read(&dir, audit::SMALL)?;
     let suspect = suspect_path(path).try_exists()?;
@@ -169,9 +172,16 @@ impl From<TreeError> for OpenAttemptError {
 /// Waits until this process's own lock on a closed tree is gone: sled's threads release the file a
 /// moment after the tree is dropped. Gives up after two seconds.
 pub(super) fn await_release(path: &Path) {
+    for dir in [directory::DIRECTORY, directory::SECOND] {
+        await_unlocked(&path.join(dir));
+    }
+}
+
+/// The same for a tree in this directory.
+pub(super) fn await_unlocked(dir: &Path) {
     use rustix::fs::{FlockOperation, flock};
     const WAIT: Duration = Duration::from_millis(5);
-    let Ok(file) = File::open(path.join("store/db")) else { return };
+    let Ok(file) = File::open(dir.join("db")) else { return };
     for _ in 0..400 {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Err(rustix::io::Errno::WOULDBLOCK) => std::thread::park_timeout(WAIT),
@@ -187,18 +197,36 @@ fn open_checked(
     suspect: bool,
     env: &Env,
 ) -> Result<(Tree, Seq), OpenAttemptError> {
-    let config = sled::Config::new()
-        .path(dir)
-        .cache_capacity(options.cache_bytes)
-        // sled's own flusher keeps rewriting segments even if nothing is committed. Without it,
-        // every replaced page cleans another one, which keeps the file as small.
-        .flush_every_ms(None)
-        .use_compression(false);
+    let config = tree_config(dir, options.cache_bytes);
     on_a_quiet_thread(move || {
         let tree = Tree::open(config)?;
         let last_seq = check(&tree, mark, suspect, env)?;
         Ok((tree, last_seq))
     })
+}
+
+/// The configuration of a tree in this directory with `cache` bytes of cache.
+pub(super) fn tree_config(dir: &Path, cache: u64) -> sled::Config {
+    sled::Config::new()
+        .path(dir)
+        .cache_capacity(cache)
+        // sled's own flusher keeps rewriting segments even if nothing is committed. Without it,
+        // every replaced page cleans another one, which keeps the file as small.
+        .flush_every_ms(None)
+        .use_compression(false)
+}
+
+/// Opens a copy of the tree. Reads all of its files before.
+pub(super) fn open_copy(dir: &Path, cache: u64) -> Result<Tree, OpenFault> {
+    directory::read(dir, 0)?;
+    let config = tree_config(dir, cache);
+    on_a_quiet_thread(|| Ok(Tree::open(config)?)).map_err(into_fault)
+}
+
+/// Checks a copy like a store that is opened. Draws nothing from the store's own environment, so
+/// that a simulation does not depend on the size of files.
+pub(super) fn check_copy(tree: &Tree) -> Result<(), OpenFault> {
+    on_a_quiet_thread(|| check(tree, None, false, &Env::real())).map(drop).map_err(into_fault)
 }
 
 /// Runs `work`, which may panic, without printing the panic. sled panics on damage and also on
@@ -316,8 +344,8 @@ fn begin(
     Ok(OpenedTree { watcher, tree, file, incarnations, last_seq, min_seq, opening })
 }
 
-/// Syncs the files that sled creates but never syncs, and their directories.
-fn sync(path: &Path, dir: &Path) -> io::Result<File> {
+/// Syncs the files that sled creates but never syncs, and their directories. Returns the tree's file.
+pub(super) fn sync(path: &Path, dir: &Path) -> io::Result<File> {
     let db = File::options().read(true).write(true).open(dir.join("db"))?;
     db.sync_all()?;
     for name in ["conf", "blobs"] {

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
-use super::{directory, disk_space};
+use super::{directory, disk_space, exchange};
 
 /// Bytes that are always held: segments and the batches of a start.
 const BASE: u64 = 16 << 20;
@@ -25,19 +25,23 @@ const LEAST: u64 = 1 << 20;
 /// The reserve file of a store.
 #[derive(Clone, Debug)]
 pub(super) struct SpaceReserve {
-    file: PathBuf,
-    db: PathBuf,
+    path: PathBuf,
 }
 
 impl SpaceReserve {
     /// The reserve file of the store in this directory.
     pub(super) fn of(path: &Path) -> Self {
-        Self { file: path.join("reserve"), db: path.join("store/db") }
+        Self { path: path.to_owned() }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.path.join("reserve")
     }
 
     /// Bytes that an opening may need.
     fn wanted(&self) -> u64 {
-        BASE + std::fs::metadata(&self.db).map_or(0, |db| db.len() / SHARE)
+        let db = exchange::current_directory(&self.path).join("db");
+        BASE + std::fs::metadata(db).map_or(0, |db| db.len() / SHARE)
     }
 
     /// Frees the space if an opening may need it.
@@ -45,11 +49,11 @@ impl SpaceReserve {
     /// # Errors
     /// If the operating system refuses.
     pub(super) fn release(&self) -> io::Result<()> {
-        let (free, _) = disk_space::free(self.file.parent().unwrap_or(&self.file))?;
+        let (free, _) = disk_space::free(&self.path)?;
         if free >= self.wanted() {
             return Ok(());
         }
-        let file = directory::file_options().write(true).truncate(true).open(&self.file);
+        let file = directory::file_options().write(true).truncate(true).open(self.file());
         let Some(file) = directory::existing(file)? else { return Ok(()) };
         tracing::warn!("too little disk space, using the reserve to open the store");
         file.sync_all()
@@ -65,7 +69,7 @@ impl SpaceReserve {
 
     fn allocate(&self) -> io::Result<()> {
         let file: File =
-            directory::file_options().write(true).create(true).truncate(false).open(&self.file)?;
+            directory::file_options().write(true).create(true).truncate(false).open(self.file())?;
         let about = file.metadata()?;
         let mut wanted = self.wanted();
         // Grows in steps of an eighth, so that not every change of the store resizes the file.

@@ -5,7 +5,6 @@
 //! back what a reader was given.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -130,12 +129,17 @@ impl StoreShared {
         });
     }
 
+    /// Reads from this tree from now on. Waits for running reads.
+    pub(super) fn replace(&self, new: &Tree) {
+        let mut tree = self.tree.write().unwrap_or_else(PoisonError::into_inner);
+        tree.iter_mut().for_each(|tree| *tree = new.clone());
+    }
+
     /// Drops the tree. Waits for running reads.
     pub(super) fn release(&self) {
         let tree = self.tree.write().unwrap_or_else(PoisonError::into_inner).take();
-        // sled panics if its final sync fails. Nothing is lost: what was answered was synced
-        // before.
-        if catch_unwind(AssertUnwindSafe(|| drop(tree))).is_err() {
+        // Nothing is lost if this fails: what was answered was synced before.
+        if !tree.is_none_or(Tree::close) {
             tracing::warn!("store was not closed cleanly");
         }
     }
@@ -150,6 +154,11 @@ impl StoreShared {
     /// The last durable seq.
     pub(super) fn durable_seq(&self) -> Seq {
         *self.durable.borrow()
+    }
+
+    /// The number of the last durable group: how often something was written since the opening.
+    pub(super) fn durable_group(&self) -> u64 {
+        *self.durable_group.borrow()
     }
 
     /// The lowest valid seq: the highest one of a trimmed tombstone.

@@ -4,6 +4,7 @@
 //! here directly, because only it has a stable view.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -42,6 +43,12 @@ impl Tree {
     pub(super) fn open(config: sled::Config) -> Result<Self, TreeError> {
         let dictionaries = Arc::new(Dictionaries::shipped()?);
         Ok(Self { db: config.open()?, dictionaries, config })
+    }
+
+    /// Drops a handle. The last one runs sled's final sync and panics if that fails; returns whether
+    /// it did not.
+    pub(super) fn close(self) -> bool {
+        catch_unwind(AssertUnwindSafe(|| drop(self))).is_ok()
     }
 
     /// An error that sled's background threads met. The tree then accepts no more writes.

@@ -17,6 +17,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -26,8 +27,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::batch::WriteBatch;
+use super::compaction::{Compaction, CompactionError, TreeHandles};
 use super::disk_space::DiskSpace;
 use super::error::{PlanError, StoreError, TreeError};
+use super::exchange::ExchangeError;
 use super::job::{CommitGroup, WriteJob, estimated_bytes, refuse};
 use super::keys;
 use super::parts;
@@ -97,7 +100,9 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                     WriteJob::Commit { deferred: Some(_), .. } => self.deferred.push(job),
                     job => urgent.push(job),
                 }
-                let full = urgent.len() + self.deferred.len() >= MAX_BATCH_COMMITS
+                // Nothing of this group is written after the tree was replaced.
+                let full = matches!(urgent.last(), Some(WriteJob::Replace { .. }))
+                    || urgent.len() + self.deferred.len() >= MAX_BATCH_COMMITS
                     || bytes >= MAX_BATCH_BYTES;
                 next = if full { None } else { self.jobs.try_recv().ok() };
             }
@@ -288,6 +293,11 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 group.queue_reply(reply, done)?;
                 self.apply(group)
             }
+            WriteJob::Replace { compaction, reply } => {
+                self.apply(group)?;
+                let done = self.replace_tree(*compaction);
+                group.queue_reply(reply, done)
+            }
             WriteJob::Flush { reply } => group.queue_reply(reply, Ok::<_, TreeError>(())),
             WriteJob::Close { reply } => {
                 // `run` never puts this job into a group; the dropped reply signals an error.
@@ -295,6 +305,29 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 Ok(())
             }
         }
+    }
+
+    /// Finishes a compaction and goes on with its tree. Returns the old one, or why the store keeps
+    /// it.
+    fn replace_tree(
+        &mut self,
+        compaction: Compaction,
+    ) -> Result<Result<TreeHandles, CompactionError>, TreeError> {
+        let finish = AssertUnwindSafe(|| compaction.finish());
+        let finished = catch_unwind(finish).unwrap_or(Err(CompactionError::Panicked));
+        let TreeHandles { watcher, tree, file } = match finished {
+            Ok(new) => new,
+            Err(CompactionError::Exchange(ExchangeError::Unknown(error))) => {
+                return Err(TreeError::Sync(error));
+            }
+            Err(error) => return Ok(Err(error)),
+        };
+        self.shared.replace(&tree);
+        Ok(Ok(TreeHandles {
+            watcher: std::mem::replace(&mut self.watcher, watcher),
+            tree: std::mem::replace(&mut self.tree, tree),
+            file: std::mem::replace(&mut self.file, file),
+        }))
     }
 
     /// Plans a commit into the group's batch; a large one in parts, each in a batch of its own.

@@ -6,12 +6,13 @@ use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 use crate::kit::*;
 use calmirror::mirror::change::RemovalReason;
 use calmirror::mirror::page::{Item, Link};
 use calmirror::mirror::position::{Phase, WindowId};
-use calmirror::store::Store;
+use calmirror::store::{CompactionOutcome, Store};
 
 const KILLS: usize = 20;
 const LARGE_KILLS: usize = 6;
@@ -21,6 +22,8 @@ const WINDOWS: usize = 3;
 const DIR: &str = "CALMIRROR_TEST_CRASH_DIR";
 /// The number of bytes a child writes before it dies.
 const LIFE: &str = "CALMIRROR_TEST_CRASH_LIFE";
+/// Set if a child compacts its store again and again.
+const COMPACTING: &str = "CALMIRROR_TEST_CRASH_COMPACTING";
 
 /// The upserts of every window's n-th commit: one event changes, one is created, one is removed.
 fn upserts(n: usize) -> Vec<Item> {
@@ -102,6 +105,15 @@ fn child() {
                 }
             }));
         }
+        if std::env::var_os(COMPACTING).is_some() {
+            writing.push(tokio::spawn(async move {
+                loop {
+                    let outcome = store.compact(0, Duration::ZERO).await.unwrap();
+                    assert!(matches!(outcome, CompactionOutcome::Done { .. }), "{outcome:?}");
+                    writeln!(std::io::stdout(), "compacted").unwrap();
+                }
+            }));
+        }
         for task in writing {
             task.await.unwrap();
         }
@@ -110,15 +122,29 @@ fn child() {
 
 #[tokio::test]
 async fn acknowledged_commits_survive_a_kill() {
+    assert_eq!(kill_again_and_again(&[]).await, 0);
+}
+
+#[tokio::test]
+async fn acknowledged_commits_survive_a_kill_during_a_compaction() {
+    let compactions = kill_again_and_again(&[(COMPACTING, "1")]).await;
+    assert!(compactions > 10, "only {compactions} compactions ended before a kill");
+}
+
+/// Kills a child in this environment again and again, and checks what it leaves. Returns how many
+/// compactions it has ended.
+async fn kill_again_and_again(environment: &[(&str, &str)]) -> usize {
     let dir = tempfile::tempdir().unwrap();
+    let mut compactions = 0;
     let mut answered = [0; WINDOWS];
     let mut dice = fastrand::Rng::with_seed(7);
     for kill in 0..KILLS {
-        let (mut child, lines) = spawn("child", dir.path(), &[]);
+        let (mut child, lines) = spawn("child", dir.path(), environment);
         let life = dice.usize(1..120);
         let mut lived = 0;
         for line in lines {
             let line = line.unwrap();
+            compactions += usize::from(line.contains("compacted"));
             // A line that arrives after the kill was acknowledged before it.
             let Some((_, at)) = line.split_once("at ") else { continue };
             let (w, n) = at.split_once(' ').unwrap();
@@ -148,7 +174,11 @@ async fn acknowledged_commits_survive_a_kill() {
         }
         assert_eq!(fold(&store, None).await, mirror(&store, &windows).await);
         store.close().await.unwrap();
+        for leftover in ["second", "store.second"] {
+            assert!(!dir.path().join(leftover).exists(), "kill {kill}: {leftover}");
+        }
     }
+    compactions
 }
 
 /// The n-th large commit: every event changes, one is created, one is removed.

@@ -1,0 +1,238 @@
+//! Gives space back while the store is in use: decides when a compaction pays, and runs it.
+//!
+//! The size of the files costs nothing to know, that of their content a scan of the store. So the
+//! content is measured only after the files have grown by a quarter. A store to which nothing was
+//! written is left alone.
+
+use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::Store;
+use super::compaction::{Compaction, CompactionError};
+use super::disk_space;
+use super::error::{StoreError, TreeError};
+use super::exchange::{self, ExchangeError};
+use super::job::WriteJob;
+use super::tree::Tree;
+use crate::error_chain::error_chain;
+
+/// Files of less than this are left alone.
+const MIN_BYTES: u64 = 24 << 20;
+/// Files that are this many times as large as the keys and values in them are compacted. New ones
+/// are 2.1 to 2.2 times as large.
+const MAX_RATIO: u64 = 3;
+/// Bytes of content measured at once.
+const SLICE: usize = 1 << 20;
+
+/// What became of a request to compact the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CompactionOutcome {
+    /// The files are not much larger than their content.
+    NotNeeded,
+    /// The files were replaced by smaller ones.
+    Done {
+        /// Bytes on disk before.
+        before: u64,
+        /// Bytes on disk now.
+        after: u64,
+    },
+    /// There is too little disk space for a copy. Nothing was changed.
+    NoSpace {
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that must be.
+        needed: u64,
+    },
+    /// It was given up for this reason. Nothing was changed.
+    GivenUp(String),
+}
+
+/// What is known about the sizes of a store since it was opened.
+#[derive(Debug)]
+pub struct SizeWatch {
+    /// Smaller files are left alone.
+    min_bytes: u64,
+    /// The last group at the last look.
+    group: u64,
+    /// Bytes on disk when the content was last measured, and bytes of keys and values.
+    measured: Option<(u64, u64)>,
+}
+
+impl Default for SizeWatch {
+    fn default() -> Self {
+        Self { min_bytes: MIN_BYTES, group: 0, measured: None }
+    }
+}
+
+impl SizeWatch {
+    /// Whether the content has to be measured for files of `disk` bytes.
+    fn is_outdated(&self, disk: u64) -> bool {
+        self.measured.is_none_or(|(then, _)| disk >= then + then / 4)
+    }
+}
+
+impl Store {
+    /// Compacts the store if its files are much larger than their content. Pauses this long after
+    /// each quarter of a megabyte. Costs nothing if nothing was written since the last call with
+    /// the same `watch`. The future may be dropped at any time.
+    ///
+    /// # Errors
+    /// If the store can no longer be used.
+    pub async fn compact_if_grown(
+        &self,
+        watch: &mut SizeWatch,
+        pause: Duration,
+    ) -> Result<CompactionOutcome, StoreError> {
+        let group = self.shared().durable_group();
+        if group == watch.group {
+            return Ok(CompactionOutcome::NotNeeded);
+        }
+        let disk = self.tree_bytes().await;
+        if disk < watch.min_bytes {
+            watch.group = group;
+            return Ok(CompactionOutcome::NotNeeded);
+        }
+        if watch.is_outdated(disk) {
+            watch.measured = Some((disk, self.live_bytes(pause).await?));
+        }
+        let live = watch.measured.map_or(0, |(_, live)| live);
+        if disk < live.saturating_mul(MAX_RATIO) {
+            watch.group = group;
+            return Ok(CompactionOutcome::NotNeeded);
+        }
+        let outcome = self.compact(live, pause).await?;
+        if let CompactionOutcome::Done { after, .. } = outcome {
+            watch.measured = Some((after, live));
+        }
+        Ok(outcome)
+    }
+
+    /// Compacts a store of `live` bytes of keys and values ([`Store::live_bytes`]). Readers and
+    /// writers are served meanwhile. The future may be dropped at any time.
+    ///
+    /// # Errors
+    /// If the store can no longer be used.
+    pub async fn compact(
+        &self,
+        live: u64,
+        pause: Duration,
+    ) -> Result<CompactionOutcome, StoreError> {
+        let before = self.tree_bytes().await;
+        let compacted = self.replace_tree(live, pause).await;
+        if let Err(CompactionError::Exchange(ExchangeError::Unknown(_))) = compacted {
+            return Err(self.shared().end_reason().unwrap_or(StoreError::Closed));
+        }
+        let path = self.shared().path.clone();
+        let removed = self.on_blocking_thread(move || Ok(exchange::remove_other(&path)?)).await;
+        if let Err(error) = removed {
+            tracing::warn!(
+                error = %error_chain(&error),
+                "files of a compaction could not be deleted"
+            );
+        }
+        match compacted {
+            Ok(()) => {
+                self.shared().metrics.compactions.fetch_add(1, Ordering::Relaxed);
+                Ok(CompactionOutcome::Done { before, after: self.tree_bytes().await })
+            }
+            Err(CompactionError::Store(why @ (StoreError::Failed(_) | StoreError::Closed))) => {
+                Err(why)
+            }
+            Err(CompactionError::Space { free, needed }) => {
+                Ok(CompactionOutcome::NoSpace { free, needed })
+            }
+            Err(error) => Ok(CompactionOutcome::GivenUp(error_chain(&error).to_string())),
+        }
+    }
+
+    /// Bytes of all keys and values. Reads the whole store, with a pause after each megabyte.
+    ///
+    /// # Errors
+    /// If the store can no longer be used.
+    pub async fn live_bytes(&self, pause: Duration) -> Result<u64, StoreError> {
+        let (mut all, mut after) = (0, Some(Vec::new()));
+        while let Some(from) = after {
+            let (bytes, next) = self.read_tree(move |tree| slice_bytes(tree, &from)).await?;
+            all += bytes;
+            after = next;
+            if after.is_some() {
+                tokio::time::sleep(pause).await;
+            }
+        }
+        self.shared().metrics.live_bytes.store(all, Ordering::Relaxed);
+        Ok(all)
+    }
+
+    async fn replace_tree(&self, live: u64, pause: Duration) -> Result<(), CompactionError> {
+        let (shared, min_free) = (self.shared().clone(), self.min_free_bytes());
+        let cache = self.cache_bytes();
+        let begin = move || Compaction::begin(&shared, live, min_free);
+        let compaction = self.on_blocking_thread(begin).await?;
+        let compaction = self.copy(compaction, pause).await?;
+        let compaction = self.on_blocking_thread(move || compaction.reopen(cache)).await?;
+        let mut compaction = self.copy(compaction, pause).await?;
+        let check = move || compaction.check().map(|()| compaction);
+        let compaction = Box::new(self.on_blocking_thread(check).await?);
+        let replaced = self.ask(|reply| WriteJob::Replace { compaction, reply }).await?;
+        let replaced = replaced?;
+        self.on_blocking_thread(move || {
+            replaced.close();
+            Ok(())
+        })
+        .await
+    }
+
+    /// Copies until the copy is the same as the tree.
+    async fn copy(
+        &self,
+        mut compaction: Compaction,
+        pause: Duration,
+    ) -> Result<Compaction, CompactionError> {
+        loop {
+            let slice = move || compaction.copy_slice().map(|equal| (compaction, equal));
+            let (copied, equal) = self.on_blocking_thread(slice).await?;
+            if equal {
+                return Ok(copied);
+            }
+            compaction = copied;
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Bytes on disk of the tree's files; 0 if the operating system does not report it.
+    async fn tree_bytes(&self) -> u64 {
+        let path = self.shared().path.clone();
+        let measure = move || Ok(disk_space::bytes(&exchange::current_directory(&path))?);
+        self.on_blocking_thread(measure).await.unwrap_or_default()
+    }
+
+    async fn on_blocking_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, CompactionError> + Send + 'static,
+    ) -> Result<T, CompactionError> {
+        let working = tokio::task::spawn_blocking(move || {
+            catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(CompactionError::Panicked))
+        });
+        let done = self.shared().env.block_on_external(working).await;
+        // An error means that the runtime ended before the work began.
+        done.unwrap_or(Err(CompactionError::Store(StoreError::Closed)))
+    }
+}
+
+/// Bytes of the next keys and values after a key, and the key to continue after.
+fn slice_bytes(tree: &Tree, after: &[u8]) -> Result<(u64, Option<Vec<u8>>), TreeError> {
+    let mut bytes = 0;
+    for entry in tree.db.range::<&[u8], _>((Bound::Excluded(after), Bound::Unbounded)) {
+        let (key, value) = entry?;
+        bytes += key.len() + value.len();
+        if bytes >= SLICE {
+            return Ok((bytes as u64, Some(key.to_vec())));
+        }
+    }
+    Ok((bytes as u64, None))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,190 @@
+//! A compacted copy of the tree, made beside it and put in its place by the writer.
+//!
+//! sled never gives space back: pages that are written again and again leave segments that are
+//! never filled. A copy in the order of the keys takes the least space. It is filled with a small
+//! cache, then opened again as a store is opened, which reads and checks what was written. The
+//! writer applies what was written last, and exchanges the directories (`exchange`).
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::copy::TreeCopy;
+use super::disk_space;
+use super::error::{OpenFault, StoreError, TreeError};
+use super::exchange::{self, ExchangeError};
+use super::shared::StoreShared;
+use super::tree::Tree;
+use super::write_watcher::WriteWatcher;
+use super::{directory, open};
+
+/// Bytes copied at once. Readers and the writer wait for about a millisecond.
+const SLICE: usize = 256 << 10;
+/// sled's cache while the copy is filled in the order of the keys, which needs none.
+const FILL_CACHE: u64 = 32 << 20;
+/// Rough bytes of disk that a copy takes for each byte of keys and values.
+const EXPANSION: u64 = 3;
+
+/// Why a compaction was given up. The store goes on as it is, if not said otherwise.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CompactionError {
+    /// The store can no longer be used, or too much was written meanwhile.
+    #[error("the store cannot be copied")]
+    Store(#[from] StoreError),
+    /// The disk has too little space for a copy.
+    #[error("{free} bytes are free, a copy needs {needed}")]
+    Space {
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that must be.
+        needed: u64,
+    },
+    /// The copy cannot be written or read.
+    #[error("the copy cannot be used")]
+    Copy(#[from] TreeError),
+    /// The copy cannot be opened, or is not what was copied.
+    #[error("the copy cannot be opened")]
+    Open(#[from] OpenFault),
+    /// The operating system refuses.
+    #[error("the copy's directory cannot be used")]
+    Io(#[from] io::Error),
+    /// The copy cannot be put in the place of the store. The store has failed if its error says so.
+    #[error(transparent)]
+    Exchange(#[from] ExchangeError),
+    /// sled panicked, as it does on some errors of the operating system.
+    #[error("the copy was given up after a panic")]
+    Panicked,
+}
+
+/// An open tree with what belongs to it.
+pub(super) struct TreeHandles {
+    /// Dropped first: it has a handle to the tree.
+    pub(super) watcher: WriteWatcher,
+    pub(super) tree: Tree,
+    /// The tree's file, for syncing.
+    pub(super) file: File,
+}
+
+/// A copy under way. Blocking: its methods write to the disk.
+pub(super) struct Compaction {
+    shared: Arc<StoreShared>,
+    copy: TreeCopy,
+    target: TreeHandles,
+    directory: PathBuf,
+    /// Bytes that must stay free.
+    reserved: u64,
+}
+
+impl Compaction {
+    /// Begins a copy of a tree that has `live` bytes of keys and values. `min_free` bytes of the
+    /// disk stay free.
+    ///
+    /// # Errors
+    /// See [`CompactionError`].
+    pub(super) fn begin(
+        shared: &Arc<StoreShared>,
+        live: u64,
+        min_free: u64,
+    ) -> Result<Self, CompactionError> {
+        let path = &shared.path;
+        exchange::remove_other(path)?;
+        let (free, total) = disk_space::free(path)?;
+        let reserved = disk_space::kept_free(min_free, total);
+        let needed = live.saturating_mul(EXPANSION).saturating_add(reserved);
+        if free < needed {
+            return Err(CompactionError::Space { free, needed });
+        }
+        let directory = exchange::other_directory(path);
+        directory::make_private(&directory)?;
+        let copy = TreeCopy::begin(shared)?;
+        let tree = Tree::open(open::tree_config(&directory, FILL_CACHE))?;
+        let target = TreeHandles::new(tree, path, &directory)?;
+        Ok(Self { shared: shared.clone(), copy, target, directory, reserved })
+    }
+
+    /// Copies the next slice. Returns whether the copy was the same as the tree for a moment.
+    ///
+    /// # Errors
+    /// See [`CompactionError`].
+    pub(super) fn copy_slice(&mut self) -> Result<bool, CompactionError> {
+        let (free, _) = disk_space::free(&self.shared.path)?;
+        if free < self.reserved {
+            return Err(CompactionError::Space { free, needed: self.reserved });
+        }
+        let slice = self.copy.next_slice(SLICE)?;
+        let watched = self.target.watcher.watch_write();
+        for (key, value) in slice.entries {
+            // Not as a batch, for which all trees of a process are locked. Until the copy is
+            // complete nothing reads it.
+            match value {
+                Some(value) => self.target.tree.db.insert(key, value),
+                None => self.target.tree.db.remove(key),
+            }
+            .map_err(TreeError::from)?;
+        }
+        drop(watched);
+        Ok(slice.last)
+    }
+
+    /// Opens the copy again: reads everything that was written, as an opening does, and gives it
+    /// `cache` bytes of cache.
+    ///
+    /// # Errors
+    /// See [`CompactionError`].
+    pub(super) fn reopen(self, cache: u64) -> Result<Self, CompactionError> {
+        let Self { shared, copy, target, directory, reserved } = self;
+        target.make_durable()?;
+        target.close();
+        open::await_unlocked(&directory);
+        let tree = open::open_copy(&directory, cache)?;
+        let target = TreeHandles::new(tree, &shared.path, &directory)?;
+        Ok(Self { shared, copy, target, directory, reserved })
+    }
+
+    /// Checks the copy, which must be the same as the tree was at some moment.
+    ///
+    /// # Errors
+    /// See [`CompactionError`].
+    pub(super) fn check(&mut self) -> Result<(), CompactionError> {
+        open::check_copy(&self.target.tree)?;
+        // The dictionaries of the store go on to grow.
+        self.target.tree.dictionaries = self.shared.dictionaries.clone();
+        Ok(())
+    }
+
+    /// Copies the rest and puts the copy in the place of the store's directory, durably. For the
+    /// writer, which must use the returned tree from now on.
+    ///
+    /// # Errors
+    /// See [`CompactionError`].
+    pub(super) fn finish(mut self) -> Result<TreeHandles, CompactionError> {
+        while !self.copy_slice()? {}
+        self.target.make_durable()?;
+        directory::make_private(&self.directory)?;
+        exchange::exchange(&self.shared.path)?;
+        Ok(self.target)
+    }
+}
+
+impl TreeHandles {
+    fn new(tree: Tree, path: &Path, directory: &Path) -> Result<Self, CompactionError> {
+        let watcher = WriteWatcher::start(&tree)?;
+        let file = open::sync(path, directory)?;
+        Ok(Self { watcher, tree, file })
+    }
+
+    fn make_durable(&self) -> Result<(), CompactionError> {
+        let watched = self.watcher.watch_write();
+        self.tree.db.flush().map_err(TreeError::from)?;
+        self.file.sync_all()?;
+        drop(watched);
+        Ok(())
+    }
+
+    /// Closes the tree. Blocking.
+    pub(super) fn close(self) {
+        drop(self.watcher);
+        self.tree.close();
+    }
+}
