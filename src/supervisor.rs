@@ -191,6 +191,8 @@ impl Supervisor {
         });
         let store = self.services.store.clone();
         self.spawn_task("compression", move |stop| maintenance::compress(store.clone(), stop));
+        let store = self.services.store.clone();
+        self.spawn_task("compaction", move |stop| maintenance::compact(store.clone(), stop));
         self.drop_windows(drops);
         Ok(())
     }

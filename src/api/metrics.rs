@@ -231,6 +231,16 @@ impl Scrape {
             "Rows of events and series masters written or deleted",
             metrics.rows.load(Ordering::Relaxed),
         )?;
+        page.value(
+            "calmirror_store_compactions_total",
+            "Compactions of the store",
+            metrics.compactions.load(Ordering::Relaxed),
+        )?;
+        page.value(
+            "calmirror_store_live_bytes",
+            "Bytes of keys and values when last measured; 0 before",
+            metrics.live_bytes.load(Ordering::Relaxed),
+        )?;
         page.value("calmirror_feed_last_seq", "Seq of the newest durable change", self.seq)?;
         page.family(
             "calmirror_resyncs_total",

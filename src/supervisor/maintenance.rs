@@ -1,5 +1,5 @@
 //! Maintains the store beside the workers: drops unwanted windows, flushes the deferred links of
-//! idle rounds, trims old removals, and compresses rows.
+//! idle rounds, trims old removals, compresses rows, and compacts the store.
 //!
 //! A full disk is waited out, and readers are served meanwhile. A task that panics is logged and
 //! restarted. Only a failed store stops the fleet.
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::{FIRST_RESTART_DELAY, MAX_RESTART_DELAY};
@@ -17,7 +18,7 @@ use crate::env::Env;
 use crate::metrics::{GraphClock, GraphMetrics};
 use crate::mirror::position::WindowId;
 use crate::mirror::schedule;
-use crate::store::{Store, StoreError};
+use crate::store::{CompactionOutcome, SizeWatch, Store, StoreError};
 
 /// How often removals older than the retention are trimmed.
 const TRIM_EVERY: Duration = Duration::from_secs(600);
@@ -27,6 +28,12 @@ const CLOCK_PAUSE: Duration = Duration::from_secs(5);
 const COMPRESS_EVERY: Duration = Duration::from_secs(600);
 /// The pause between two slices of 64 rows: 10 million rows take an hour.
 const COMPRESS_PAUSE: Duration = Duration::from_millis(20);
+/// How often it is checked whether the store has to be compacted.
+const COMPACT_EVERY: Duration = Duration::from_secs(60);
+/// The pause after a compaction that was given up.
+const COMPACT_RETRY: Duration = Duration::from_secs(3600);
+/// The pause after each quarter of a megabyte that a compaction copies: at most 25 MB/s.
+const COMPACT_PAUSE: Duration = Duration::from_millis(10);
 /// How long dropping a window waits for space after it found the disk full.
 const SPACE_PAUSE: Duration = Duration::from_secs(60);
 
@@ -112,6 +119,43 @@ async fn compress_rows(store: &Store) -> Result<(), StoreError> {
         }
         tokio::time::sleep(COMPRESS_PAUSE).await;
     }
+}
+
+/// Compacts the store whenever its files are much larger than their content, until asked to stop.
+///
+/// # Errors
+/// The store has failed.
+pub(super) async fn compact(store: Store, stop: CancellationToken) -> Result<(), StoreError> {
+    let compacting = async {
+        let mut ticks = tokio::time::interval_at(Instant::now() + COMPACT_EVERY, COMPACT_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut watch = SizeWatch::default();
+        let mut logged = false;
+        loop {
+            ticks.tick().await;
+            match store.compact_if_grown(&mut watch, COMPACT_PAUSE).await? {
+                CompactionOutcome::NotNeeded => {}
+                CompactionOutcome::Done { before, after } => {
+                    tracing::info!(before_bytes = before, after_bytes = after, "store compacted");
+                    logged = false;
+                }
+                CompactionOutcome::NoSpace { .. } if logged => {}
+                CompactionOutcome::NoSpace { free, needed } => {
+                    tracing::warn!(
+                        free_bytes = free,
+                        needed_bytes = needed,
+                        "too little disk space to compact the store, it is done later"
+                    );
+                    logged = true;
+                }
+                CompactionOutcome::GivenUp(reason) => {
+                    tracing::warn!(reason, "store could not be compacted, trying again later");
+                    ticks.reset_after(COMPACT_RETRY);
+                }
+            }
+        }
+    };
+    stop.run_until_cancelled(compacting).await.unwrap_or(Ok(()))
 }
 
 /// Drops unwanted windows, one after the other, until asked to stop.

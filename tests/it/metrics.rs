@@ -212,6 +212,13 @@ async fn every_documented_metric_exists_and_changes() {
     assert_eq!(now["calmirror_feed_last_seq"], changes);
     scrapes.push(now);
 
+    let live = rig.store.live_bytes(Duration::ZERO).await.unwrap();
+    rig.store.compact(live, Duration::ZERO).await.unwrap();
+    let compacted = scrape(&api).await;
+    assert_eq!(compacted["calmirror_store_compactions_total"], 1.0);
+    assert_eq!(compacted["calmirror_store_live_bytes"], live as f64);
+    scrapes.push(compacted);
+
     // A refused reload.
     assert_eq!(scrapes[0]["calmirror_reload_last_success"], 1.0);
     let asking = tokio::spawn(async move { reloads.ask(false).await });
