@@ -1,19 +1,21 @@
 //! Gives space back while the store is in use: decides when a compaction pays, and runs it.
 //!
 //! The size of the files costs nothing to know, that of their content a scan of the store. So the
-//! content is measured only after the files have grown by a quarter. A store to which nothing was
-//! written is left alone.
+//! content is measured only after the files have grown by a quarter, or after a day. A store to
+//! which nothing was written is left alone.
 
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Store;
 use super::compaction::{Compaction, CompactionError};
 use super::disk_space;
 use super::error::{StoreError, TreeError};
-use super::exchange::{self, ExchangeError};
+use super::exchange;
 use super::job::WriteJob;
 use super::tree::Tree;
 use crate::error_chain::error_chain;
@@ -23,6 +25,8 @@ const MIN_BYTES: u64 = 24 << 20;
 /// Files that are this many times as large as the keys and values in them are compacted. New ones
 /// are 2.1 to 2.2 times as large.
 const MAX_RATIO: u64 = 3;
+/// How long a measurement of the content counts while something is written: it may shrink.
+const REMEASURE_AFTER: Duration = Duration::from_secs(86_400);
 /// Bytes of content measured at once.
 const SLICE: usize = 1 << 20;
 
@@ -56,8 +60,17 @@ pub struct SizeWatch {
     min_bytes: u64,
     /// The last group at the last look.
     group: u64,
-    /// Bytes on disk when the content was last measured, and bytes of keys and values.
-    measured: Option<(u64, u64)>,
+    measured: Option<ContentSize>,
+}
+
+/// A measurement of the content.
+#[derive(Clone, Copy, Debug)]
+struct ContentSize {
+    at: Instant,
+    /// Bytes on disk.
+    disk: u64,
+    /// Bytes of keys and values.
+    live: u64,
 }
 
 impl Default for SizeWatch {
@@ -69,7 +82,9 @@ impl Default for SizeWatch {
 impl SizeWatch {
     /// Whether the content has to be measured for files of `disk` bytes.
     fn is_outdated(&self, disk: u64) -> bool {
-        self.measured.is_none_or(|(then, _)| disk >= then + then / 4)
+        self.measured.is_none_or(|then| {
+            disk >= then.disk + then.disk / 4 || then.at.elapsed() >= REMEASURE_AFTER
+        })
     }
 }
 
@@ -95,16 +110,17 @@ impl Store {
             return Ok(CompactionOutcome::NotNeeded);
         }
         if watch.is_outdated(disk) {
-            watch.measured = Some((disk, self.live_bytes(pause).await?));
+            let live = self.live_bytes(pause).await?;
+            watch.measured = Some(ContentSize { at: Instant::now(), disk, live });
         }
-        let live = watch.measured.map_or(0, |(_, live)| live);
+        let live = watch.measured.map_or(0, |measured| measured.live);
         if disk < live.saturating_mul(MAX_RATIO) {
             watch.group = group;
             return Ok(CompactionOutcome::NotNeeded);
         }
         let outcome = self.compact(live, pause).await?;
         if let CompactionOutcome::Done { after, .. } = outcome {
-            watch.measured = Some((after, live));
+            watch.measured = Some(ContentSize { at: Instant::now(), disk: after, live });
         }
         Ok(outcome)
     }
@@ -120,10 +136,13 @@ impl Store {
         pause: Duration,
     ) -> Result<CompactionOutcome, StoreError> {
         let before = self.tree_bytes().await;
-        let compacted = self.replace_tree(live, pause).await;
-        if let Err(CompactionError::Exchange(ExchangeError::Unknown(_))) = compacted {
-            return Err(self.shared().end_reason().unwrap_or(StoreError::Closed));
-        }
+        let compacted = match self.replace_tree(live, pause).await {
+            // It may be unknown which directory the store is. The next opening deletes the other.
+            Err(CompactionError::Store(why @ (StoreError::Failed(_) | StoreError::Closed))) => {
+                return Err(why);
+            }
+            compacted => compacted,
+        };
         let path = self.shared().path.clone();
         let removed = self.on_blocking_thread(move || Ok(exchange::remove_other(&path)?)).await;
         if let Err(error) = removed {
@@ -136,9 +155,6 @@ impl Store {
             Ok(()) => {
                 self.shared().metrics.compactions.fetch_add(1, Ordering::Relaxed);
                 Ok(CompactionOutcome::Done { before, after: self.tree_bytes().await })
-            }
-            Err(CompactionError::Store(why @ (StoreError::Failed(_) | StoreError::Closed))) => {
-                Err(why)
             }
             Err(CompactionError::Space { free, needed }) => {
                 Ok(CompactionOutcome::NoSpace { free, needed })

@@ -162,7 +162,11 @@ impl Compaction {
         while !self.copy_slice()? {}
         self.target.make_durable()?;
         directory::make_private(&self.directory)?;
-        exchange::exchange(&self.shared.path)?;
+        if let Err(error) = exchange::exchange(&self.shared.path) {
+            // Dropping the tree could panic and hide the error.
+            self.target.close();
+            return Err(error.into());
+        }
         Ok(self.target)
     }
 }

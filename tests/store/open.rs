@@ -326,7 +326,8 @@ async fn a_store_being_opened_by_another_process_is_not_touched() {
 
 #[test]
 fn special_files_are_refused_without_blocking() {
-    for name in ["watermark", "watermark.new", "reserve", "suspect", "store/db", "store/blobs/1"] {
+    let beside = ["watermark", "watermark.new", "reserve", "suspect", "second"];
+    for name in beside.into_iter().chain(["store/db", "store/blobs/1"]) {
         let dir = tempfile::tempdir().unwrap();
         let fifo = dir.path().join(name);
         fs::create_dir_all(fifo.parent().unwrap()).unwrap();

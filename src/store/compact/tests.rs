@@ -177,11 +177,12 @@ async fn a_store_is_compacted_once_its_files_have_grown() {
     }
     let mut watch = SizeWatch::default();
     let outcome = store.compact_if_grown(&mut watch, NO_PAUSE).await.unwrap();
-    assert_eq!((outcome, watch.measured), (CompactionOutcome::NotNeeded, None), "small files");
+    assert_eq!(outcome, CompactionOutcome::NotNeeded);
+    assert!(watch.measured.is_none(), "small files are not read");
     let mut watch = SizeWatch { min_bytes: 0, ..SizeWatch::default() };
     let outcome = store.compact_if_grown(&mut watch, NO_PAUSE).await.unwrap();
     assert!(matches!(outcome, CompactionOutcome::Done { .. }), "{outcome:?}");
-    let live = watch.measured.unwrap().1;
+    let live = watch.measured.unwrap().live;
     assert!((750_000..1_500_000).contains(&live), "{live} bytes in 500 events");
     let metrics = store.metrics();
     assert_eq!(metrics.compactions.load(Ordering::Relaxed), 1);
@@ -197,12 +198,21 @@ async fn a_store_is_compacted_once_its_files_have_grown() {
     }
     watch.measured = None;
     let outcome = store.compact_if_grown(&mut watch, NO_PAUSE).await.unwrap();
-    assert_eq!((outcome, watch.measured), (CompactionOutcome::NotNeeded, None));
+    assert_eq!(outcome, CompactionOutcome::NotNeeded);
+    assert!(watch.measured.is_none(), "read again, although nothing was written");
     assert_eq!(metrics.live_bytes.load(Ordering::Relaxed), 0);
     assert_eq!(metrics.compactions.load(Ordering::Relaxed), 1);
     store.close().await.unwrap();
-    let watch = SizeWatch { measured: Some((1000, 1)), ..SizeWatch::default() };
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_measurement_counts_until_growth_or_for_a_day() {
+    let measured = Some(ContentSize { at: Instant::now(), disk: 1000, live: 1 });
+    let watch = SizeWatch { measured, ..SizeWatch::default() };
     assert!(!watch.is_outdated(1249) && watch.is_outdated(1250));
+    tokio::time::advance(REMEASURE_AFTER).await;
+    assert!(watch.is_outdated(1000), "content that shrinks is not noticed");
+    assert!(SizeWatch::default().is_outdated(0));
 }
 
 /// A text that is as repetitive as those of events.
@@ -264,5 +274,17 @@ async fn sizes_of_a_store_that_is_rewritten_and_compacted() {
     }
     compact().await;
     print("compacted", logical).await;
+    let (mut watch, mut largest, mut compactions) = (SizeWatch::default(), 0, 0);
+    for round in 1..=4000 {
+        let upserts = (0..8).map(|_| event(choice.i64(0..count))).collect();
+        commit(upserts).await.unwrap();
+        if round % 100 == 0 {
+            largest = largest.max(store.tree_bytes().await);
+            let outcome = store.compact_if_grown(&mut watch, NO_PAUSE).await.unwrap();
+            compactions += u32::from(outcome != CompactionOutcome::NotNeeded);
+        }
+    }
+    eprintln!("{compactions} compactions, {largest} bytes at most");
+    print("compacted while 32,000 changes are written", logical).await;
     store.close().await.unwrap();
 }
