@@ -18,7 +18,8 @@
 //! interface); `lookup` (what workers read); `query`, `render`, `feed`, `follower`, `change_line`
 //! and `cursor` (what readers get); `directory`, `open`, `watermark` and `audit` (opening);
 //! `disk_space` and `reserve` (full disks); `written_keys` and `copy` (a copy of the tree while it is
-//! written); `exchange`, `compaction` and `compact` (giving space back).
+//! written); `exchange`, `compaction` and `compact` (giving space back); `export`, `export_file` and
+//! `import` (a store as a file).
 
 mod audit;
 mod batch;
@@ -34,9 +35,12 @@ mod directory;
 mod disk_space;
 mod error;
 mod exchange;
+mod export;
+mod export_file;
 mod feed;
 mod follower;
 mod handle;
+mod import;
 mod job;
 mod keys;
 mod lookup;
@@ -66,9 +70,12 @@ mod written_keys;
 pub use self::compact::{CompactionOutcome, SizeWatch};
 pub use self::disk_space::Footprint;
 pub use self::error::{FeedError, OpenError, OpenFault, StoreError};
+pub use self::export::StoreExport;
+pub use self::export_file::{ExportFault, ExportFaultKind, ExportReader, ExportSummary};
 pub use self::feed::FeedFilter;
 pub use self::follower::{BATCH_BYTES, Follower};
 pub use self::handle::Store;
+pub use self::import::{ImportError, import};
 pub use self::recompress::RecompressPlace;
 pub use self::types::{
     AuditRow, Change, Changes, EventQuery, Events, KnownWindow, OpenReport, OutsideCount,

@@ -142,7 +142,7 @@ fn into_fault(refused: OpenAttemptError) -> OpenFault {
 }
 
 /// Why a tree was not opened.
-enum OpenAttemptError {
+pub(super) enum OpenAttemptError {
     /// The store must not be touched.
     Leave(OpenFault),
     /// The content is not what was written.
@@ -232,7 +232,7 @@ pub(super) fn check_copy(tree: &Tree) -> Result<(), OpenFault> {
 /// Runs `work`, which may panic, without printing the panic. sled panics on damage and also on
 /// errors of the operating system. The text of such a panic contains the error, and it is no reason
 /// to touch the store.
-fn on_a_quiet_thread<T: Send>(
+pub(super) fn on_a_quiet_thread<T: Send>(
     work: impl FnOnce() -> Result<T, OpenAttemptError> + Send,
 ) -> Result<T, OpenAttemptError> {
     const NAME: &str = "store-open";
@@ -265,7 +265,7 @@ fn on_a_quiet_thread<T: Send>(
 }
 
 /// Checks the invariants of the store; returns the last seq.
-fn check(
+pub(super) fn check(
     tree: &Tree,
     mark: Option<Watermark>,
     suspect: bool,
@@ -306,15 +306,7 @@ fn begin(
     env: &Env,
     opening: OpenReport,
 ) -> Result<OpenedTree, OpenAttemptError> {
-    let mut incarnations = Vec::new();
-    for entry in tree.db.scan_prefix([keys::INCARNATION]) {
-        let (_, value) = entry.map_err(TreeError::from)?;
-        let ([id, first], []) = record::unseal(&value, "incarnation")?.as_chunks::<8>() else {
-            return Err(TreeError::Damaged("incarnation").into());
-        };
-        let (id, first) = (u64::from_be_bytes(*id), u64::from_be_bytes(*first));
-        incarnations.push(Incarnation { id, first });
-    }
+    let mut incarnations = incarnations(&tree)?;
     // An incarnation without seqs is dropped, except the first: it owns "the beginning".
     if incarnations.len() > 1 && incarnations.last().is_some_and(|i| i.first > last_seq) {
         incarnations.pop();
@@ -342,6 +334,20 @@ fn begin(
     let min_seq = tree.number(keys::MIN_SEQ)?;
     let incarnations = Incarnations(incarnations);
     Ok(OpenedTree { watcher, tree, file, incarnations, last_seq, min_seq, opening })
+}
+
+/// The earlier openings of the store, in order.
+pub(super) fn incarnations(tree: &Tree) -> Result<Vec<Incarnation>, TreeError> {
+    let mut incarnations = Vec::new();
+    for entry in tree.db.scan_prefix([keys::INCARNATION]) {
+        let (_, value) = entry?;
+        let ([id, first], []) = record::unseal(&value, "incarnation")?.as_chunks::<8>() else {
+            return Err(TreeError::Damaged("incarnation"));
+        };
+        let (id, first) = (u64::from_be_bytes(*id), u64::from_be_bytes(*first));
+        incarnations.push(Incarnation { id, first });
+    }
+    Ok(incarnations)
 }
 
 /// Syncs the files that sled creates but never syncs, and their directories. Returns the tree's file.

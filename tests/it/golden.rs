@@ -8,7 +8,7 @@ mod maker;
 mod silent;
 
 use std::fs;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,9 +17,10 @@ use calmirror::env::Env;
 use calmirror::mirror::page::Link;
 use calmirror::mirror::position::{Phase, Position};
 use calmirror::mirror::status::WindowState;
-use calmirror::store::{Store, StoreOptions};
+use calmirror::store::{Store, StoreOptions, import};
 use flate2::read::GzDecoder;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use crate::daemon::Running;
 use crate::rig::{BASE, noon};
@@ -116,6 +117,27 @@ async fn an_old_store_opens_with_its_contents() {
             }
             store.close().await.unwrap();
         }
+    }
+}
+
+/// Its rows go along as they are.
+#[tokio::test]
+async fn an_old_store_is_exported_and_imported() {
+    for version in VERSIONS {
+        let directory = golden(version);
+        let (old, _) =
+            Store::open(&options(&directory.path().join("store")), &Env::real()).unwrap();
+        let (mut export, mut file) = (old.export().unwrap(), tempfile::tempfile().unwrap());
+        while !export.is_over() {
+            file.write_all(&export.next().await.unwrap()).unwrap();
+        }
+        old.close().await.unwrap();
+        let new = options(&directory.path().join("new"));
+        import(&mut file, &new, &Env::real(), &CancellationToken::new()).unwrap();
+        let (store, _) = Store::open(&new, &Env::real()).unwrap();
+        let recorded = recorded(version, "store.json.gz");
+        assert_contains(&format!("{version}: "), &answers::of_store(&store).await, &recorded);
+        store.close().await.unwrap();
     }
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
 mod crash;
+mod export;
 mod faults;
 mod feed;
 mod guarantees;
