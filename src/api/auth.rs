@@ -58,14 +58,21 @@ impl fmt::Debug for TokenHash {
     }
 }
 
-/// Whether the token of a request is right.
+/// What the token of a request allows.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum TokenCheck {
-    /// It is, or none is needed.
-    Right,
-    /// It is not.
+    /// Everything, or no token is needed.
+    Full,
+    /// Reading what readers may see.
+    ReadOnly,
+    /// Nothing.
     Wrong,
 }
+
+/// Marks a request that was admitted with the read token, for routes that show more than readers
+/// may see.
+#[derive(Clone, Copy)]
+pub(super) struct ReadOnlyAccess;
 
 /// The access rules of a TCP listener.
 #[derive(Debug)]
@@ -108,14 +115,15 @@ impl AccessPolicy {
         }
         // `open_loopback` is honoured only while the listener is on loopback.
         if self.settings.open_loopback && self.listen.ip().is_loopback() {
-            return Ok(TokenCheck::Right);
+            return Ok(TokenCheck::Full);
         }
         let token = credential(headers).ok_or(Problem::Unauthorized)?;
         let admits = |secret: &Option<TokenHash>| secret.as_ref().is_some_and(|s| s.admits(&token));
         match (admits(&self.settings.token), admits(&self.settings.read_token)) {
-            (false, true) if !reads => Err(Problem::ReadOnlyToken),
+            (true, _) => Ok(TokenCheck::Full),
+            (false, true) if reads => Ok(TokenCheck::ReadOnly),
+            (false, true) => Err(Problem::ReadOnlyToken),
             (false, false) => Ok(TokenCheck::Wrong),
-            _ => Ok(TokenCheck::Right),
         }
     }
 
@@ -148,11 +156,15 @@ impl AccessPolicy {
 /// The access-check middleware in front of the routes.
 pub(super) async fn check(
     State(policy): State<Arc<AccessPolicy>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
     match policy.admit(request.method(), request.uri(), request.headers())? {
-        TokenCheck::Right => Ok(next.run(request).await),
+        TokenCheck::Full => Ok(next.run(request).await),
+        TokenCheck::ReadOnly => {
+            request.extensions_mut().insert(ReadOnlyAccess);
+            Ok(next.run(request).await)
+        }
         TokenCheck::Wrong => Err(policy.refuse_token().await),
     }
 }

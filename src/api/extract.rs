@@ -10,6 +10,7 @@ use axum::response::Response;
 use serde::Deserialize;
 
 use super::AppState;
+use super::auth::ReadOnlyAccess;
 use super::etag::ETag;
 use super::problem::Problem;
 use super::query::{Parameters, Range};
@@ -33,6 +34,8 @@ pub(super) struct ApiRequest {
     pub(super) id: Option<String>,
     query: Option<String>,
     pub(super) headers: HeaderMap,
+    /// Whether the caller may only read what readers see.
+    read_only: bool,
 }
 
 impl FromRequestParts<Arc<AppState>> for ApiRequest {
@@ -44,7 +47,9 @@ impl FromRequestParts<Arc<AppState>> for ApiRequest {
     ) -> Result<Self, Self::Rejection> {
         let Path(WindowPath { name, id }) = Path::from_request_parts(parts, app).await?;
         let query = parts.uri.query().map(str::to_owned);
-        Ok(Self { app: app.clone(), name, id, query, headers: parts.headers.clone() })
+        let read_only = parts.extensions.get::<ReadOnlyAccess>().is_some();
+        let headers = parts.headers.clone();
+        Ok(Self { app: app.clone(), name, id, query, headers, read_only })
     }
 }
 
@@ -52,6 +57,11 @@ impl ApiRequest {
     /// Parses the query; only `known` parameters are accepted.
     pub(super) fn parameters(&self, known: &[&'static str]) -> Result<Parameters, Problem> {
         Parameters::parse(self.query.as_deref(), known)
+    }
+
+    /// Refuses callers with the read token, on routes that show more than readers see.
+    pub(super) fn require_full_rights(&self) -> Result<(), Problem> {
+        if self.read_only { Err(Problem::ReadOnlyToken) } else { Ok(()) }
     }
 
     /// `from` and `to` of the parameters.

@@ -47,6 +47,9 @@ const UNSLICED_BUDGET: usize = 32 << 20;
 /// Requests for such responses that compute, or wait for their bytes, at the same time.
 const MAX_WHOLE_ANSWERS: usize = 4;
 
+/// Exports at the same time. Each keeps track of what is written meanwhile.
+const MAX_EXPORTS: usize = 1;
+
 /// How long a request waits for its turn, or for the first bytes of its response.
 pub(super) const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -64,6 +67,7 @@ pub struct RequestLimits {
     bytes: Arc<Semaphore>,
     wholes: Arc<Semaphore>,
     whole_bytes: Arc<Semaphore>,
+    exports: Arc<Semaphore>,
     pub(super) compressors: CompressorPool,
 }
 
@@ -114,6 +118,7 @@ impl RequestLimits {
             bytes: semaphore(BUDGET),
             wholes: semaphore(MAX_WHOLE_ANSWERS),
             whole_bytes: semaphore(UNSLICED_BUDGET),
+            exports: semaphore(MAX_EXPORTS),
             compressors: CompressorPool::default(),
         }
     }
@@ -307,6 +312,14 @@ impl RequestLimits {
             Ok((Bytes::from_owner(BudgetedBytes { bytes, _permit: permit }), with))
         };
         timeout(TURN_TIMEOUT + MAX_TURN, making).await.map_err(|_| Problem::Busy)?
+    }
+
+    /// The permit to export, until it is dropped.
+    ///
+    /// # Errors
+    /// 503 if another export is under way.
+    pub(super) fn begin_export(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        self.exports.clone().try_acquire_owned().map_err(|_| Problem::ExportBusy)
     }
 
     /// Takes all turns, as computations that never end would.

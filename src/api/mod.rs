@@ -11,6 +11,7 @@ mod changes;
 mod coding;
 mod etag;
 mod events;
+mod export;
 mod extract;
 mod health;
 pub mod ics;
@@ -190,6 +191,7 @@ pub fn router(app: AppState) -> Router {
         .route("/v1/windows/{name}/resync", post(rounds::resync))
         .route("/v1/changes", get(changes::read))
         .route("/v1/reload", post(reload::reload))
+        .route("/v1/export", get(export::export))
         .merge(web::routes())
         .fallback(|uri: Uri| async move { Problem::NotFound(uri.path().to_owned()) })
         .method_not_allowed_fallback(|method: Method, uri: Uri| async move {

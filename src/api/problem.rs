@@ -75,6 +75,9 @@ pub(super) enum Problem {
     /// Other requests occupy the daemon.
     #[error("other requests keep the daemon busy: try again later")]
     Busy,
+    /// Another export is being sent.
+    #[error("another export is being sent: try again when it is complete")]
+    ExportBusy,
     /// Computing the response exceeded its time limit.
     #[error("computing the response took too long: request less at a time")]
     TooSlow,
@@ -165,6 +168,9 @@ impl Problem {
             }
             Self::NotReady(_) => (StatusCode::SERVICE_UNAVAILABLE, "not-ready", "Not ready"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Busy"),
+            Self::ExportBusy => {
+                (StatusCode::SERVICE_UNAVAILABLE, "export-busy", "Another export is being sent")
+            }
             Self::TooSlow => (StatusCode::SERVICE_UNAVAILABLE, "too-slow", "Too slow"),
             Self::TooManyConnections => {
                 (StatusCode::SERVICE_UNAVAILABLE, "too-many-connections", "Too many connections")
@@ -198,6 +204,7 @@ impl IntoResponse for Problem {
             }
             Self::TooManyAttempts => Some((header::RETRY_AFTER, "1")),
             Self::Busy => Some((header::RETRY_AFTER, "5")),
+            Self::ExportBusy => Some((header::RETRY_AFTER, "60")),
             _ => None,
         };
         for (name, value) in [Some(kind), more].into_iter().flatten() {

@@ -5,6 +5,7 @@ mod changes;
 mod conditional;
 mod described;
 mod events;
+mod export;
 mod ics;
 mod joins;
 mod problems;
