@@ -146,6 +146,31 @@ pub enum Command {
         accept_removals: bool,
     },
 
+    /// Write the whole store into a new file, made by the running daemon.
+    ///
+    /// The file contains the events of all windows, private ones too, and Graph's delta links, but
+    /// no credentials. Keep it as safe as the store. After an import elsewhere, only one of the two
+    /// copies may run.
+    #[command(
+        after_help = "Examples:\n  calmirror export calmirror.export\n  calmirror export - | zstd > calmirror.export.zst"
+    )]
+    Export {
+        /// The file, which must not exist; `-` for standard output.
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+    },
+
+    /// Make the configured store from an exported file; no daemon may be running.
+    ///
+    /// The store must be empty or absent. Nothing is changed unless the whole file is intact.
+    /// Cursors of the exported store stay valid. Only one of the two copies may run from then on.
+    #[command(after_help = "Example:\n  sudo -u calmirror calmirror import calmirror.export")]
+    Import {
+        /// The file.
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+    },
+
     /// Print a script that makes a shell complete this command line, including window names.
     #[command(
         after_help = "Examples:\n  source <(calmirror completions bash)\n  calmirror completions bash > /etc/bash_completion.d/calmirror\n  calmirror completions zsh > /usr/local/share/zsh/site-functions/_calmirror\n  calmirror completions fish > ~/.config/fish/completions/calmirror.fish"
@@ -346,6 +371,11 @@ mod tests {
             ("demo --listen localhost", false),
             ("completions zsh", true),
             ("completions csh", false),
+            ("export f", true),
+            ("export - --json", true),
+            ("export", false),
+            ("import f", true),
+            ("import", false),
             ("man", true),
             ("man out", true),
             ("reload", true),

@@ -25,13 +25,16 @@ pub(super) fn loader(sources: Sources, env: &Env) -> Loader {
 /// # Errors
 /// All faults, one per line, with [`CONFIGURATION`].
 pub(super) fn load(sources: &Sources, now: Timestamp) -> Result<Config, CliError> {
-    Config::load(sources, now).map_err(|Diagnostics(faults)| {
-        let file = sources.file.display();
-        let count = faults.len();
-        let plural = if count == 1 { "" } else { "s" };
-        let message = format!("{count} fault{plural} in {file}");
-        CliError { faults, ..CliError::new(CONFIGURATION, message) }
-    })
+    Config::load(sources, now).map_err(|faults| faulty(sources, faults))
+}
+
+/// The error of a faulty configuration.
+pub(super) fn faulty(sources: &Sources, Diagnostics(faults): Diagnostics) -> CliError {
+    let file = sources.file.display();
+    let count = faults.len();
+    let plural = if count == 1 { "" } else { "s" };
+    let message = format!("{count} fault{plural} in {file}");
+    CliError { faults, ..CliError::new(CONFIGURATION, message) }
 }
 
 /// Validates the configuration and prints the result.

@@ -38,6 +38,13 @@ pub(super) struct ApiResponse {
     pub(super) body: Bytes,
 }
 
+/// The body of a successful response that is read as it arrives.
+pub(super) struct Download {
+    response: reqwest::Response,
+    place: Endpoint,
+    bytes: u64,
+}
+
 /// The members of a problem response that are shown.
 #[derive(Deserialize)]
 struct ProblemDetails {
@@ -67,13 +74,25 @@ impl ApiClient {
         self.ask(Method::POST, path).await
     }
 
+    /// Sends a GET request for a body that may be large. It may take any time as long as bytes
+    /// arrive.
+    ///
+    /// # Errors
+    /// As [`Self::get`], and the problem of a response with an error status.
+    pub(super) async fn download(&self, path: &str) -> Result<Download, CliError> {
+        let sent = async { self.request(Method::GET, path)?.send().await };
+        let response = sent.await.map_err(|broken| self.unreachable(&broken))?;
+        if !response.status().is_success() {
+            let answer = complete(response).await.map_err(|broken| self.unreachable(&broken))?;
+            return Err(answer.problem());
+        }
+        Ok(Download { response, place: self.place.clone(), bytes: 0 })
+    }
+
     async fn ask(&self, method: Method, path: &str) -> Result<ApiResponse, CliError> {
         let asked = async {
-            let response = self.request(method, path)?.send().await?;
-            let (status, cursor) =
-                (response.status(), response.headers().get("x-calmirror-cursor"));
-            let cursor = cursor.and_then(|cursor| cursor.to_str().ok()).map(str::to_owned);
-            Ok(ApiResponse { status, cursor, body: response.bytes().await? })
+            let request = self.request(method, path)?.timeout(ANSWER_TIMEOUT);
+            complete(request.send().await?).await
         };
         asked.await.map_err(|broken: reqwest::Error| self.unreachable(&broken))
     }
@@ -81,7 +100,7 @@ impl ApiClient {
     fn request(&self, method: Method, path: &str) -> reqwest::Result<reqwest::RequestBuilder> {
         let client = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(ANSWER_TIMEOUT)
+            .read_timeout(ANSWER_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .no_gzip()
@@ -98,10 +117,9 @@ impl ApiClient {
         })
     }
 
-    /// The error of a request without a response. Its innermost cause says most.
+    /// The error of a request without a response.
     fn unreachable(&self, broken: &reqwest::Error) -> CliError {
-        let causes = std::iter::successors(Some(broken as &dyn Error), |error| (*error).source());
-        let cause = causes.last().unwrap_or(broken);
+        let cause = innermost(broken);
         let message = format!("the daemon cannot be reached at {}: {cause}", self.place);
         let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
         if kind == Some(io::ErrorKind::PermissionDenied) {
@@ -111,6 +129,37 @@ impl ApiClient {
         CliError::new(UNAVAILABLE, message).remedy(
             "is it running (systemctl status calmirror)? If it is elsewhere, set --api SOCKET-OR-URL or $CALMIRROR_API",
         )
+    }
+}
+
+/// The innermost cause of an error, which says most.
+fn innermost(broken: &reqwest::Error) -> &(dyn Error + 'static) {
+    let first: &(dyn Error + 'static) = broken;
+    std::iter::successors(Some(first), |error| (*error).source()).last().unwrap_or(first)
+}
+
+/// Reads the rest of a response.
+async fn complete(response: reqwest::Response) -> reqwest::Result<ApiResponse> {
+    let (status, cursor) = (response.status(), response.headers().get("x-calmirror-cursor"));
+    let cursor = cursor.and_then(|cursor| cursor.to_str().ok()).map(str::to_owned);
+    Ok(ApiResponse { status, cursor, body: response.bytes().await? })
+}
+
+impl Download {
+    /// The next bytes; `None` after the last ones.
+    ///
+    /// # Errors
+    /// [`UNAVAILABLE`] if the response is cut off.
+    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, CliError> {
+        let chunk = self.response.chunk().await.map_err(|broken| {
+            let Self { place, bytes, .. } = self;
+            let cause = innermost(&broken);
+            let message = format!("{place} cut the response off after {bytes} bytes: {cause}");
+            CliError::new(UNAVAILABLE, message)
+                .remedy("the daemon stopped, or its log has the reason: try again")
+        })?;
+        self.bytes += chunk.as_ref().map_or(0, Bytes::len) as u64;
+        Ok(chunk)
     }
 }
 
@@ -143,9 +192,11 @@ impl ApiResponse {
 
     /// The response itself if it is a success, else its problem as an error.
     pub(super) fn success(self) -> Result<Self, CliError> {
-        if self.status.is_success() {
-            return Ok(self);
-        }
+        if self.status.is_success() { Ok(self) } else { Err(self.problem()) }
+    }
+
+    /// The problem as an error.
+    fn problem(&self) -> CliError {
         let message = match serde_json::from_slice::<ProblemDetails>(&self.body) {
             Ok(ProblemDetails { title, detail, faults }) => {
                 let message = format!("{}: {}", title.to_lowercase(), printable(&detail));
@@ -158,7 +209,7 @@ impl ApiResponse {
             }
             Err(_) => format!("the daemon answered {}", self.status),
         };
-        Err(match self.status {
+        match self.status {
             StatusCode::BAD_REQUEST => CliError::new(USAGE, message),
             StatusCode::UNPROCESSABLE_ENTITY => CliError::new(CONFIGURATION, message),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => CliError::new(PERMISSION, message)
@@ -169,7 +220,7 @@ impl ApiResponse {
                 CliError::new(STORE, message)
             }
             _ => CliError::new(FAILED, message),
-        })
+        }
     }
 
     /// Parses the JSON body of a successful response.

@@ -1,5 +1,5 @@
-//! The command line. `run`, `demo`, `check` and `simulate` run in this process; the other commands
-//! are clients of the API. Apart from `main`, only this module prints.
+//! The command line. `run`, `demo`, `check`, `simulate` and `import` run in this process; the other
+//! commands are clients of the API. Apart from `main`, only this module prints.
 
 pub mod arguments;
 mod changes;
@@ -11,7 +11,9 @@ mod demo;
 mod endpoint;
 mod events;
 pub mod exit;
+mod export;
 mod health;
+mod import;
 mod manual;
 mod reload;
 mod run;
@@ -144,6 +146,8 @@ async fn dispatch(arguments: Arguments) -> Result<u8, CliError> {
             let accept = if *accept_removals { "&accept_removals=true" } else { "" };
             sync::request_rounds(&client()?, which, "resync", accept, json, out).await
         }
+        Command::Export { file } => export::export(&client()?, file, json, out).await,
+        Command::Import { file } => import::import(&sources(), file, json, out).await,
         Command::Completions { shell } => manual::completions(*shell, out),
         Command::Man { directory } => manual::man(directory.as_deref(), out),
         Command::Reload { accept_drops } => {

@@ -1,6 +1,8 @@
 //! The part of the configuration that a client needs: where the daemon listens and where tokens
 //! are.
 //!
+//! The same for commands that work on the store.
+//!
 //! It follows the rules of [`super::Config::load`] but reads what can be read. The client's user may
 //! not be allowed to read every file, and other errors concern only the daemon. Secrets are not read.
 
@@ -8,11 +10,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::api::{listen, socket};
-use super::diagnostic::Diagnostic;
+use super::diagnostic::{Diagnostic, Diagnostics};
 use super::layers::Layers;
 use super::origin::DiagnosticSink;
 use super::reader::TableReader;
-use super::sections::{LogFormat, Section, log_format};
+use super::sections::{LogFormat, Section, StoreConfig, log_format};
 use super::sources::{DEFAULT_FILE, Sources};
 use super::table::LayeredTable;
 
@@ -24,6 +26,25 @@ impl LogFormat {
         let (mut layers, _) = Layers::read_lenient(sources, &mut faults);
         let table = layers.take(Section::Log);
         TableReader::new(&table, &mut faults).read("format", log_format).unwrap_or(Self::Auto)
+    }
+}
+
+impl StoreConfig {
+    /// `[store]` alone. A command that works on the store needs no secrets, and its user may not be
+    /// allowed to read them.
+    ///
+    /// # Errors
+    /// What is wrong with the section, and files that cannot be read: they may contain it.
+    pub fn find(sources: &Sources) -> Result<Self, Diagnostics> {
+        let mut faults = DiagnosticSink::default();
+        let (mut layers, _) = Layers::read_lenient(sources, &mut faults);
+        let read = Self::read(&layers.take(Section::Store), sources, &mut faults);
+        let mut faults = faults.faults;
+        faults.retain(|fault| fault.key.is_empty() || is_of(&fault.key, Section::Store));
+        match read {
+            Some(config) if faults.is_empty() => Ok(config),
+            _ => Err(Diagnostics(faults)),
+        }
     }
 }
 
@@ -65,7 +86,7 @@ impl ClientConfig {
             && sources.file.try_exists().is_ok_and(|exists| !exists);
         unusable.retain(|fault| {
             configured.is_none()
-                && (fault.key.is_empty() || is_of_api(&fault.key))
+                && (fault.key.is_empty() || is_of(&fault.key, Section::Api))
                 && !(absent && fault.file.as_ref() == Some(&sources.file))
         });
         let socket = configured.or_else(default).flatten();
@@ -73,8 +94,8 @@ impl ClientConfig {
     }
 }
 
-/// Whether a diagnostic's key is one of `[api]`, in a file or in the environment.
-fn is_of_api(key: &str) -> bool {
-    let key = key.to_lowercase();
-    key.starts_with("api.") || key.starts_with("calmirror__api__")
+/// Whether a diagnostic's key is one of a section, in a file or in the environment.
+fn is_of(key: &str, section: Section) -> bool {
+    let (key, section) = (key.to_lowercase(), section.name());
+    key.starts_with(&format!("{section}.")) || key.starts_with(&format!("calmirror__{section}__"))
 }

@@ -116,7 +116,11 @@ impl StoreConfig {
         ConfigKey::with_default("cache", r#""128MiB""#),
     ];
 
-    fn read(table: &LayeredTable, _: &Sources, report: &mut DiagnosticSink) -> Option<Self> {
+    pub(super) fn read(
+        table: &LayeredTable,
+        _: &Sources,
+        report: &mut DiagnosticSink,
+    ) -> Option<Self> {
         let mut reader = TableReader::new(table, report);
         let path = reader.read("path", |written| written.path());
         let cache = reader.read("cache", |written| written.bytes(MIN_CACHE));

@@ -13,6 +13,7 @@ mod converge;
 mod daemon;
 mod documented;
 mod edits;
+mod export;
 mod fairness;
 mod full;
 mod golden;

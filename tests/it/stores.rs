@@ -172,7 +172,7 @@ async fn a_corrupted_store_is_moved_aside_and_rebuilt() {
 }
 
 /// A small file system for one test, if this process may mount one.
-pub(crate) struct SmallDisk(PathBuf);
+pub(crate) struct SmallDisk(pub(crate) PathBuf);
 
 impl SmallDisk {
     pub(crate) fn mount(at: &Path, options: &str) -> Option<Self> {
