@@ -101,7 +101,7 @@ async fn to_file(
     new.keep();
     if json {
         let ExportSummary { windows, events, bytes } = checked;
-        let text = json!({"file": path, "windows": windows, "events": events, "bytes": bytes});
+        let text = json!({"file": path.display().to_string(), "windows": windows, "events": events, "bytes": bytes});
         writeln!(out, "{text}")?;
     } else {
         writeln!(out, "exported to {}; {}", path.display(), describe(&checked))?;
@@ -225,8 +225,12 @@ mod tests {
         let socket = directory.path().join("api.sock");
         let listener = tokio::net::UnixListener::bind(&socket).unwrap();
         let answer = move || async move {
-            let parts = parts.into_iter().map(|part| part.ok_or(io::Error::other("cut off")));
-            Body::from_stream(stream::iter(parts))
+            let parts = stream::iter(parts).then(|part| async {
+                // Lets the previous part be sent.
+                tokio::task::yield_now().await;
+                part.ok_or(io::Error::other("cut off"))
+            });
+            Body::from_stream(parts)
         };
         let app = Router::new().route("/v1/export", get(answer));
         let serving = tokio::spawn(async { axum::serve(listener, app).await });

@@ -49,7 +49,7 @@ pub(super) async fn import(
     };
     if json {
         let ExportSummary { windows, events, bytes } = imported;
-        let text = json!({"store": path, "windows": windows, "events": events, "bytes": bytes});
+        let text = json!({"store": path.display().to_string(), "windows": windows, "events": events, "bytes": bytes});
         writeln!(out, "{text}")?;
     } else {
         writeln!(out, "imported into {}; {}", path.display(), describe(&imported))?;

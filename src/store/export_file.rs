@@ -409,5 +409,9 @@ fn take_record(payload: &[u8]) -> Option<(&[u8], Option<&[u8]>, &[u8])> {
     Some((key, Some(value), rest))
 }
 
+/// A key with its value, or its deletion.
+#[cfg(test)]
+pub(super) type ExportedRecord = (Vec<u8>, Option<Vec<u8>>);
+
 #[cfg(test)]
 mod tests;

@@ -4,14 +4,11 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A key with its value, or its deletion.
-type Write = (Vec<u8>, Option<Vec<u8>>);
-
-fn put(key: &[u8], value: &[u8]) -> Write {
+fn put(key: &[u8], value: &[u8]) -> ExportedRecord {
     (key.to_vec(), Some(value.to_vec()))
 }
 
-fn file_of(blocks: &[Vec<Write>]) -> Vec<u8> {
+fn file_of(blocks: &[Vec<ExportedRecord>]) -> Vec<u8> {
     let (mut writer, mut file) = ExportWriter::begin();
     for block in blocks {
         file.extend(writer.block(block.iter().map(|(key, value)| (&**key, value.as_deref()))));
@@ -21,7 +18,7 @@ fn file_of(blocks: &[Vec<Write>]) -> Vec<u8> {
 }
 
 /// Reads a file in pieces; returns its records too.
-fn read(file: &[u8], piece: usize) -> Result<(ExportSummary, Vec<Write>), ExportFault> {
+fn read(file: &[u8], piece: usize) -> Result<(ExportSummary, Vec<ExportedRecord>), ExportFault> {
     let (mut reader, mut records) = (ExportReader::default(), Vec::new());
     for piece in file.chunks(piece) {
         reader.push_to(piece, &mut |key, value| {
@@ -35,7 +32,7 @@ fn fault(file: &[u8]) -> ExportFault {
     read(file, 1000).unwrap_err()
 }
 
-fn sample() -> Vec<Vec<Write>> {
+fn sample() -> Vec<Vec<ExportedRecord>> {
     let counters = |events| Counters { events, ..Counters::default() }.encode();
     let (a, b) = (WindowId(1), WindowId(2));
     vec![
@@ -155,7 +152,7 @@ fn a_damaged_length_takes_no_memory() {
     assert_eq!(fault(&file).why, ExportFaultKind::Damaged("a frame is too long"));
 }
 
-fn write() -> impl Strategy<Value = Write> {
+fn write() -> impl Strategy<Value = ExportedRecord> {
     let value = proptest::option::of(proptest::collection::vec(any::<u8>(), 0..40));
     // Keys of kinds that the reader does not look into.
     (proptest::collection::vec(any::<u8>(), 0..20), value)

@@ -5,15 +5,12 @@ use std::io::Write as _;
 use super::*;
 use crate::mirror::commit::Commit;
 use crate::mirror::page::Span;
-use crate::store::export_file::ExportWriter;
+use crate::store::export_file::{ExportWriter, ExportedRecord};
 use crate::store::record;
 use crate::tests::{NOON, env, open, registration, single, store_options, window};
 
-/// A key with its value, or its deletion.
-type Write = (Vec<u8>, Option<Vec<u8>>);
-
 /// The records of a store with three events.
-async fn records() -> Vec<Write> {
+async fn records() -> Vec<ExportedRecord> {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path(), &env());
     let id = store.register(vec![registration(&window("alice"))], NOON).await.unwrap()[0].id;
@@ -34,7 +31,10 @@ async fn records() -> Vec<Write> {
     records
 }
 
-fn import_records(records: &[Write], options: &StoreOptions) -> Result<ExportSummary, ImportError> {
+fn import_records(
+    records: &[ExportedRecord],
+    options: &StoreOptions,
+) -> Result<ExportSummary, ImportError> {
     let (mut writer, head) = ExportWriter::begin();
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&head).unwrap();
@@ -44,7 +44,7 @@ fn import_records(records: &[Write], options: &StoreOptions) -> Result<ExportSum
 }
 
 /// Why the content of a file is refused; nothing may be left of the import.
-fn refusal(records: &[Write]) -> String {
+fn refusal(records: &[ExportedRecord]) -> String {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("new");
     match import_records(records, &store_options(&path)) {
