@@ -8,7 +8,9 @@ use std::time::Duration;
 use super::{ACCOUNT, ConfigFixture};
 use crate::config::sections::Section;
 use crate::config::sources::DEFAULT_FILE;
-use crate::config::{ConfigDiff, LogFormat, ReloadEffect, Sources, ValueOrigin, diff};
+use crate::config::{
+    ConfigDiff, Diagnostics, LogFormat, ReloadEffect, Sources, StoreConfig, ValueOrigin, diff,
+};
 use crate::mirror::account::Credential;
 
 #[test]
@@ -301,4 +303,27 @@ fn each_key_of_a_window_has_its_reload_effect() {
             (0, 0, 0)
         );
     }
+}
+
+#[test]
+fn the_store_is_read_without_the_rest_of_the_configuration() {
+    let find = |main: &str| {
+        let fixture = ConfigFixture::with(main).set("CALMIRROR__STORE__CACHE", "32MiB");
+        let file = fixture.dir.path().join("calmirror.toml");
+        let sources = Sources::find(Some(&file), fixture.environment.clone());
+        StoreConfig::find(&sources).map_err(|Diagnostics(faults)| fixture.shown(&faults).join("\n"))
+    };
+    let other = "[account.contoso]\nclient_secret_file = \"/no/such\"\n[api]\nsoket = 7\n";
+    let found = find(&format!("{other}[store]\npath = \"/data\"\n")).unwrap();
+    assert_eq!((&*found.path, found.cache), (Path::new("/data"), 32 << 20));
+    for (main, part) in [
+        ("[store]\npath = 7\n", "store.path"),
+        ("[store]\npaht = \"/data\"\n", "store.paht"),
+        ("[store\n", "calmirror.toml"),
+    ] {
+        let faults = find(main).unwrap_err();
+        assert!(faults.contains(part), "{main}: {faults}");
+    }
+    let nowhere = Sources::find(Some(Path::new("/no/such")), BTreeMap::new());
+    assert!(StoreConfig::find(&nowhere).is_err());
 }

@@ -156,7 +156,7 @@ fn write() -> impl Strategy<Value = ExportedRecord> {
     let value = proptest::option::of(proptest::collection::vec(any::<u8>(), 0..40));
     // Keys of kinds that the reader does not look into.
     (proptest::collection::vec(any::<u8>(), 0..20), value)
-        .prop_map(|(key, value)| ([&[b'e'], &key[..]].concat(), value))
+        .prop_map(|(key, value)| ([&b"e"[..], &key].concat(), value))
 }
 
 proptest! {
