@@ -40,7 +40,7 @@ struct ExportBody {
 }
 
 impl SliceProducer for ExportBody {
-    async fn next(&mut self) -> Result<Vec<u8>, Problem> {
+    async fn next(&mut self, _: usize) -> Result<Vec<u8>, Problem> {
         let bytes = self.export.next().await.inspect_err(|error| {
             tracing::warn!(reason = %error_chain(error), "export failed");
         })?;
