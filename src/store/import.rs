@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::disk_space::{self, DiskSpace};
 use super::error::{OpenError, OpenFault, TreeError};
-use super::export_file::{ExportFault, ExportReader, ExportSummary};
+use super::export_reader::{ExportFault, ExportReader, ExportSummary};
 use super::keys;
 use super::open::{self, OpenAttemptError};
 use super::tree::Tree;

@@ -18,8 +18,8 @@
 //! interface); `lookup` (what workers read); `query`, `render`, `feed`, `follower`, `change_line`
 //! and `cursor` (what readers get); `directory`, `open`, `watermark` and `audit` (opening);
 //! `disk_space` and `reserve` (full disks); `written_keys` and `copy` (a copy of the tree while it is
-//! written); `exchange`, `compaction` and `compact` (giving space back); `export`, `export_file` and
-//! `import` (a store as a file).
+//! written); `exchange`, `compaction` and `compact` (giving space back); `export`, `export_file`,
+//! `export_reader` and `import` (a store as a file).
 
 mod audit;
 mod batch;
@@ -37,6 +37,7 @@ mod error;
 mod exchange;
 mod export;
 mod export_file;
+mod export_reader;
 mod feed;
 mod follower;
 mod handle;
@@ -71,7 +72,7 @@ pub use self::compact::{CompactionOutcome, SizeWatch};
 pub use self::disk_space::Footprint;
 pub use self::error::{FeedError, OpenError, OpenFault, StoreError};
 pub use self::export::StoreExport;
-pub use self::export_file::{ExportFault, ExportFaultKind, ExportReader, ExportSummary};
+pub use self::export_reader::{ExportFault, ExportFaultKind, ExportReader, ExportSummary};
 pub use self::feed::FeedFilter;
 pub use self::follower::{BATCH_BYTES, Follower};
 pub use self::handle::Store;

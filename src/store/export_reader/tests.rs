@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::store::export_file::{ExportWriter, ExportedRecord, frame};
 
 fn put(key: &[u8], value: &[u8]) -> ExportedRecord {
     (key.to_vec(), Some(value.to_vec()))
