@@ -134,7 +134,8 @@ impl FeedReader {
         let mut held = false;
         let (body, cursor) = loop {
             let before = self.follower.cursor();
-            let (bytes, reader, batch) = self.first(&work, limit).await?;
+            // Boxed, because a waiting request keeps the room of everything that it awaits.
+            let (bytes, reader, batch) = Box::pin(self.first(&work, limit)).await?;
             self = reader;
             if held && self.app.stopping.is_cancelled() {
                 // Settings may have changed: later changes are reported under the new ones.
@@ -153,7 +154,7 @@ impl FeedReader {
             if batch.at_end || left == 0 {
                 break (Body::from(bytes), self.follower.cursor());
             }
-            break self.rest(&work, bytes, left).await?;
+            break Box::pin(self.rest(&work, bytes, left)).await?;
         };
         let mut response = body.into_response();
         let headers = response.headers_mut();
@@ -257,6 +258,21 @@ impl FeedReader {
         (headers, Body::from_stream(stream)).into_response()
     }
 
+    /// Reads the next frames, if there are any.
+    async fn frames(
+        mut self,
+        work: &RequestLimits,
+    ) -> Result<(Bytes, Self, BatchSummary), Problem> {
+        let reading = async move {
+            let mut frames = Vec::new();
+            let bounds = (BATCH, SLICE_BYTES, Seq::MAX);
+            let batch = self.read_batch(&mut frames, LineFormat::Frame, bounds).await;
+            (frames, (self, batch))
+        };
+        let (frames, (reader, batch)) = work.slice(SLICE_BYTES, reading).await?;
+        Ok((frames, reader, batch?))
+    }
+
     /// The next frames of the stream; `None` ends it. An id without data moves the reader's
     /// `Last-Event-ID` without an event, so the cursor of a quiet window's reader does not expire.
     async fn frame(mut self) -> Option<(Bytes, Self)> {
@@ -264,17 +280,10 @@ impl FeedReader {
         // Not postponed by changes of other windows.
         let due = Instant::now() + KEEP_ALIVE;
         loop {
-            let mut reader = self;
-            let reading = async move {
-                let mut frames = Vec::new();
-                let bounds = (BATCH, SLICE_BYTES, Seq::MAX);
-                let batch = reader.read_batch(&mut frames, LineFormat::Frame, bounds).await;
-                (frames, (reader, batch))
-            };
-            // An error ends the stream. The client reconnects and gets it as a problem.
-            let (frames, (reader, batch)) = work.slice(SLICE_BYTES, reading).await.ok()?;
+            // Boxed, because a waiting stream keeps the room of everything that it awaits. An error
+            // ends the stream. The client reconnects and gets it as a problem.
+            let (frames, reader, batch) = Box::pin(self.frames(&work)).await.ok()?;
             self = reader;
-            let batch = batch.ok()?;
             if self.app.stopping.is_cancelled() {
                 // Checked after reading: settings may have changed, and later changes are reported
                 // under the new ones.

@@ -328,3 +328,120 @@ fn start_in(value: &[u8]) -> Option<i64> {
     let start = value.strip_prefix(&[MOVED])?;
     start.try_into().ok().map(i64::from_be_bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::mirror::page::{EventId, Item, Span};
+    use crate::mirror::segment_set::SegmentSet;
+
+    const WINDOW: WindowId = WindowId(3);
+
+    fn tree(dir: &tempfile::TempDir) -> Tree {
+        Tree::open(sled::Config::new().path(dir.path())).unwrap()
+    }
+
+    /// A row of an event `minutes` long: of noise, so that it stays as large as it is.
+    fn row(kind: EventKind, start: i64, minutes: i64, bytes: usize) -> EventRow {
+        let at = |minutes| Timestamp::from_second(60 * minutes).unwrap();
+        let span = Span { start: at(start), end: at(start + minutes) };
+        let mut random = fastrand::Rng::with_seed(bytes as u64);
+        let content: Vec<u8> = (0..bytes).map(|_| random.u8(..)).collect();
+        let series = matches!(kind, EventKind::Occurrence | EventKind::Exception);
+        let item = Item {
+            kind,
+            master: series.then(|| EventId::new("m")),
+            ..crate::tests::single("e", span, content)
+        };
+        EventRow::of(&item, SegmentSet::EMPTY)
+    }
+
+    /// The kinds of keys of a row, and the lengths of the values that are not the row's.
+    fn shape(tree: &Tree) -> Vec<(char, Option<usize>)> {
+        let entries = tree.db.iter().map(|entry| entry.unwrap());
+        let shape = entries.map(|(key, value)| {
+            let small = Some(value.len()).filter(|length| *length < 10);
+            (char::from(key[0]), small)
+        });
+        shape.collect()
+    }
+
+    /// Moves the row to where 0.1 wrote it.
+    fn move_back(tree: &Tree, id: EventHash, stored: &StoredRow) {
+        let mut batch = WriteBatch::default();
+        let row = &stored.row;
+        batch.put_large(keys::event(WINDOW, id), &row.encode(), 0);
+        batch.put(keys::time(WINDOW, row.start, id), row.end.to_be_bytes().to_vec());
+        tree.db.apply_batch(batch.into_batch()).unwrap();
+    }
+
+    #[test]
+    fn shown_rows_lie_in_the_index_and_others_under_their_keys() {
+        let id = EventId::new("e").hash();
+        let (pointer, end) = (Some(9), Some(8));
+        for (new, expected) in [
+            (row(EventKind::Single, 5, 30, 100), vec![('e', pointer), ('t', None)]),
+            (row(EventKind::Single, 5, 9000, 100), vec![('e', pointer), ('t', None), ('u', end)]),
+            (
+                row(EventKind::Exception, 5, 30, 9),
+                vec![('e', pointer), ('r', Some(0)), ('t', None)],
+            ),
+            (row(EventKind::Single, 5, 30, 70_000), vec![('e', None), ('e', None), ('t', end)]),
+            (row(EventKind::Master, 5, 30, 100), vec![('e', None)]),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let tree = tree(&dir);
+            let mut batch = WriteBatch::default();
+            replace_row(&mut batch, WINDOW, id, None, Some(&new));
+            tree.db.apply_batch(batch.into_batch()).unwrap();
+            assert_eq!(shape(&tree), expected);
+        }
+    }
+
+    fn any_row() -> impl Strategy<Value = Option<EventRow>> {
+        let kinds = [EventKind::Single, EventKind::Exception, EventKind::Master];
+        let bytes = prop::sample::select(vec![10, 500, 70_000, 140_000]);
+        let row = (prop::sample::select(kinds.to_vec()), 0..3i64, 0..2i64, bytes)
+            .prop_map(|(kind, start, long, bytes)| row(kind, start, 30 + 2000 * long, bytes));
+        prop::option::weighted(0.9, row)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+        #[test]
+        fn a_row_and_its_entries_are_replaced_wherever_they_were(
+            steps in prop::collection::vec((any_row(), any::<bool>()), 1..12),
+        ) {
+            let id = EventId::new("e").hash();
+            let (dir, fresh) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let (tree, fresh) = (tree(&dir), tree(&fresh));
+            for (new, back) in steps {
+                let old = tree.row(WINDOW, id).unwrap();
+                for (tree, old) in [(&tree, old.as_ref()), (&fresh, None)] {
+                    let mut batch = WriteBatch::default();
+                    replace_row(&mut batch, WINDOW, id, old, new.as_ref());
+                    tree.db.apply_batch(batch.into_batch()).unwrap();
+                }
+                // The same as if the row had been written to an empty tree.
+                let all = |tree: &Tree| tree.db.iter().map(|e| e.unwrap()).collect::<Vec<_>>();
+                prop_assert_eq!(all(&tree), all(&fresh));
+                let stored = tree.row(WINDOW, id).unwrap();
+                let same = match (&stored, &new) {
+                    (Some(stored), Some(new)) => stored.row.is_stored_alike(new),
+                    (stored, new) => stored.is_none() && new.is_none(),
+                };
+                prop_assert!(same);
+                if let Some(stored) = stored.filter(|stored| back && stored.place == RowPlace::Index) {
+                    prop_assert!(tree.is_index_of(WINDOW, id, stored.row.start).unwrap());
+                    move_back(&tree, id, &stored);
+                    prop_assert!(tree.row(WINDOW, id).unwrap().unwrap().is_misplaced());
+                    prop_assert!(tree.is_index_of(WINDOW, id, stored.row.start).unwrap());
+                }
+                fresh.db.clear().unwrap();
+            }
+        }
+    }
+}
