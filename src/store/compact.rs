@@ -61,6 +61,8 @@ pub struct SizeWatch {
     /// The last group at the last look.
     group: u64,
     measured: Option<ContentSize>,
+    /// Bytes on disk after the last compaction.
+    compacted: Option<u64>,
 }
 
 /// A measurement of the content.
@@ -75,7 +77,7 @@ struct ContentSize {
 
 impl Default for SizeWatch {
     fn default() -> Self {
-        Self { min_bytes: MIN_BYTES, group: 0, measured: None }
+        Self { min_bytes: MIN_BYTES, group: 0, measured: None, compacted: None }
     }
 }
 
@@ -85,6 +87,13 @@ impl SizeWatch {
         self.measured.is_none_or(|then| {
             disk >= then.disk + then.disk / 4 || then.at.elapsed() >= REMEASURE_AFTER
         })
+    }
+
+    /// Whether files of `disk` bytes are worth a compaction. They have to grow after the last one,
+    /// which may have left more than [`MAX_RATIO`].
+    fn is_worth_it(&self, disk: u64, live: u64) -> bool {
+        let grown = self.compacted.is_none_or(|after| disk >= after + after / 4);
+        grown && disk >= live.saturating_mul(MAX_RATIO)
     }
 }
 
@@ -114,13 +123,14 @@ impl Store {
             watch.measured = Some(ContentSize { at: Instant::now(), disk, live });
         }
         let live = watch.measured.map_or(0, |measured| measured.live);
-        if disk < live.saturating_mul(MAX_RATIO) {
+        if !watch.is_worth_it(disk, live) {
             watch.group = group;
             return Ok(CompactionOutcome::NotNeeded);
         }
         let outcome = self.compact(live, pause).await?;
         if let CompactionOutcome::Done { after, .. } = outcome {
             watch.measured = Some(ContentSize { at: Instant::now(), disk: after, live });
+            watch.compacted = Some(after);
         }
         Ok(outcome)
     }

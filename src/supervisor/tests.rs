@@ -270,7 +270,7 @@ async fn a_panicking_maintenance_task_is_restarted() {
         SupervisorFixture::with(|options| StoreOptions { max_defer, ..options }).await;
     // Not longer, because this test does not read the manager's socket.
     watch(&mut fixture.supervisor, 10).await;
-    assert_eq!(fixture.supervisor.tasks.len(), 4, "two workers and two maintenance tasks");
+    assert_eq!(fixture.supervisor.tasks.len(), 5, "two workers and three maintenance tasks");
     fixture.end().await;
 }
 

@@ -205,6 +205,14 @@ async fn a_store_is_compacted_once_its_files_have_grown() {
     store.close().await.unwrap();
 }
 
+#[test]
+fn a_compaction_that_left_much_is_not_repeated_before_the_files_grow() {
+    let watch = SizeWatch { compacted: Some(4000), ..SizeWatch::default() };
+    assert!(!watch.is_worth_it(4999, 1000) && watch.is_worth_it(5000, 1000));
+    assert!(!watch.is_worth_it(5000, 2000), "the content has grown");
+    assert!(SizeWatch::default().is_worth_it(3000, 1000));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_measurement_counts_until_growth_or_for_a_day() {
     let measured = Some(ContentSize { at: Instant::now(), disk: 1000, live: 1 });
