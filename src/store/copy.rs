@@ -181,6 +181,15 @@ mod tests {
         unreachable!()
     }
 
+    /// Stops the writing thread of a test, also if the test fails.
+    struct StopWriting<'a>(&'a AtomicBool);
+
+    impl Drop for StopWriting<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
     #[test]
     fn a_copy_is_the_tree_of_one_moment_while_the_writer_goes_on() {
         let dir = tempfile::tempdir().unwrap();
@@ -196,6 +205,7 @@ mod tests {
                     apply(&shared, group);
                 }
             });
+            let _stop = StopWriting(&stop);
             let mut meanwhile = 0;
             for round in 0..5 {
                 let mut copy = TreeCopy::begin(&shared).unwrap();
@@ -211,7 +221,6 @@ mod tests {
                     meanwhile += group - began;
                 }
             }
-            stop.store(true, Ordering::Relaxed);
             assert!(meanwhile > 100, "only {meanwhile} groups were written meanwhile");
         });
     }

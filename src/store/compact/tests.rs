@@ -1,6 +1,7 @@
 //! What a compaction gives back, and what is left of one that ends early.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -245,14 +246,12 @@ async fn sizes_of_a_store_that_is_rewritten_and_compacted() {
     };
     let logical = usize::try_from(count).unwrap() * (event(0).content.len() + 150);
     let commit = |upserts| store.commit(Commit { upserts, ..Commit::new(id, 0, NOON) });
+    let say = |line: &str| writeln!(std::io::stdout(), "{line}").unwrap();
     let print = async |what: &str, logical: usize| {
         let (live, disk) = (store.live_bytes(NO_PAUSE).await.unwrap(), store.tree_bytes().await);
         let [live, disk, logical] = [live as f64, disk as f64, logical as f64].map(|b| b / 1e6);
-        eprintln!(
-            "{what}: disk {disk:.1} MB, live {live:.1} MB, logical {logical:.1} MB, disk/live {:.2}, disk/logical {:.2}",
-            disk / live,
-            disk / logical
-        );
+        let (of_live, of_logical) = (disk / live, disk / logical);
+        say(&format!("{what}: {disk:.1} MB, of live {of_live:.2}, of logical {of_logical:.2}"));
     };
     let mut choice = fastrand::Rng::with_seed(6);
     for round in 0..11 {
@@ -266,10 +265,10 @@ async fn sizes_of_a_store_that_is_rewritten_and_compacted() {
     }
     print("ten rewrites", logical).await;
     let compact = async || {
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         let live = store.live_bytes(NO_PAUSE).await.unwrap();
         let outcome = store.compact(live, NO_PAUSE).await.unwrap();
-        eprintln!("{outcome:?} in {:?}", began.elapsed());
+        say(&format!("{outcome:?} in {:?}", began.elapsed()));
     };
     compact().await;
     print("compacted", logical).await;
@@ -292,7 +291,7 @@ async fn sizes_of_a_store_that_is_rewritten_and_compacted() {
             compactions += u32::from(outcome != CompactionOutcome::NotNeeded);
         }
     }
-    eprintln!("{compactions} compactions, {largest} bytes at most");
+    say(&format!("{compactions} compactions, {largest} bytes at most"));
     print("compacted while 32,000 changes are written", logical).await;
     store.close().await.unwrap();
 }
