@@ -2,7 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::super::limits::{BUDGET, MAX_CONCURRENT, SLICE_BYTES, SliceProducer, TURN_TIMEOUT};
+use super::super::limits::{
+    BUDGET, MAX_CONCURRENT, MAX_SLICE_BYTES, SLICE_BYTES, SliceProducer, TURN_TIMEOUT,
+};
 use tokio::sync::Semaphore;
 
 use super::*;
@@ -165,6 +167,38 @@ async fn an_abandoned_slice_keeps_no_turn() {
     }
     let turns = tokio::time::timeout(Duration::from_secs(20), work.take_all_turns()).await;
     assert!(turns.is_ok(), "slices without a waiting reader keep turns");
+}
+
+/// A source whose slices have exactly the requested size.
+struct Exact;
+
+impl SliceProducer for Exact {
+    async fn next(&mut self, bytes: usize) -> Result<Vec<u8>, Problem> {
+        Ok(vec![b'x'; bytes])
+    }
+
+    fn is_over(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn slices_grow_with_what_was_taken_unless_the_budget_is_used() {
+    let work = RequestLimits::new(Env::real());
+    let begin = async || work.body(Exact, CancellationToken::new()).await.unwrap();
+    let mut stream = begin().await.into_data_stream();
+    let mut held = Vec::new();
+    for expected in [1, 1, 2, 4, 8, 8] {
+        let slice = stream.next().await.unwrap().unwrap();
+        assert_eq!(slice.len(), expected * SLICE_BYTES);
+    }
+    // Readers that take everything and keep it.
+    while work.bytes_left() > BUDGET / 16 {
+        held.push(stream.next().await.unwrap().unwrap());
+    }
+    assert!(held[0].len() == MAX_SLICE_BYTES && held.last().unwrap().len() == SLICE_BYTES);
+    held.clear();
+    assert_eq!(stream.next().await.unwrap().unwrap().len(), MAX_SLICE_BYTES);
 }
 
 #[tokio::test(start_paused = true)]
