@@ -32,14 +32,14 @@ pub(crate) fn window(mailbox: &str) -> Window {
         account: "contoso".into(),
         mailbox: mailbox.into(),
         calendar: CalendarRef::Default,
-        settings: WindowSettings {
+        settings: Arc::new(WindowSettings {
             start: Edge::At("2026-10-01T00:00:00Z".parse().unwrap()),
             end: Edge::At("2027-02-01T00:00:00Z".parse().unwrap()),
             interval: Duration::from_secs(60),
             page_size: 20,
             audit: None,
             ..default_settings().unwrap()
-        },
+        }),
     }
 }
 
@@ -55,7 +55,7 @@ pub(crate) fn identity(window: &Window) -> WindowIdentity {
 
 /// What the store is asked to keep of a window, at noon.
 pub(crate) fn registration(window: &Window) -> WindowRegistration {
-    let WindowSettings { start, end, .. } = window.settings;
+    let WindowSettings { start, end, .. } = *window.settings;
     WindowRegistration {
         name: window.name.clone(),
         identity: identity(window),

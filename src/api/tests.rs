@@ -97,7 +97,7 @@ impl FleetApi for Double {
 fn summary(status: &WindowStatus) -> WindowSummary {
     let mut window = window(&status.name);
     (window.account, window.mailbox) = (status.account.as_str().into(), (*status.mailbox).into());
-    window.settings.interval = Duration::from_secs_f64(status.interval_s);
+    window.settings_mut().interval = Duration::from_secs_f64(status.interval_s);
     WindowSummary {
         window: Arc::new(window),
         state: status.state,

@@ -3,7 +3,7 @@
 //! Windows are matched by name. Secrets are not compared: they are read again at each use.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::Config;
@@ -51,24 +51,27 @@ pub fn diff(old: &Config, new: &Config) -> ConfigDiff {
     if !is_set(old) && !is_set(new) {
         difference.refused.retain(|key| *key != "graph.base_url");
     }
-    let by_name = |config: &Config| -> BTreeMap<Arc<str>, Arc<Window>> {
-        config.windows.iter().map(|window| (window.name.clone(), window.clone())).collect()
-    };
-    let mut before = by_name(old);
-    for (name, window) in by_name(new) {
-        let Some(was) = before.remove(&name) else {
-            difference.added.push(window);
+    let mut before: HashMap<&str, &Arc<Window>> =
+        old.windows.iter().map(|window| (&*window.name, window)).collect();
+    for window in &new.windows {
+        let Some(was) = before.remove(&*window.name) else {
+            difference.added.push(window.clone());
             continue;
         };
-        let moved = old.tenant(&was) != new.tenant(&window);
-        if was == window && !moved {
+        let moved = old.tenant(was) != new.tenant(window);
+        if (Arc::ptr_eq(was, window) || was == window) && !moved {
             difference.unchanged += 1;
             continue;
         }
-        let (effect, keys) = compare(&was, &window, moved);
-        difference.changed.push(ChangedWindow { old: was, new: window, effect, keys });
+        let (effect, keys) = compare(was, window, moved);
+        let (old, new) = (was.clone(), window.clone());
+        difference.changed.push(ChangedWindow { old, new, effect, keys });
     }
-    difference.removed = before.into_values().collect();
+    difference.removed = before.into_values().cloned().collect();
+    // Only a few windows differ, so sorting them is cheaper than sorting all.
+    difference.added.sort_by(|a, b| a.name.cmp(&b.name));
+    difference.changed.sort_by(|a, b| a.new.name.cmp(&b.new.name));
+    difference.removed.sort_by(|a, b| a.name.cmp(&b.name));
     difference
 }
 

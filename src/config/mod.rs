@@ -30,7 +30,7 @@ mod windows;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -96,15 +96,29 @@ impl Config {
         }
     }
 
+    /// Takes the windows that are equal to those of `old` from there, so that a daemon with a
+    /// million windows does not keep each of them twice after a reload.
+    pub fn share_windows(&mut self, old: &Self) {
+        let known: HashMap<&str, &Arc<Window>> =
+            old.windows.iter().map(|window| (&*window.name, window)).collect();
+        for window in &mut self.windows {
+            if let Some(known) = known.get(&*window.name).filter(|known| **known == window) {
+                *window = Arc::clone(known);
+            }
+        }
+    }
+
     /// The settings that identify the window's stream of ids.
     pub fn identity(&self, window: &Window) -> WindowIdentity {
-        WindowIdentity {
-            account: window.account.clone(),
-            tenant: self.tenant(window).unwrap_or_else(|| Arc::from("")),
-            mailbox: window.mailbox.clone(),
-            calendar: window.calendar.clone(),
-            immutable_ids: window.settings.immutable_ids,
-        }
+        identity(window, self.tenant(window))
+    }
+
+    /// [`Self::identity`] for use without the configuration.
+    pub fn identities(&self) -> impl Fn(&Window) -> WindowIdentity + Send + 'static {
+        let tenant =
+            |(name, account): (&Arc<str>, &Account)| (name.clone(), account.tenant.clone());
+        let tenants: BTreeMap<Arc<str>, Arc<str>> = self.accounts.iter().map(tenant).collect();
+        move |window| identity(window, tenants.get(&window.account).cloned())
     }
 
     /// The tenant of the window's account.
@@ -154,6 +168,16 @@ impl Config {
             file: sources.file.clone(),
             explained: Vec::new(),
         })
+    }
+}
+
+fn identity(window: &Window, tenant: Option<Arc<str>>) -> WindowIdentity {
+    WindowIdentity {
+        account: window.account.clone(),
+        tenant: tenant.unwrap_or_else(|| Arc::from("")),
+        mailbox: window.mailbox.clone(),
+        calendar: window.calendar.clone(),
+        immutable_ids: window.settings.immutable_ids,
     }
 }
 

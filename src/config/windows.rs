@@ -42,18 +42,20 @@ pub(super) struct WindowCollector<'a> {
     now: Timestamp,
     // Only looked up, never iterated.
     names: HashMap<Arc<str>, ValueOrigin>,
-    streams: HashMap<StreamKey, Arc<str>>,
+    ranges: HashMap<StreamRange, u32>,
+    streams: HashMap<(u32, Arc<str>), Arc<str>>,
     pub(super) all: Vec<Arc<Window>>,
 }
 
-/// Two windows of different names that agree in all of this are probably a mistake.
-type StreamKey = (Arc<str>, String, CalendarRef, Timestamp, Timestamp);
+/// Two windows of different names that agree in all of this, and in the mailbox, are probably a
+/// mistake. Windows of an entry share it, so it has a number.
+type StreamRange = (Arc<str>, CalendarRef, Timestamp, Timestamp);
 
 /// A parsed entry, except for its mailboxes.
 struct WindowEntry {
     account: Arc<str>,
     calendar: CalendarRef,
-    settings: WindowSettings,
+    settings: Arc<WindowSettings>,
     edges: Edges,
 }
 
@@ -70,6 +72,7 @@ impl<'a> WindowCollector<'a> {
             faulty,
             now,
             names: HashMap::new(),
+            ranges: HashMap::new(),
             streams: HashMap::new(),
             all: Vec::new(),
         }
@@ -133,7 +136,7 @@ impl<'a> WindowCollector<'a> {
             None if reader.has("calendar") => return None,
             None => CalendarRef::Default,
         };
-        let settings = settings.values;
+        let settings = Arc::new(settings.values);
         Some(WindowEntry { account: account?, calendar, settings, edges: edges? })
     }
 
@@ -336,14 +339,12 @@ impl<'a> WindowCollector<'a> {
             return;
         }
         self.names.insert(name.clone(), origin.clone());
-        let stream = (
-            entry.account.clone(),
-            // Addresses and ids of users are case-insensitive.
-            mailbox.to_lowercase(),
-            entry.calendar.clone(),
-            entry.edges.start,
-            entry.edges.end,
-        );
+        let Edges { start, end } = entry.edges;
+        let range = (entry.account.clone(), entry.calendar.clone(), start, end);
+        let next = u32::try_from(self.ranges.len()).unwrap_or(u32::MAX);
+        let range = *self.ranges.entry(range).or_insert(next);
+        // Addresses and ids of users are case-insensitive.
+        let stream = (range, lower_case(&mailbox));
         if let Some(first) = self.streams.get(&stream) {
             let wrong = Issue::new(
                 format!("the windows {first:?} and {name:?} track the same calendar and time"),
@@ -364,16 +365,17 @@ impl<'a> WindowCollector<'a> {
 
     /// The average number of requests in flight if every idle round takes a second.
     pub(super) fn expected_concurrency(&self) -> f64 {
-        self.all
-            .iter()
-            .map(|window| {
-                let segments = schedule::edges(window, self.now).segments();
-                let every = |index| {
-                    schedule::segment_interval(window.settings.interval, &segments, index, self.now)
-                };
-                (0..segments.len()).map(|index| 1.0 / every(index).as_secs_f64()).sum::<f64>()
-            })
-            .sum()
+        // Windows of an entry have the same settings, which decide it.
+        let of_an_entry = |a: &Arc<Window>, b: &Arc<Window>| Arc::ptr_eq(&a.settings, &b.settings);
+        let each = |window: &Window| {
+            let segments = schedule::edges(window, self.now).segments();
+            let every = |index| {
+                schedule::segment_interval(window.settings.interval, &segments, index, self.now)
+            };
+            (0..segments.len()).map(|index| 1.0 / every(index).as_secs_f64()).sum::<f64>()
+        };
+        let entries = self.all.chunk_by(of_an_entry);
+        entries.map(|windows| windows.len() as f64 * windows.first().map_or(0.0, |w| each(w))).sum()
     }
 }
 
@@ -414,6 +416,12 @@ fn strip_comment(line: &str) -> &str {
     }
     let comment = line.find(" #").or_else(|| line.find("\t#")).unwrap_or(line.len());
     line[..comment].trim_end()
+}
+
+/// The same text in lower case; shared if it already is.
+fn lower_case(text: &Arc<str>) -> Arc<str> {
+    let is_lower = |byte: u8| byte.is_ascii() && !byte.is_ascii_uppercase();
+    if text.bytes().all(is_lower) { text.clone() } else { text.to_lowercase().into() }
 }
 
 fn check_name(name: &str) -> Result<(), Issue> {

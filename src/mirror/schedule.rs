@@ -55,7 +55,7 @@ pub fn backoff(first: Duration, longest: Duration, failures: u32, chance: f64) -
 /// further ahead, at least a day, so that the configured range is covered until the edges move
 /// again. Empty if the start has moved past a fixed end.
 pub fn edges(window: &Window, now: Timestamp) -> Edges {
-    let WindowSettings { start, end, move_every, .. } = window.settings;
+    let WindowSettings { start, end, move_every, .. } = *window.settings;
     requested_edges(start, end, move_every, now)
 }
 
@@ -73,7 +73,7 @@ pub fn requested_edges(start: Edge, end: Edge, move_every: Duration, now: Timest
 /// fleet does not enumerate at midnight. Only the first wait can be up to a day shorter: edges that
 /// moved at their time of day move again at the same time.
 pub fn next_move(window: &Window, computed: Timestamp) -> Option<Timestamp> {
-    let WindowSettings { start, end, move_every, .. } = window.settings;
+    let WindowSettings { start, end, move_every, .. } = *window.settings;
     if !start.is_relative() && !end.is_relative() {
         return None;
     }

@@ -21,8 +21,8 @@ pub struct Window {
     pub mailbox: Arc<str>,
     /// Which of the mailbox's calendars.
     pub calendar: CalendarRef,
-    /// How it is mirrored.
-    pub settings: WindowSettings,
+    /// How it is mirrored. Windows of an entry of the configuration share it.
+    pub settings: Arc<WindowSettings>,
 }
 
 /// How a window is mirrored: a field for each key of `[defaults]`, with its value resolved. The key
@@ -223,9 +223,14 @@ pub struct EventShape {
 }
 
 impl Window {
+    /// Its settings, for a change of this window alone.
+    pub fn settings_mut(&mut self) -> &mut WindowSettings {
+        Arc::make_mut(&mut self.settings)
+    }
+
     /// The window's event shape.
     pub fn shape(&self) -> EventShape {
-        let WindowSettings { body, time_zone, complete, .. } = &self.settings;
+        let WindowSettings { body, time_zone, complete, .. } = &*self.settings;
         EventShape { body: *body, time_zone: time_zone.clone(), complete: *complete }
     }
 }

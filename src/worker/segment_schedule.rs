@@ -63,7 +63,8 @@ mod tests {
     const INTERVAL: Duration = Duration::from_secs(60);
 
     fn settings() -> WindowSettings {
-        WindowSettings { interval: INTERVAL, jitter: 0.0, ..crate::tests::window("alice").settings }
+        let settings = crate::tests::window("alice").settings;
+        WindowSettings { interval: INTERVAL, jitter: 0.0, ..(*settings).clone() }
     }
 
     fn at(second: i64) -> Timestamp {

@@ -48,7 +48,7 @@ async fn live(name: &str, case: Case) {
     let env = Env::simulated(case.seed, noon());
     let simulator = simulator(case.seed, case.behaviour, &env);
     let mut tracked = window(MAILBOX);
-    tracked.settings.complete = case.complete;
+    tracked.settings_mut().complete = case.complete;
     let rig =
         Rig::start(directory.path(), Arc::new(Memory(simulator.clone())), &env, vec![tracked])
             .await;

@@ -227,6 +227,12 @@ fn a_reload_compares_windows_by_name() {
     assert_eq!(difference.settings, ["log.level"]);
     assert_eq!(difference.drops(), 1);
     assert_eq!(diff(&new, &new), ConfigDiff { unchanged: 3, ..ConfigDiff::default() });
+    let mut shared = new.clone();
+    shared.windows = new.windows.iter().map(|window| Arc::new((**window).clone())).collect();
+    shared.share_windows(&old);
+    let kept = |window: &&Arc<_>| old.windows.iter().any(|known| Arc::ptr_eq(known, window));
+    let kept: Vec<&str> = shared.windows.iter().filter(kept).map(|window| &*window.name).collect();
+    assert_eq!((kept, &shared.windows), (vec!["same"], &new.windows));
 
     // Another tenant is another stream of ids, although no window names the tenant.
     let moved = fixture.set("CALMIRROR__ACCOUNT__CONTOSO__TENANT", "fabrikam.com").config();

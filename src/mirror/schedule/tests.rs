@@ -36,8 +36,9 @@ fn backoff_doubles_up_to_its_ceiling() {
 fn window(name: &str, move_every: Duration) -> Window {
     let days = |days| Edge::Relative { years: 0, months: 0, days };
     let mut window = crate::tests::window(name);
-    let WindowSettings { start, end, .. } = &mut window.settings;
-    (*start, *end, window.settings.move_every) = (days(-30), days(365), move_every);
+    let WindowSettings { start, end, .. } = window.settings_mut();
+    (*start, *end) = (days(-30), days(365));
+    window.settings_mut().move_every = move_every;
     window
 }
 
@@ -90,13 +91,13 @@ fn edges_computed_under_a_wrong_clock_move_back() {
     assert_eq!(due_move(&window, edges(&window, wrong), wrong, now), Some(right));
     // Only the end is relative.
     let mut fixed = window.clone();
-    fixed.settings.start = Edge::At(now);
+    fixed.settings_mut().start = Edge::At(now);
     let wrong = now.checked_add(day * 3650).unwrap();
     let ahead = edges(&fixed, wrong);
     assert_eq!(due_move(&fixed, ahead, wrong, now), Some(edges(&fixed, now)));
     // An empty window starts at its fixed end and does not move.
     let mut empty = window;
-    empty.settings.end = Edge::At("2026-10-01T00:00:00Z".parse().unwrap());
+    empty.settings_mut().end = Edge::At("2026-10-01T00:00:00Z".parse().unwrap());
     assert_eq!(due_move(&empty, edges(&empty, now), now, now), None);
 }
 
