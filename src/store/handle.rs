@@ -218,14 +218,30 @@ impl Store {
     ///
     /// # Errors
     /// After [`StoreError::Full`] nothing was changed. The first call after
-    /// opening (a daemon's start) may use the disk space that is kept free.
+    /// opening may use the disk space that is kept free.
     pub async fn replace_windows(
         &self,
         wanted: Vec<WindowRegistration>,
         unwanted: Vec<WindowId>,
         at: Timestamp,
     ) -> Result<Vec<RegisteredWindow>, StoreError> {
-        self.ask(|reply| WriteJob::Register { wanted, unwanted, at, reply }).await
+        let starting = false;
+        self.ask(|reply| WriteJob::Register { wanted, unwanted, at, starting, reply }).await
+    }
+
+    /// Like [`Store::replace_windows`] for one of the slices in which a daemon registers its windows
+    /// when it starts: each may use the disk space that is kept free.
+    ///
+    /// # Errors
+    /// See [`Store::replace_windows`].
+    pub async fn register_for_start(
+        &self,
+        wanted: Vec<WindowRegistration>,
+        unwanted: Vec<WindowId>,
+        at: Timestamp,
+    ) -> Result<Vec<RegisteredWindow>, StoreError> {
+        let starting = true;
+        self.ask(|reply| WriteJob::Register { wanted, unwanted, at, starting, reply }).await
     }
 
     /// Writes moved edges and resets every segment to enumerate for that reason (counted as a

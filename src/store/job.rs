@@ -47,6 +47,8 @@ pub(super) enum WriteJob {
         wanted: Vec<WindowRegistration>,
         unwanted: Vec<WindowId>,
         at: Timestamp,
+        /// Whether a daemon needs it to start.
+        starting: bool,
         reply: JobReply<Vec<RegisteredWindow>>,
     },
     /// Edit a window's record and reset its segments for this reason.

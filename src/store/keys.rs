@@ -78,6 +78,11 @@ pub(super) fn name(name: &str) -> Vec<u8> {
     key(NAME, name.as_bytes())
 }
 
+/// The name in such a key.
+pub(super) fn named(key: &[u8]) -> Option<&str> {
+    std::str::from_utf8(key.get(1..)?).ok()
+}
+
 /// A live window's record.
 pub(super) fn window(window: WindowId) -> Vec<u8> {
     of_window(WINDOW, window, &[])

@@ -6,10 +6,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::error::StoreError;
 use super::row::EventRow;
 use super::shared::StoreShared;
-use super::{AuditRow, KnownWindow, OutsideCount, Store};
+use super::{
+    AuditRow, KnownWindow, OutsideCount, RegisteredWindow, Store, WindowCount, WindowRegistration,
+    register,
+};
 use crate::mirror::audit::EventDigest;
 use crate::mirror::change::RemovalReason;
 use crate::mirror::commit::{Removal, StoredKind};
@@ -37,6 +42,36 @@ impl Store {
     /// If the store can no longer be used.
     pub async fn identities(&self) -> Result<BTreeMap<Arc<str>, WindowIdentity>, StoreError> {
         self.read_tree(|tree| tree.identities()).await
+    }
+
+    /// Returns the wanted windows together with the stored state of each, as
+    /// [`Store::replace_windows`] would, or `None` where that would have to write something. Several
+    /// calls run at the same time, which the writer cannot do.
+    ///
+    /// # Errors
+    /// If the store can no longer be used.
+    pub async fn unchanged_windows(
+        &self,
+        wanted: Vec<WindowRegistration>,
+        at: Timestamp,
+    ) -> Result<Vec<(WindowRegistration, Option<RegisteredWindow>)>, StoreError> {
+        self.read_tree(move |tree| {
+            let registered = register::unchanged(tree, &wanted, at)?;
+            Ok(wanted.into_iter().zip(registered).collect())
+        })
+        .await
+    }
+
+    /// Counts the windows that are not being dropped, and those of them for which `stays` returns
+    /// true.
+    ///
+    /// # Errors
+    /// If the store can no longer be used.
+    pub async fn count_windows(
+        &self,
+        stays: impl Fn(&str, &WindowIdentity) -> bool + Send + 'static,
+    ) -> Result<WindowCount, StoreError> {
+        self.read_tree(move |tree| tree.count_windows(stays)).await
     }
 
     /// The position of a segment. Waits until deferred commits of that window are durable.

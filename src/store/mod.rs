@@ -80,5 +80,5 @@ pub use self::import::{ImportError, import};
 pub use self::recompress::RecompressPlace;
 pub use self::types::{
     AuditRow, Change, Changes, EventQuery, Events, KnownWindow, OpenReport, OutsideCount,
-    RegisteredWindow, StoreOptions, WindowRegistration,
+    RegisteredWindow, StoreOptions, WindowCount, WindowRegistration,
 };

@@ -64,6 +64,21 @@ pub(super) fn register(
     Ok(RegisteredWindow { replaces, ..registered(id, &record, Counters::default(), &[], None) })
 }
 
+/// The wanted windows for which nothing has to be written, `None` for the others.
+pub(super) fn unchanged(
+    tree: &Tree,
+    wanted: &[WindowRegistration],
+    at: Timestamp,
+) -> Result<Vec<Option<RegisteredWindow>>, TreeError> {
+    let dropping = tree.dropping_by_name()?;
+    let registered = |wanted| {
+        let (mut next, mut batch) = (0, WriteBatch::default());
+        let registered = register(tree, wanted, at, &mut next, &dropping, &mut batch)?;
+        Ok(batch.is_empty().then_some(registered))
+    };
+    wanted.iter().map(registered).collect()
+}
+
 /// Registers a wanted window that the store has under this name and identity.
 fn register_known(
     tree: &Tree,

@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::KnownWindow;
 use super::batch::{self, WriteBatch};
 use super::dictionary::{Dictionaries, Dictionary};
 use super::error::{PlanError, StoreError, TreeError};
 use super::keys;
 use super::pending;
 use super::record::{self, Counters, DictionaryRecord, FeedChecksum, FeedEntry, WindowRecord};
+use super::{KnownWindow, WindowCount};
 use crate::mirror::change::Seq;
 use crate::mirror::page::EventHash;
 use crate::mirror::position::{PendingEntry, Position, SegmentIndex, WindowId};
@@ -156,11 +156,17 @@ impl Tree {
     /// Every window, ordered by number.
     pub(super) fn windows(&self) -> Result<Vec<KnownWindow>, TreeError> {
         let mut windows = Vec::new();
-        for (kind, dropping) in [(keys::WINDOW, false), (keys::DROPPING, true)] {
-            for window in self.windows_of(kind) {
-                let (name, id) = window?;
-                windows.push(KnownWindow { name, id, dropping });
-            }
+        // The names are read from their keys, because a million records take seconds to decode.
+        for entry in self.db.scan_prefix([keys::NAME]) {
+            let (key, value) = entry?;
+            let name = keys::named(&key).ok_or(TreeError::Damaged("name"))?.into();
+            let id = u32::try_from(record::from_number(&value)?).map(WindowId);
+            let id = id.map_err(|_| TreeError::Unknown("name"))?;
+            windows.push(KnownWindow { name, id, dropping: false });
+        }
+        for window in self.dropping_windows() {
+            let (name, id) = window?;
+            windows.push(KnownWindow { name, id, dropping: true });
         }
         windows.sort_by_key(|window| window.id);
         Ok(windows)
@@ -170,18 +176,35 @@ impl Tree {
     pub(super) fn dropping_windows(
         &self,
     ) -> impl Iterator<Item = Result<(Arc<str>, WindowId), TreeError>> {
-        self.windows_of(keys::DROPPING)
-    }
-
-    fn windows_of(
-        &self,
-        kind: u8,
-    ) -> impl Iterator<Item = Result<(Arc<str>, WindowId), TreeError>> {
-        self.db.scan_prefix([kind]).map(|entry| {
+        self.db.scan_prefix([keys::DROPPING]).map(|entry| {
             let (key, value) = entry?;
             let id = keys::window_of(&key).ok_or(TreeError::Damaged("window"))?;
             Ok((WindowRecord::decode(&value)?.name, id))
         })
+    }
+
+    /// The windows that are being dropped, by name.
+    pub(super) fn dropping_by_name(&self) -> Result<BTreeMap<Arc<str>, Vec<WindowId>>, TreeError> {
+        let mut dropping = BTreeMap::<_, Vec<WindowId>>::new();
+        for window in self.dropping_windows() {
+            let (name, id) = window?;
+            dropping.entry(name).or_default().push(id);
+        }
+        Ok(dropping)
+    }
+
+    /// Counts the live windows, and those of them for which `stays` returns true.
+    pub(super) fn count_windows(
+        &self,
+        stays: impl Fn(&str, &WindowIdentity) -> bool,
+    ) -> Result<WindowCount, TreeError> {
+        let mut count = WindowCount::default();
+        for entry in self.db.scan_prefix([keys::WINDOW]) {
+            let record = WindowRecord::decode(&entry?.1)?;
+            count.known += 1;
+            count.staying += usize::from(stays(&record.name, &record.identity));
+        }
+        Ok(count)
     }
 
     pub(super) fn identities(&self) -> Result<BTreeMap<Arc<str>, WindowIdentity>, TreeError> {

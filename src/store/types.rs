@@ -77,6 +77,15 @@ pub struct KnownWindow {
     pub dropping: bool,
 }
 
+/// How many windows a store knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WindowCount {
+    /// All that are not being dropped.
+    pub known: usize,
+    /// Those that stay.
+    pub staying: usize,
+}
+
 /// A window as the store has it.
 #[derive(Clone, Debug)]
 pub struct RegisteredWindow {

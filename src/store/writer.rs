@@ -7,7 +7,7 @@
 //!
 //! If disk space is short (`disk_space`), the whole group is refused and nothing is written. Only
 //! two kinds of registrations are still done: those that change nothing and, so that a daemon can
-//! start, those of the first group after an opening.
+//! start, those of a start.
 //!
 //! A commit that is too large for one batch is written in parts (`parts`).
 //!
@@ -199,9 +199,10 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
     }
 
     /// Whether a daemon needs this job to start and the space that is kept free suffices for it.
-    /// The first group after an opening belongs to a start, every later one to a reload.
+    /// The first group after an opening belongs to a start too.
     fn fits_start_reserve(&mut self, job: &WriteJob) -> bool {
-        self.group == 0 && self.space.allows_start(estimated_bytes(job))
+        let starting = matches!(job, WriteJob::Register { starting: true, .. });
+        (starting || self.group == 0) && self.space.allows_start(estimated_bytes(job))
     }
 
     /// Whether the registrations would change nothing.
@@ -243,7 +244,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 let outcome = self.commit(*commit, group);
                 group.queue_reply(reply, outcome)
             }
-            WriteJob::Register { wanted, unwanted, at, reply } => {
+            WriteJob::Register { wanted, unwanted, at, reply, .. } => {
                 let registered = self.register_windows(group, &wanted, &unwanted, at);
                 for window in registered.iter().flatten() {
                     self.count(CommitOutcome::default(), window.resync);
@@ -398,11 +399,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             }
             self.apply(group)?;
         }
-        let mut dropping = BTreeMap::<_, Vec<WindowId>>::new();
-        for window in self.tree.dropping_windows() {
-            let (name, id) = window?;
-            dropping.entry(name).or_default().push(id);
-        }
+        let dropping = self.tree.dropping_by_name()?;
         let next = self.tree.number(keys::NEXT_WINDOW)?;
         let mut next = u32::try_from(next).unwrap_or(u32::MAX).max(1);
         let mut all = Vec::with_capacity(wanted.len());

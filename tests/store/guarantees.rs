@@ -243,6 +243,8 @@ async fn only_a_start_uses_the_reserved_space() {
     let options = StoreOptions { min_free_bytes: u64::MAX, ..options(&dir) };
     let store = Store::open(&options, &Env::real()).unwrap().0;
     let w = store.register(vec![wanted("a")], at(0)).await.unwrap().remove(0).id;
+    // A start registers its windows in several calls.
+    let c = store.register_for_start(vec![wanted("c")], vec![], at(0)).await.unwrap().remove(0).id;
     let mut reshaped = wanted("a");
     reshaped.shape.time_zone = "Europe/Berlin".into();
     // Every request of a reload is refused.
@@ -252,7 +254,7 @@ async fn only_a_start_uses_the_reserved_space() {
         let told = store.replace_windows(wanted, leaving, at(1)).await;
         assert!(matches!(told, Err(StoreError::Full)), "{told:?}");
     }
-    assert_eq!(store.windows().await.unwrap(), [live("a", w)]);
+    assert_eq!(store.windows().await.unwrap(), [live("a", w), live("c", c)]);
     // A request that changes nothing needs no space.
     let again = store.register(vec![wanted("a")], at(1)).await.unwrap().remove(0);
     assert_eq!((again.id, again.resyncs), (w, 0));
