@@ -19,6 +19,7 @@ use calmirror::config::{Config, Sources};
 use calmirror::daemon::{Daemon, DaemonOptions};
 use calmirror::env::Env;
 use calmirror::graph::transport::HttpTransport;
+use calmirror::platform::start_progress::StartProgress;
 use calmirror::reload::ReloadQueue;
 use calmirror::simulator::{Behaviour, SimulateArgs, Simulation};
 use calmirror::store::{BATCH_BYTES, FeedFilter, Follower};
@@ -93,6 +94,7 @@ client_secret_file = "secret"
         },
         env,
         transport: Arc::new(HttpTransport::new()?),
+        progress: StartProgress::default(),
         accept_drops: false,
         open_loopback: false,
     })

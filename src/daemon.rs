@@ -9,7 +9,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,11 +25,12 @@ use crate::env::Env;
 use crate::error_chain::error_chain;
 use crate::graph::{Budgets, GraphClient, Tokens, Transport};
 use crate::metrics::{Metrics, ReaderMetrics};
-use crate::mirror::window::Window;
+use crate::mirror::window::{Window, WindowIdentity};
 use crate::platform::notify::Notify;
+use crate::platform::start_progress::StartProgress;
 use crate::platform::telemetry::Telemetry;
 use crate::reload::{ReloadHandle, ReloadQueue, ReloadRequest};
-use crate::store::{self, OpenError, Store, StoreError};
+use crate::store::{self, OpenError, Store, StoreError, WindowCount};
 use crate::supervisor::{Fleet, STOP_TIMEOUT, Supervisor, TaskExit};
 use crate::worker::Services;
 use listeners::{Listeners, PreparedListeners};
@@ -58,6 +59,8 @@ pub struct DaemonOptions {
     pub transport: Arc<dyn Transport>,
     /// The running program, for `/v1/status`.
     pub about: BuildInfo,
+    /// Where the start says how far it is.
+    pub progress: StartProgress,
     /// Whether most of the fleet may be dropped.
     pub accept_drops: bool,
     /// Whether TCP on loopback needs no token (the demo).
@@ -143,6 +146,7 @@ impl Daemon {
         let DaemonOptions { config, reloads, env, transport, .. } = options;
         let settings = api_settings(&config, options.open_loopback)?;
         let store = open(&config, &env).await?;
+        options.progress.set("comparing the store with the configuration");
         check_drops(&store, &config, options.accept_drops).await?;
         // Bound before the first request to Graph, so that a taken address fails early.
         let bound = PreparedListeners::all(&config.sections.api).await?;
@@ -167,7 +171,8 @@ impl Daemon {
         };
         let accounts = tokens(&config, &BTreeMap::new(), &transport, &env);
         let mut supervisor = Supervisor::new(services, config.sections.feed.retention);
-        supervisor.start(window_specs(&config, &config.windows, &accounts)).await?;
+        let specs = window_specs(&config, &config.windows, &accounts);
+        supervisor.start(specs, &options.progress).await?;
 
         let app = AppState {
             store: store.clone(),
@@ -354,11 +359,16 @@ async fn open(config: &Config, env: &Env) -> Result<Store, StartError> {
 }
 
 async fn check_drops(store: &Store, config: &Config, accept: bool) -> Result<(), StartError> {
-    let known = store.identities().await?;
-    let stays = |window: &&Arc<Window>| known.get(&window.name) == Some(&config.identity(window));
-    let dropped = known.len() - config.windows.iter().filter(stays).count();
-    if !accept && reload::is_mass_drop(dropped, known.len()) {
-        return Err(StartError::Drops { dropped, known: known.len() });
+    let window = |window: &Arc<Window>| (window.name.clone(), window.clone());
+    let windows: HashMap<Arc<str>, Arc<Window>> = config.windows.iter().map(window).collect();
+    let identity = config.identities();
+    let stays = move |name: &str, known: &WindowIdentity| {
+        windows.get(name).is_some_and(|window| identity(window) == *known)
+    };
+    let WindowCount { known, staying } = store.count_windows(stays).await?;
+    let dropped = known - staying;
+    if !accept && reload::is_mass_drop(dropped, known) {
+        return Err(StartError::Drops { dropped, known });
     }
     Ok(())
 }

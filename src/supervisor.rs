@@ -29,9 +29,9 @@ use crate::mirror::schedule;
 use crate::mirror::status::WindowState;
 use crate::mirror::window::{Window, WindowIdentity};
 use crate::platform::notify::Notify;
+use crate::platform::start_progress::StartProgress;
 use crate::store::StoreError;
-use crate::worker::{FirstRun, HEARTBEAT, RoundRequest, Services, WorkerExit};
-use fleet::FleetEntry;
+use crate::worker::{FirstRun, HEARTBEAT, RoundRequest, Services, WindowHandle, WorkerExit};
 pub use fleet::{Fleet, FleetError, StartedRound};
 use start::registrations;
 
@@ -62,7 +62,7 @@ pub struct WindowSpec {
 pub struct Supervisor {
     services: Arc<Services>,
     fleet: Fleet,
-    /// Stops everything; each worker has a child of it.
+    /// Stops everything.
     stop: CancellationToken,
     /// The workers and the maintenance tasks.
     tasks: JoinSet<Result<WorkerExit, StoreError>>,
@@ -80,9 +80,8 @@ pub struct Supervisor {
 
 /// A running worker. Small, because there may be a million.
 struct RunningWorker {
-    member: FleetEntry,
+    handle: Arc<WindowHandle>,
     restarts: u32,
-    stop: CancellationToken,
     task: AbortHandle,
 }
 
@@ -161,28 +160,12 @@ impl Supervisor {
     ///
     /// # Errors
     /// The store has failed.
-    pub async fn start(&mut self, specs: Vec<WindowSpec>) -> Result<(), StoreError> {
-        let now = self.services.env.now();
-        // Unwanted windows are marked in the same transaction, so that a start that is interrupted
-        // needs no second permission to drop them.
-        let store = self.services.store.clone();
-        let names: BTreeSet<&str> = specs.iter().map(|spec| &*spec.window.name).collect();
-        let known = store.windows().await?.into_iter();
-        let unwanted = known
-            .filter(|window| !window.dropping && !names.contains(&*window.name))
-            .map(|window| window.id);
-        let registered =
-            store.replace_windows(registrations(&specs, now), unwanted.collect(), now).await?;
-        // A window's own worker drops the windows that it replaces, before anything else.
-        let taken: BTreeSet<WindowId> =
-            registered.iter().flat_map(|a| a.replaces.iter().chain([&a.id])).copied().collect();
-        let known = store.windows().await?;
-        let drops = known
-            .into_iter()
-            .filter(|window| !taken.contains(&window.id))
-            .map(|window| (window.name, window.id))
-            .collect();
-        self.start_workers(specs, registered, &mut BTreeMap::new());
+    pub async fn start(
+        &mut self,
+        specs: Vec<WindowSpec>,
+        progress: &StartProgress,
+    ) -> Result<(), StoreError> {
+        let drops = self.register_fleet(specs, progress).await?;
         let Services { store, env, client, .. } = (*self.services).clone();
         let (retention, graph) = (self.retention.subscribe(), client.metrics());
         self.spawn_task("store maintenance", move |stop| {
@@ -235,18 +218,19 @@ impl Supervisor {
         self.start_workers(to_start, registered, &mut stopped);
         let mut drops = Vec::with_capacity(removed.len());
         for name in removed {
-            let member = self.fleet.write().remove(&name);
-            if let Some(member) = member {
+            let handle = self.fleet.write().remove(&name);
+            if let Some(handle) = handle {
                 // Wakes the callers that wait for a round of this window.
-                member.handle.interrupt();
-                let replaced = self.replaced.remove(&member.id).into_iter().flatten();
-                drops.extend([member.id].into_iter().chain(replaced).map(|id| (name.clone(), id)));
+                handle.interrupt();
+                let replaced = self.replaced.remove(&handle.id()).into_iter().flatten();
+                drops
+                    .extend([handle.id()].into_iter().chain(replaced).map(|id| (name.clone(), id)));
             }
         }
         self.drop_windows(drops);
         for window in retimed {
-            if let Some(member) = self.fleet.member(&window.name) {
-                member.handle.set_window(window);
+            if let Some(handle) = self.fleet.member(&window.name) {
+                handle.set_window(window);
             }
         }
         Ok(())
@@ -260,10 +244,10 @@ impl Supervisor {
     /// Requests a round of all windows whose accounts could not sign in. Returns these accounts.
     pub fn retry_sign_ins(&self) -> BTreeSet<Arc<str>> {
         let mut accounts = BTreeSet::new();
-        for member in self.fleet.read().values() {
-            if member.handle.state() == WindowState::SignInRequired {
-                member.handle.request_round(RoundRequest::Sync);
-                accounts.insert(member.handle.window().account.clone());
+        for handle in self.fleet.read().values() {
+            if handle.state() == WindowState::SignInRequired {
+                handle.request_round(RoundRequest::Sync);
+                accounts.insert(handle.window().account.clone());
             }
         }
         accounts
@@ -271,14 +255,14 @@ impl Supervisor {
 
     /// Starts a worker again that was stopped for a change that failed.
     fn resume(&mut self, running: RunningWorker) {
-        let RunningWorker { member, restarts, .. } = running;
+        let RunningWorker { handle, restarts, .. } = running;
         // The stopped worker may have consumed the wake-up of a request.
-        member.handle.wake_worker();
-        let first = match member.handle.state() {
+        handle.wake_worker();
+        let first = match handle.state() {
             WindowState::Settled | WindowState::Following => FirstRun::Spread,
             _ => FirstRun::Now,
         };
-        self.spawn(member, restarts, first, Duration::ZERO);
+        self.spawn(handle, restarts, first, Duration::ZERO);
     }
 
     /// Stops the workers of windows and waits until they are gone. What they had begun to write is
@@ -287,16 +271,9 @@ impl Supervisor {
         &mut self,
         names: &BTreeSet<Arc<str>>,
     ) -> Result<BTreeMap<Arc<str>, RunningWorker>, StoreError> {
-        let mut stopping = BTreeMap::new();
-        for (id, running) in &self.running {
-            let name = running.member.handle.window().name.clone();
-            if names.contains(&name) {
-                stopping.insert(*id, name);
-            }
-        }
+        let mut stopping = self.workers_of(names);
         for running in stopping.keys().filter_map(|id| self.running.get(id)) {
-            running.stop.cancel();
-            running.member.handle.wake_worker();
+            running.handle.stop_worker();
         }
         let mut stopped = BTreeMap::new();
         if let Ok(ended) =
@@ -315,6 +292,17 @@ impl Supervisor {
         Ok(stopped)
     }
 
+    /// The tasks of the workers of windows, with the names.
+    fn workers_of(&self, names: &BTreeSet<Arc<str>>) -> BTreeMap<Id, Arc<str>> {
+        // By address: with a million windows it takes too long to compare names.
+        let handle =
+            |name: &Arc<str>| Some((Arc::as_ptr(&self.fleet.member(name)?), Arc::clone(name)));
+        let handles: HashMap<*const WindowHandle, Arc<str>> =
+            names.iter().filter_map(handle).collect();
+        let name = |running: &RunningWorker| handles.get(&Arc::as_ptr(&running.handle)).cloned();
+        self.running.iter().filter_map(|(id, running)| Some((*id, name(running)?))).collect()
+    }
+
     /// Waits until the workers in `stopping` have ended, and moves them to `stopped`. Cancel safe.
     async fn join(
         &mut self,
@@ -327,7 +315,7 @@ impl Supervisor {
                 Some(name) => {
                     log_panic(&exit, Some(&name));
                     if let Some(running) = self.running.remove(&exit.id) {
-                        running.member.handle.interrupt();
+                        running.handle.interrupt();
                         stopped.insert(name, running);
                     }
                     if let Ok(ended) = exit.result {
@@ -415,33 +403,33 @@ impl Supervisor {
 
     fn restart(&mut self, id: Id, reason: &'static str) {
         let Some(running) = self.running.remove(&id) else { return };
-        let RunningWorker { member, restarts, .. } = running;
+        let RunningWorker { handle, restarts, .. } = running;
         let restarts = restarts + 1;
         self.services.metrics.restarts.fetch_add(1, Ordering::Relaxed);
         let chance = self.services.env.random();
         let pause = schedule::backoff(FIRST_RESTART_DELAY, MAX_RESTART_DELAY, restarts, chance);
-        member.handle.on_crash(self.services.env.now());
+        handle.on_crash(self.services.env.now());
         tracing::error!(
-            window = %member.handle.window().name,
+            window = %handle.window().name,
             reason,
             restarts,
             pause_ms = pause.as_millis(),
             "worker is restarted"
         );
-        self.spawn(member, restarts, FirstRun::Now, pause);
+        self.spawn(handle, restarts, FirstRun::Now, pause);
     }
 
     /// Stops all workers and waits for them no longer than `limit`. Returns whether all stopped.
     pub async fn drain(mut self, limit: Duration) -> bool {
         self.notify.stopping();
         self.stop.cancel();
-        for member in self.fleet.read().values() {
-            member.handle.wake_worker();
+        for handle in self.fleet.read().values() {
+            handle.wake_worker();
         }
         let drained = timeout(limit, async {
             while !self.tasks.is_empty() {
                 let exit = self.next_exit().await;
-                let window = self.running.remove(&exit.id).map(|r| r.member.handle.window());
+                let window = self.running.remove(&exit.id).map(|r| r.handle.window());
                 log_panic(&exit, window.as_ref().map(|window| &*window.name));
             }
         })
@@ -451,7 +439,7 @@ impl Supervisor {
             let maintenance = self.tasks.len().saturating_sub(self.running.len());
             // A worker that holds its thread cannot be waited for.
             timeout(ABORT_GRACE, self.tasks.shutdown()).await.ok();
-            let name = |running: &RunningWorker| running.member.handle.window().name.clone();
+            let name = |running: &RunningWorker| running.handle.window().name.clone();
             log_cut_off("stop", limit, self.running.values().map(name).collect(), maintenance);
         }
         drained

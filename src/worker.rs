@@ -10,26 +10,28 @@ mod error;
 mod handle;
 mod history;
 mod monotonic;
+mod rare_state;
 mod report;
 mod segment_schedule;
 mod state;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::env::Env;
-use crate::graph::{GraphClient, Target};
+use crate::graph::{GraphClient, MailboxBudget, Target, Tokens};
 use crate::metrics::RoundMetrics;
 use crate::mirror::schedule;
 use crate::mirror::segment_set::SegmentSet;
 use crate::mirror::status::{LastResync, ResyncReason, WindowState};
-use crate::mirror::window::Window;
+use crate::mirror::window::{Edges, Window, WindowSettings};
 use crate::store::{Store, StoreError};
 
 use attempt::{Attempt, AttemptContext};
@@ -62,13 +64,44 @@ pub struct Services {
 /// A window's worker.
 pub struct Worker {
     services: Arc<Services>,
-    target: Target,
-    id: crate::mirror::position::WindowId,
+    tokens: Arc<Tokens>,
+    budget: Arc<MailboxBudget>,
     handle: Arc<WindowHandle>,
+    /// Stops all workers.
     stop: CancellationToken,
     /// Most windows never need it, none needs it for long.
     audit_schedule: Option<Box<AuditSchedule>>,
-    segment_schedule: SegmentSchedule,
+    /// Only windows of several segments have one.
+    segment_schedule: Option<Box<SegmentSchedule>>,
+}
+
+/// What shows whether a round makes progress.
+struct RoundProgress {
+    /// Counts its requests.
+    target: Target,
+    /// Counts its steps.
+    steps: AtomicU32,
+    admission: Admission,
+}
+
+impl RoundProgress {
+    fn new(target: Target) -> Self {
+        Self { target, steps: AtomicU32::new(0), admission: Admission::default() }
+    }
+}
+
+/// The place of a round among those that may be in progress; none for a requested round.
+#[derive(Debug, Default)]
+struct Admission(Mutex<Option<OwnedSemaphorePermit>>);
+
+impl Admission {
+    /// Gives the place to another round if this one began long ago: it may wait for a mailbox that
+    /// is throttled.
+    fn release_when_old(&self, begun: Instant) {
+        if begun.elapsed() >= HEARTBEAT {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
+    }
 }
 
 /// Why a worker ended without an error.
@@ -107,16 +140,17 @@ pub enum FirstRun {
 }
 
 impl Worker {
-    /// A worker for the window of `handle`. After `stop` is cancelled the handle must be woken.
+    /// A worker for the window of `handle`. [`WindowHandle::stop_worker`] stops it; after `stop` is
+    /// cancelled, which stops all workers, the handle must be woken.
     pub fn new(
         services: Arc<Services>,
-        target: Target,
-        id: crate::mirror::position::WindowId,
+        tokens: Arc<Tokens>,
         handle: Arc<WindowHandle>,
         stop: CancellationToken,
     ) -> Self {
-        let segment_schedule = SegmentSchedule::default();
-        Self { services, target, id, handle, stop, audit_schedule: None, segment_schedule }
+        let budget = services.client.budget(&tokens, &handle.window().mailbox);
+        let (audit_schedule, segment_schedule) = (None, None);
+        Self { services, tokens, budget, handle, stop, audit_schedule, segment_schedule }
     }
 
     /// Runs rounds until it is asked to stop, a round hangs or the store fails.
@@ -138,7 +172,7 @@ impl Worker {
                 () = self.handle.wake.notified() => true,
                 () = tokio::time::sleep_until(due) => false,
             };
-            if self.stop.is_cancelled() {
+            if self.stop.is_cancelled() || self.handle.is_stopping() {
                 return Ok(WorkerExit::Stopped);
             }
             if woken && self.handle.lock().request.is_none() {
@@ -148,28 +182,50 @@ impl Worker {
                 interval = new.as_secs_f32();
                 continue;
             }
+            let Some(admission) = self.admission().await else { continue };
             if !woken {
                 self.services.metrics.late.observe(due.elapsed());
             }
-            // Spans live as long as the round, because sleeping windows need none. Their level is
-            // the highest, so that every log line of a window names it.
-            let (number, request) = self.begin_round();
-            let window = self.handle.window();
-            interval = window.settings.interval.as_secs_f32();
-            let span = tracing::error_span!("window", window = %window.name);
-            let round = tracing::error_span!(parent: &span, "round", round = number);
-            match Box::pin(self.round(window, number, request).instrument(round)).await {
-                Ok(next) => due = next,
+            match Box::pin(self.turn(admission)).await {
+                Ok(next) => (due, interval) = next,
                 Err(end) => return end.into(),
             }
-            if self.audit_is_due() {
-                self.publish_due(due);
-                match Box::pin(self.audit(due).instrument(span)).await {
-                    Ok(next) => due = due.min(next),
-                    Err(end) => return end.into(),
-                }
+        }
+    }
+
+    /// Waits until a round may begin, without the memory of a round. A requested round begins at
+    /// once. `None`: the worker was woken meanwhile.
+    async fn admission(&self) -> Option<Admission> {
+        if self.handle.lock().request.is_some() {
+            return Some(Admission::default());
+        }
+        tokio::select! {
+            biased;
+            () = self.handle.wake.notified() => None,
+            permit = self.services.client.budgets().admit_round() => {
+                Some(Admission(Mutex::new(permit)))
             }
         }
+    }
+
+    /// Runs a round, and an audit if one is due. Returns when the next round is due, and the
+    /// interval by which that was computed, in seconds.
+    async fn turn(&mut self, admission: Admission) -> Result<(Instant, f32), WorkerEnd> {
+        // Spans live as long as the round, because sleeping windows need none. Their level is the
+        // highest, so that every log line of a window names it.
+        let (number, request) = self.begin_round();
+        let window = self.handle.window();
+        let interval = window.settings.interval.as_secs_f32();
+        let span = tracing::error_span!("window", window = %window.name);
+        let round = tracing::error_span!(parent: &span, "round", round = number);
+        let due = self.round(window, number, request, admission).instrument(round).await?;
+        if !self.audit_is_due() {
+            return Ok((due, interval));
+        }
+        self.publish_due(due);
+        let next = Box::pin(self.audit(due)).instrument(span).await;
+        self.handle.lock().end_round();
+        Ok((due.min(next?), interval))
     }
 
     /// When a round that was due after the old interval is due after the new one. A window that
@@ -197,7 +253,7 @@ impl Worker {
         };
         // Graph may have asked an earlier process to pause for this mailbox.
         let now = Instant::now();
-        self.target.budget.paused_until().map_or(now, |until| until.max(now)) + spread
+        self.budget.paused_until().map_or(now, |until| until.max(now)) + spread
     }
 
     fn publish_due(&self, due: Instant) {
@@ -211,19 +267,21 @@ impl Worker {
         window: Arc<Window>,
         number: u64,
         request: Option<RoundRequest>,
+        admission: Admission,
     ) -> Result<Instant, WorkerEnd> {
         let begun = Instant::now();
-        let steps = AtomicU32::new(0);
+        let progress = RoundProgress { admission, ..RoundProgress::new(self.target(&window)) };
+        let stop = self.handle.arm_stop(&self.stop);
         let running = self.services.metrics.running.increment();
-        let mut attempt = self.attempt(&window, &steps, number);
+        let mut attempt = self.attempt(&window, &progress, &stop, number);
         if request.is_some() && self.handle.state() == WindowState::SignInRequired {
             // The cause of the refusal may have been fixed before the request.
-            self.target.tokens.retry_refused();
+            self.tokens.retry_refused();
         }
         let result = tokio::select! {
             biased;
             result = Box::pin(attempt.run(request, self.resting_segments())) => result,
-            () = self.stalled(&steps) => return Err(WorkerEnd::Exit(WorkerExit::Stuck)),
+            () = self.stalled(&progress) => return Err(WorkerEnd::Exit(WorkerExit::Stuck)),
         };
         let result = match result {
             Ok(end) => Ok(end),
@@ -237,7 +295,7 @@ impl Worker {
                 let segments = self.handle.lock().segments();
                 let now = self.services.env.now();
                 let settings = &window.settings;
-                self.segment_schedule.record(settings, &segments, begun, stats.settled, now);
+                self.record_segments(settings, &segments, begun, stats.settled, now);
                 self.publish_end(&window, number, begun, end, &stats)
             }
             Err(error) => {
@@ -253,17 +311,29 @@ impl Worker {
     }
 
     /// An attempt at the round with this number.
-    fn attempt<'a>(&'a self, window: &'a Window, steps: &'a AtomicU32, number: u64) -> Attempt<'a> {
+    fn attempt<'a>(
+        &'a self,
+        window: &'a Window,
+        progress: &'a RoundProgress,
+        stop: &'a CancellationToken,
+        number: u64,
+    ) -> Attempt<'a> {
         Attempt::new(AttemptContext {
             services: &self.services,
-            target: &self.target,
-            id: self.id,
+            target: &progress.target,
+            id: self.handle.id(),
             window,
             handle: &self.handle,
-            stop: &self.stop,
-            steps,
+            stop,
+            steps: &progress.steps,
             number,
         })
+    }
+
+    /// What the requests of a round are sent to.
+    fn target(&self, window: &Window) -> Target {
+        let Window { mailbox, calendar, .. } = window;
+        Target::new(mailbox.clone(), calendar.clone(), self.tokens.clone(), self.budget.clone())
     }
 
     /// Segments that need no round yet.
@@ -272,19 +342,38 @@ impl Worker {
             // A suspicion needs a round of all segments before it can be confirmed.
             return SegmentSet::EMPTY;
         }
-        self.segment_schedule.resting()
+        self.segment_schedule.as_deref().map_or(SegmentSet::EMPTY, SegmentSchedule::resting)
+    }
+
+    /// Records when the segments that settled in a round are due again.
+    fn record_segments(
+        &mut self,
+        settings: &WindowSettings,
+        segments: &[Edges],
+        begun: Instant,
+        settled: SegmentSet,
+        now: Timestamp,
+    ) {
+        if segments.len() < 2 {
+            self.segment_schedule = None;
+            return;
+        }
+        let schedule = self.segment_schedule.get_or_insert_default();
+        schedule.record(settings, segments, begun, settled, now);
     }
 
     /// Resolves once the round has made no progress for longer than any of its steps may take.
-    async fn stalled(&self, steps: &AtomicU32) {
+    async fn stalled(&self, round: &RoundProgress) {
         // A request counts when it is sent, so the next count is at least its response later: twice
         // the timeout, as a margin.
+        let begun = Instant::now();
         let longest_request = self.services.client.request_timeout().saturating_mul(2);
         let progress = || {
-            self.handle.lock().last_heartbeat = Instant::now();
-            let queued = self.target.queued.load(Ordering::Relaxed);
-            let requests = self.target.requests.load(Ordering::Relaxed);
-            (!queued).then(|| (requests, steps.load(Ordering::Relaxed)))
+            self.handle.lock().beat();
+            round.admission.release_when_old(begun);
+            let queued = round.target.queued.load(Ordering::Relaxed);
+            let requests = round.target.requests.load(Ordering::Relaxed);
+            (!queued).then(|| (requests, round.steps.load(Ordering::Relaxed)))
         };
         unchanged_for(longest_request.saturating_add(STALL_LIMIT), progress).await;
     }
@@ -294,7 +383,7 @@ impl Worker {
     fn begin_round(&self) -> (u64, Option<RoundRequest>) {
         let mut state = self.handle.lock();
         state.running = true;
-        state.last_heartbeat = Instant::now();
+        state.beat();
         state.health.state = match state.health.state {
             WindowState::Settled | WindowState::Following => WindowState::Following,
             other => other,
@@ -309,8 +398,10 @@ fn record_resync(handle: &WindowHandle, at: Timestamp, reason: ResyncReason) {
     state.health.state = WindowState::Enumerating;
     state.resync = Some(reason);
     if reason != ResyncReason::New {
-        state.resyncs += 1;
-        state.last_resync = Some(Box::new(LastResync { at, reason }));
+        state.edit_rare(|rare| {
+            rare.resyncs += 1;
+            rare.last_resync = Some(LastResync { at, reason });
+        });
     }
 }
 

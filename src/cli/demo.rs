@@ -32,6 +32,7 @@ use crate::mirror::change::ChangeKind;
 use crate::mirror::status::WindowState;
 use crate::platform::resources::without_huge_pages;
 use crate::platform::signals::{Signal, Signals};
+use crate::platform::start_progress::StartProgress;
 use crate::platform::stdout_closed::stdout_closed;
 use crate::platform::telemetry::OutputFormat;
 use crate::reload::ReloadQueue;
@@ -94,6 +95,7 @@ pub(super) async fn demo(
         about: build_info(&env),
         env,
         transport: Arc::new(transport),
+        progress: StartProgress::default(),
         accept_drops: true,
         open_loopback: true,
     };

@@ -19,6 +19,7 @@ use crate::graph::HttpTransport;
 use crate::platform::notify::Notify;
 use crate::platform::resources::without_huge_pages;
 use crate::platform::signals::Signals;
+use crate::platform::start_progress::StartProgress;
 use crate::platform::telemetry::{OutputFormat, Telemetry};
 use crate::reload::ReloadQueue;
 use crate::store::{OpenFault, StoreError};
@@ -90,6 +91,7 @@ async fn serve(sources: Sources, level: Option<&str>, accept_drops: bool) -> Res
         about: build_info(&env),
         env,
         transport: Arc::new(transport),
+        progress: StartProgress::default(),
         accept_drops,
         open_loopback: false,
     };
@@ -108,7 +110,8 @@ async fn foreground(
     let reloads = options.reloads.handle();
     let reload = || reloads.signal();
     signal_loop::run(signals, reload, |stop| async move {
-        let starting = with_extended_timeout(Daemon::start(options), &notify);
+        let progress = options.progress.clone();
+        let starting = with_extended_timeout(Daemon::start(options), &notify, &progress);
         // Opening the store may be abandoned, which does no more harm than any other end of the
         // process.
         let Some(started) = stop.run_until_cancelled(starting).await else {
@@ -125,14 +128,20 @@ async fn foreground(
 }
 
 /// Waits for a start and extends the service manager's timeout meanwhile: a large store that was
-/// not closed is read completely. After [`MAX_EXTENSION`] the timeout is no longer extended.
-async fn with_extended_timeout<T>(start: impl Future<Output = T>, notify: &Notify) -> T {
+/// not closed is read completely, and a million windows are registered. Each time the log and the
+/// status say how far it is. After [`MAX_EXTENSION`] the timeout is no longer extended.
+async fn with_extended_timeout<T>(
+    start: impl Future<Output = T>,
+    notify: &Notify,
+    progress: &StartProgress,
+) -> T {
     let mut start = std::pin::pin!(start);
     for _ in 0..MAX_EXTENSION.as_secs() / EXTEND_INTERVAL.as_secs() {
-        notify.extend(EXTEND_INTERVAL * 2, "opening the store");
+        notify.extend(EXTEND_INTERVAL * 2, &progress.step());
         if let Ok(started) = tokio::time::timeout(EXTEND_INTERVAL, &mut start).await {
             return started;
         }
+        tracing::info!(step = %progress.step(), "still starting");
     }
     start.await
 }
@@ -267,13 +276,17 @@ mod tests {
             message.map_or(String::new(), |bytes| String::from_utf8(bytes).unwrap())
         };
         let long = EXTEND_INTERVAL * 2 + Duration::from_secs(1);
-        let mut start = std::pin::pin!(with_extended_timeout(tokio::time::sleep(long), &notify));
+        let progress = StartProgress::default();
+        let slow = with_extended_timeout(tokio::time::sleep(long), &notify, &progress);
+        let mut start = std::pin::pin!(slow);
         // Each extension is twice the time until the next one.
         for at in 0..3 {
             let waited = Duration::from_secs(1);
             assert!(tokio::time::timeout(waited, &mut start).await.is_err() || at == 2);
             let asked = format!("EXTEND_TIMEOUT_USEC={}", (EXTEND_INTERVAL * 2).as_micros());
-            assert_eq!(heard(), format!("{asked}\nSTATUS=opening the store\n"), "{at}");
+            let step = ["opening the store", "registering windows: 8 of 9"][at.min(1)];
+            assert_eq!(heard(), format!("{asked}\nSTATUS={step}\n"), "{at}");
+            progress.set("registering windows: 8 of 9");
             assert_eq!(heard(), "");
             if at < 2 {
                 let rest = tokio::time::timeout(EXTEND_INTERVAL - waited, &mut start).await;

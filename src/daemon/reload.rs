@@ -101,7 +101,8 @@ impl Daemon {
         let (load, old, open_loopback) =
             (self.load.clone(), self.config.clone(), self.open_loopback);
         let reading = tokio::task::spawn_blocking(move || {
-            let config = load().map_err(|faults| ReloadError::Faults(faults.0))?;
+            let mut config = load().map_err(|faults| ReloadError::Faults(faults.0))?;
+            config.share_windows(&old);
             let settings = api_settings(&config, open_loopback)
                 .map_err(|error| ReloadError::failed(&error))?;
             let difference = config::diff(&old, &config);
@@ -194,6 +195,7 @@ mod tests {
     use crate::daemon::tests::config;
     use crate::env::Env;
     use crate::graph::HttpTransport;
+    use crate::platform::start_progress::StartProgress;
     use crate::reload::ReloadQueue;
 
     #[test]
@@ -246,6 +248,7 @@ mod tests {
             env,
             transport: Arc::new(HttpTransport::new().unwrap()),
             about,
+            progress: StartProgress::default(),
             accept_drops: false,
             open_loopback: false,
         })

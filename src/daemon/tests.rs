@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::*;
 use crate::config::{Diagnostics, Sources};
 use crate::graph::HttpTransport;
+use crate::platform::start_progress::StartProgress;
 use crate::reload::ReloadError;
 use crate::store::WindowRegistration;
 use crate::tests::{env, open as open_store, registration};
@@ -95,6 +96,7 @@ async fn a_stop_comes_before_a_waiting_reload_and_closes_the_store() {
             started: env().now(),
             since: Instant::now(),
         },
+        progress: StartProgress::default(),
         accept_drops: false,
         open_loopback: false,
     };

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::retry_after::MAX_WAIT;
@@ -19,6 +19,10 @@ use super::retry_after::MAX_WAIT;
 /// Graph's 10,000 in ten minutes, less a margin for requests that are not counted here, such as
 /// repetitions inside the HTTP library.
 const MAX_IN_TEN_MINUTES: u32 = 9_900;
+/// Rounds that may be in progress for each request that may be in flight, and at least how many.
+/// More would only wait in the memory of a round.
+const ROUNDS_PER_REQUEST: usize = 4;
+const MIN_ROUNDS: usize = 1024;
 /// Ten full minutes, and the current one.
 const MINUTES: usize = 11;
 
@@ -32,6 +36,7 @@ pub struct Budgets {
 #[derive(Debug)]
 struct OverallBudget {
     requests: PermitPool,
+    rounds: Arc<Semaphore>,
     /// The start of minute 0.
     epoch: Instant,
 }
@@ -42,7 +47,9 @@ struct MailboxBudgets {
     /// Permits over all mailboxes, and of each one of them.
     overall: usize,
     per_mailbox: usize,
-    known: BTreeMap<(Box<str>, Box<str>), Weak<MailboxBudget>>,
+    known: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Weak<MailboxBudget>>>,
+    /// How many are known.
+    count: usize,
     /// When this many are known, unused ones are removed.
     clear_at: usize,
 }
@@ -142,10 +149,11 @@ impl Budgets {
     pub fn new(overall: usize, per_mailbox: usize) -> Self {
         let (overall, per_mailbox) = (permits(overall), permits(per_mailbox));
         let mailboxes =
-            MailboxBudgets { overall, per_mailbox, known: BTreeMap::new(), clear_at: 0 };
+            MailboxBudgets { overall, per_mailbox, known: BTreeMap::new(), count: 0, clear_at: 0 };
         Self {
             overall: Arc::new(OverallBudget {
                 requests: PermitPool::new(overall),
+                rounds: Arc::new(Semaphore::new(rounds(overall))),
                 epoch: Instant::now(),
             }),
             mailboxes: Arc::new(Mutex::new(mailboxes)),
@@ -157,34 +165,74 @@ impl Budgets {
         let (overall, per_mailbox) = (permits(overall), permits(per_mailbox));
         let mut mailboxes = self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner);
         self.overall.requests.resize(mailboxes.overall, overall);
+        // A lower limit of requests keeps the rounds: it makes them slower, not larger.
+        let more = rounds(overall).saturating_sub(rounds(mailboxes.overall));
+        self.overall.rounds.add_permits(more);
         if per_mailbox != mailboxes.per_mailbox {
-            for budget in mailboxes.known.values().filter_map(Weak::upgrade) {
+            let known = mailboxes.known.values().flat_map(BTreeMap::values);
+            for budget in known.filter_map(Weak::upgrade) {
                 budget.requests.resize(mailboxes.per_mailbox, per_mailbox);
             }
         }
         (mailboxes.overall, mailboxes.per_mailbox) = (overall, per_mailbox);
     }
 
+    /// Waits until another round may begin. A round keeps the permit until it ends or takes long, so
+    /// that rounds of throttled mailboxes do not keep others waiting. May be dropped at any time.
+    pub async fn admit_round(&self) -> Option<OwnedSemaphorePermit> {
+        // The semaphore is never closed.
+        self.overall.rounds.clone().acquire_owned().await.ok()
+    }
+
     /// The budget of a mailbox: the same one as long as it is in use, in any letter case of the
     /// address.
-    pub fn mailbox(&self, account: &str, mailbox: &str) -> Arc<MailboxBudget> {
-        let key = (account.into(), mailbox.to_lowercase().into());
+    pub fn mailbox(
+        &self,
+        account: impl Into<Arc<str>>,
+        mailbox: impl Into<Arc<str>>,
+    ) -> Arc<MailboxBudget> {
+        let (account, key) = (account.into(), lower_case(mailbox.into()));
         let mut mailboxes = self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = mailboxes.known.get(&key).and_then(Weak::upgrade) {
+        let known = mailboxes.known.get(&account).and_then(|known| known.get(&key));
+        if let Some(known) = known.and_then(Weak::upgrade) {
             return known;
         }
-        if mailboxes.known.len() >= mailboxes.clear_at {
-            mailboxes.known.retain(|_, budget| budget.strong_count() > 0);
-            mailboxes.clear_at = mailboxes.known.len() * 2 + 64;
+        if mailboxes.count >= mailboxes.clear_at {
+            mailboxes.clear();
         }
         let budget = Arc::new(MailboxBudget {
             requests: PermitPool::new(mailboxes.per_mailbox),
             overall: self.overall.clone(),
             ledger: Mutex::default(),
         });
-        mailboxes.known.insert(key, Arc::downgrade(&budget));
+        let known = mailboxes.known.entry(account).or_default();
+        if known.insert(key, Arc::downgrade(&budget)).is_none() {
+            mailboxes.count += 1;
+        }
         budget
     }
+}
+
+impl MailboxBudgets {
+    /// Removes the budgets that no window uses any more.
+    fn clear(&mut self) {
+        self.known.retain(|_, known| {
+            known.retain(|_, budget| budget.strong_count() > 0);
+            !known.is_empty()
+        });
+        self.count = self.known.values().map(BTreeMap::len).sum();
+        self.clear_at = self.count * 2 + 64;
+    }
+}
+
+/// The same text in lower case; mostly it is already, and then shared with the window.
+fn lower_case(text: Arc<str>) -> Arc<str> {
+    let is_lower = |byte: u8| byte.is_ascii() && !byte.is_ascii_uppercase();
+    if text.bytes().all(is_lower) { text } else { text.to_lowercase().into() }
+}
+
+fn rounds(requests: usize) -> usize {
+    permits(requests.saturating_mul(ROUNDS_PER_REQUEST).max(MIN_ROUNDS))
 }
 
 fn permits(n: usize) -> usize {
@@ -304,9 +352,9 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &budgets.mailbox("x", "alice@contoso.com")));
         assert!(!Arc::ptr_eq(&first, &budgets.mailbox("y", "alice@contoso.com")));
         for n in 0..10_000 {
-            drop(budgets.mailbox("x", &n.to_string()));
+            drop(budgets.mailbox("x", n.to_string()));
         }
-        let known = budgets.mailboxes.lock().unwrap_or_else(PoisonError::into_inner).known.len();
+        let known = budgets.mailboxes.lock().unwrap_or_else(PoisonError::into_inner).count;
         assert!(known < 300, "{known} forgotten mailboxes are remembered");
     }
 

@@ -7,7 +7,7 @@
 //! failure by the class of its [`GraphError`].
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::auth::{AccessToken, Tokens};
-use super::budget::Budgets;
+use super::budget::{Budgets, MailboxBudget};
 use super::error::{self, ErrorResponse, GraphError, RequestKind};
 use super::origin::{Origin, OriginError};
 use super::page_memory::{PageMemory, Reservation};
@@ -116,15 +116,12 @@ impl GraphClient {
         mailbox: &Arc<str>,
         calendar: CalendarRef,
     ) -> Target {
-        Target {
-            mailbox: mailbox.clone(),
-            calendar,
-            tokens: tokens.clone(),
-            budget: self.shared.budgets.mailbox(tokens.name(), mailbox),
-            requests: AtomicU64::new(0),
-            response_micros: AtomicU64::new(0),
-            queued: AtomicBool::new(false),
-        }
+        Target::new(mailbox.clone(), calendar, tokens.clone(), self.budget(tokens, mailbox))
+    }
+
+    /// The budget of a mailbox.
+    pub fn budget(&self, tokens: &Tokens, mailbox: &Arc<str>) -> Arc<MailboxBudget> {
+        self.shared.budgets.mailbox(tokens.name().clone(), mailbox.clone())
     }
 
     /// One page of a delta round, and its memory reservation, which must be kept as long as the

@@ -61,6 +61,18 @@ pub enum PageStart<'a> {
 }
 
 impl Target {
+    /// A target to which no request was made yet.
+    pub fn new(
+        mailbox: Arc<str>,
+        calendar: CalendarRef,
+        tokens: Arc<Tokens>,
+        budget: Arc<MailboxBudget>,
+    ) -> Self {
+        let (requests, response_micros) = (AtomicU64::new(0), AtomicU64::new(0));
+        let queued = AtomicBool::new(false);
+        Self { mailbox, calendar, tokens, budget, requests, response_micros, queued }
+    }
+
     /// The address of a resource below the calendar, where Graph's address is `base`.
     pub(super) fn url(&self, base: &str, below: &str) -> Result<String, GraphError> {
         let mut url = base.to_owned();

@@ -4,5 +4,6 @@ pub mod limits;
 pub mod notify;
 pub mod resources;
 pub mod signals;
+pub mod start_progress;
 pub mod stdout_closed;
 pub mod telemetry;

@@ -19,20 +19,16 @@ use crate::worker::{HEARTBEAT, RoundRequest, WindowHandle, WindowSummary};
 /// A worker in a round that has not checked for stalls for this long holds its thread.
 pub(super) const HUNG_AFTER: Duration = Duration::from_secs(5 * HEARTBEAT.as_secs());
 
+/// The windows of a fleet by name.
+type FleetWindows = BTreeMap<Arc<str>, Arc<WindowHandle>>;
+
 /// The running windows by name. Cheap to clone.
 #[derive(Clone)]
 pub struct Fleet {
-    windows: Arc<RwLock<BTreeMap<Arc<str>, FleetEntry>>>,
+    windows: Arc<RwLock<FleetWindows>>,
     env: Env,
     stop: CancellationToken,
     metrics: Arc<RoundMetrics>,
-}
-
-/// A window of the fleet.
-#[derive(Clone)]
-pub(super) struct FleetEntry {
-    pub(super) id: WindowId,
-    pub(super) handle: Arc<WindowHandle>,
 }
 
 /// Why a command to a window could not be carried out.
@@ -66,19 +62,19 @@ impl Fleet {
     /// Every window's status, ordered by name.
     pub fn windows(&self) -> Vec<WindowStatus> {
         let now = self.env.now();
-        self.read().values().map(|member| member.handle.status(now)).collect()
+        self.read().values().map(|handle| handle.status(now)).collect()
     }
 
     /// The summaries of all windows, ordered by name.
     pub fn summaries(&self) -> Vec<WindowSummary> {
-        self.read().values().map(|member| member.handle.summary()).collect()
+        self.read().values().map(|handle| handle.summary()).collect()
     }
 
     /// How many windows are in each state.
     pub fn states(&self) -> BTreeMap<WindowState, usize> {
         let mut states = BTreeMap::new();
-        for member in self.read().values() {
-            *states.entry(member.handle.state()).or_default() += 1;
+        for handle in self.read().values() {
+            *states.entry(handle.state()).or_default() += 1;
         }
         states
     }
@@ -91,7 +87,7 @@ impl Fleet {
     /// A window whose worker holds its thread.
     pub(super) fn hung(&self) -> Option<Arc<str>> {
         let windows = self.read();
-        let mut hung = windows.iter().filter(|(_, entry)| entry.handle.is_hung(HUNG_AFTER));
+        let mut hung = windows.iter().filter(|(_, handle)| handle.is_hung(HUNG_AFTER));
         hung.next().map(|(name, _)| name.clone())
     }
 
@@ -113,17 +109,17 @@ impl Fleet {
 
     /// One window's status.
     pub fn window(&self, name: &str) -> Option<WindowStatus> {
-        self.member(name).map(|member| member.handle.status(self.env.now()))
+        self.member(name).map(|handle| handle.status(self.env.now()))
     }
 
     /// A window's past rounds.
     pub fn rounds(&self, name: &str) -> Option<PastRounds> {
-        self.member(name).map(|member| member.handle.rounds())
+        self.member(name).map(|handle| handle.rounds())
     }
 
     /// The id of a window in the store.
     pub fn id(&self, name: &str) -> Option<WindowId> {
-        self.member(name).map(|member| member.id)
+        self.member(name).map(|handle| handle.id())
     }
 
     /// Starts a round now; with `wait` also waits for its end.
@@ -162,8 +158,7 @@ impl Fleet {
         if self.stop.is_cancelled() {
             return Err(FleetError::Stopping);
         }
-        let FleetEntry { handle, .. } =
-            self.member(name).ok_or_else(|| FleetError::UnknownWindow(name.to_owned()))?;
+        let handle = self.member(name).ok_or_else(|| FleetError::UnknownWindow(name.to_owned()))?;
         let round = handle.request_round(request);
         let finished = match wait {
             None => None,
@@ -177,15 +172,21 @@ impl Fleet {
         Ok(StartedRound { window: handle.window().name.clone(), round, finished })
     }
 
-    pub(super) fn member(&self, name: &str) -> Option<FleetEntry> {
+    /// Gives back the memory that a map has to spare after it grew window by window.
+    pub(super) fn compact(&self) {
+        let mut windows = self.write();
+        *windows = std::mem::take(&mut *windows).into_iter().collect();
+    }
+
+    pub(super) fn member(&self, name: &str) -> Option<Arc<WindowHandle>> {
         self.read().get(name).cloned()
     }
 
-    pub(super) fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<Arc<str>, FleetEntry>> {
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, FleetWindows> {
         self.windows.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn read(&self) -> RwLockReadGuard<'_, BTreeMap<Arc<str>, FleetEntry>> {
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, FleetWindows> {
         self.windows.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -199,10 +200,9 @@ mod tests {
     use crate::tests::{NOON, env, registered, window};
 
     /// A settled window without a worker.
-    fn entry(name: &str) -> FleetEntry {
+    fn entry(name: &str) -> Arc<WindowHandle> {
         let registered = registered(Edges { start: NOON, end: NOON });
-        let handle = Arc::new(WindowHandle::new(Arc::new(window(name)), &registered, NOON));
-        FleetEntry { id: registered.id, handle }
+        Arc::new(WindowHandle::new(Arc::new(window(name)), &registered, NOON))
     }
 
     fn fleet(names: &[&str]) -> Fleet {
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(fleet(&[]).summary(), "0 windows");
         assert_eq!(fleet(&["alice"]).summary(), "1 window: 1 settled");
         let fleet = fleet(&["alice", "bob", "carol"]);
-        fleet.member("bob").unwrap().handle.on_crash(NOON);
+        fleet.member("bob").unwrap().on_crash(NOON);
         fleet.metrics.restarts.fetch_add(1, Ordering::Relaxed);
         let summary = fleet.summary();
         assert!(summary.starts_with("3 windows: ") && summary.contains("2 settled"), "{summary}");
@@ -235,7 +235,7 @@ mod tests {
         assert_eq!((started.round, started.finished.is_some()), (8, false));
         assert_eq!(begun.elapsed().as_secs(), 5);
         // The end of the round answers early.
-        let handle = fleet.member("alice").unwrap().handle;
+        let handle = fleet.member("alice").unwrap();
         let (started, ()) =
             tokio::join!(fleet.sync("alice", Some(Duration::from_secs(5))), async {
                 tokio::time::sleep(Duration::from_secs(1)).await;

@@ -1,22 +1,95 @@
 //! Starts workers: registers their windows in the fleet, and does what has to happen before a
 //! worker's first round.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::fleet::FleetEntry;
 use super::{RunningWorker, Supervisor, WindowSpec, maintenance};
+use crate::graph::MailboxBudget;
 use crate::mirror::clock::{self, MAX_PAUSE};
 use crate::mirror::position::WindowId;
 use crate::mirror::schedule;
-use crate::store::{RegisteredWindow, StoreError, WindowRegistration};
+use crate::platform::start_progress::StartProgress;
+use crate::store::{RegisteredWindow, Store, StoreError, WindowRegistration};
 use crate::worker::{FirstRun, Services, WindowHandle, Worker, WorkerExit};
 
+/// Windows that are registered at once when a fleet starts: few, because what is registered takes
+/// several times the memory of a sleeping window.
+const SLICE: usize = if cfg!(test) { 1 } else { 8192 };
+
+/// A window of the fleet whose worker has to be started.
+struct WorkerStart {
+    handle: Arc<WindowHandle>,
+    first: FirstRun,
+    /// Keeps a pause of the mailbox until the worker shares its budget.
+    _paused: Option<Arc<MailboxBudget>>,
+}
+
 impl Supervisor {
+    /// Registers the windows of a starting fleet, slice by slice, and starts their workers. Returns
+    /// the windows to drop.
+    ///
+    /// # Errors
+    /// The store has failed, or the disk is full.
+    pub(super) async fn register_fleet(
+        &mut self,
+        specs: Vec<WindowSpec>,
+        progress: &StartProgress,
+    ) -> Result<Vec<(Arc<str>, WindowId)>, StoreError> {
+        let now = self.services.env.now();
+        let store = self.services.store.clone();
+        progress.set("reading the windows of the store");
+        let names: HashSet<&str> = specs.iter().map(|spec| &*spec.window.name).collect();
+        let mut known = store.windows().await?;
+        // A window of the store that keeps its name is either taken over or replaced, and then its
+        // successor's worker drops it before anything else.
+        known.retain(|window| window.dropping || !names.contains(&*window.name));
+        drop(names);
+        // Unwanted windows are marked first, so that a start that is interrupted needs no second
+        // permission to drop them.
+        let live = known.iter().filter(|window| !window.dropping);
+        let unwanted: Vec<WindowId> = live.map(|window| window.id).collect();
+        if !unwanted.is_empty() {
+            store.register_for_start(Vec::new(), unwanted, now).await?;
+        }
+        let mut drops: BTreeMap<WindowId, Arc<str>> =
+            known.into_iter().map(|window| (window.id, window.name)).collect();
+        let (all, mut rest) = (specs.len(), specs.into_iter());
+        let slices = std::iter::from_fn(move || {
+            let slice: Vec<WindowSpec> = rest.by_ref().take(SLICE).collect();
+            (!slice.is_empty()).then_some(slice)
+        });
+        // Most windows are in the store as they are wanted, and reading them uses all cores.
+        let reads = stream::iter(slices).map(|slice| {
+            let reading = store.unchanged_windows(registrations(&slice, now), now);
+            async move { Ok::<_, StoreError>((slice, reading.await?)) }
+        });
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let mut reads = std::pin::pin!(reads.buffered(cores));
+        let mut starts = Vec::with_capacity(all);
+        while let Some(read) = reads.next().await {
+            let (slice, windows) = read?;
+            let registered = register_changed(&store, windows, now).await?;
+            for replaced in registered.iter().flat_map(|window| &window.replaces) {
+                drops.remove(replaced);
+            }
+            starts.extend(self.attach(slice, registered, &mut BTreeMap::new()));
+            progress.set(format!("registering windows: {} of {all}", starts.len()));
+        }
+        self.fleet.compact();
+        progress.set(format!("starting {all} workers"));
+        for WorkerStart { handle, first, _paused } in starts {
+            self.spawn(handle, 0, first, Duration::ZERO);
+        }
+        Ok(drops.into_iter().map(|(id, name)| (name, id)).collect())
+    }
+
     /// Adds registered windows to the fleet and starts their workers; `registered[i]` belongs to
     /// `specs[i]`. `stopped` holds the previous workers of some of them.
     pub(super) fn start_workers(
@@ -25,9 +98,20 @@ impl Supervisor {
         registered: Vec<RegisteredWindow>,
         stopped: &mut BTreeMap<Arc<str>, RunningWorker>,
     ) {
+        let starts = self.attach(specs, registered, stopped);
+        for WorkerStart { handle, first, _paused } in starts {
+            self.spawn(handle, 0, first, Duration::ZERO);
+        }
+    }
+
+    /// Adds registered windows to the fleet. Their workers have to be started.
+    fn attach(
+        &mut self,
+        specs: Vec<WindowSpec>,
+        registered: Vec<RegisteredWindow>,
+        stopped: &mut BTreeMap<Arc<str>, RunningWorker>,
+    ) -> Vec<WorkerStart> {
         let mut starts = Vec::with_capacity(specs.len());
-        // Keeps the targets, whose budgets hold the pauses, until the workers share them.
-        let mut paused = Vec::new();
         let now = self.services.env.now();
         {
             let fleet = self.fleet.clone();
@@ -37,31 +121,30 @@ impl Supervisor {
                 let continues = |until: &Timestamp| clock::wait_continues(*until, MAX_PAUSE, now);
                 let left = registered.paused_until.filter(continues);
                 let left = left.map(|until| until.duration_since(now));
-                if let Some(left) = left.and_then(|left| Duration::try_from(left).ok()) {
-                    let calendar = window.calendar.clone();
-                    let target = self.services.client.target(&tokens, &window.mailbox, calendar);
-                    target.budget.pause(left);
-                    paused.push(target);
-                }
+                let left = left.and_then(|left| Duration::try_from(left).ok());
+                let paused = left.map(|left| {
+                    let budget = self.services.client.budget(&tokens, &window.mailbox);
+                    budget.pause(left);
+                    budget
+                });
                 self.tokens.insert(window.account.clone(), tokens);
                 let name = window.name.clone();
                 let previous = stopped.remove(&name);
-                let member = match windows.get(&name).filter(|member| member.id == registered.id) {
-                    Some(member) => {
-                        member.handle.reattach(window, &registered);
-                        member.clone()
+                let handle = match windows.get(&name).filter(|known| known.id() == registered.id) {
+                    Some(handle) => {
+                        handle.reattach(window, &registered);
+                        handle.clone()
                     }
                     None => {
                         let handle = Arc::new(WindowHandle::new(window, &registered, now));
-                        let member = FleetEntry { id: registered.id, handle };
-                        windows.insert(name, member.clone());
-                        member
+                        windows.insert(name, handle.clone());
+                        handle
                     }
                 };
                 // A replaced window may have windows of its own left to drop: the new one takes
                 // over.
                 let mut replaces = registered.replaces;
-                let earlier = previous.map(|running| running.member.id);
+                let earlier = previous.map(|running| running.handle.id());
                 replaces
                     .extend(earlier.and_then(|id| self.replaced.remove(&id)).into_iter().flatten());
                 replaces.sort_unstable();
@@ -70,32 +153,29 @@ impl Supervisor {
                     self.replaced.insert(registered.id, replaces);
                 }
                 let first = if registered.settled { FirstRun::Spread } else { FirstRun::Now };
-                starts.push((member, first));
+                starts.push(WorkerStart { handle, first, _paused: paused });
             }
         }
-        for (member, first) in starts {
-            self.spawn(member, 0, first, Duration::ZERO);
-        }
+        starts
     }
 
     /// Starts a worker after a pause.
     pub(super) fn spawn(
         &mut self,
-        member: FleetEntry,
+        handle: Arc<WindowHandle>,
         restarts: u32,
         first: FirstRun,
         pause: Duration,
     ) {
-        let window = member.handle.window();
+        let window = handle.window();
         let Some(tokens) = self.tokens.get(&window.account) else { return };
-        let replaces = self.replaced.get(&member.id).cloned().unwrap_or_default();
-        let target = self.services.client.target(tokens, &window.mailbox, window.calendar.clone());
-        let stop = self.stop.child_token();
-        let (id, handle) = (member.id, member.handle.clone());
-        let mut worker = Worker::new(self.services.clone(), target, id, handle, stop.clone());
+        let replaces = self.replaced.get(&handle.id()).cloned().unwrap_or_default();
+        handle.allow_worker();
+        let (services, tokens) = (self.services.clone(), tokens.clone());
+        let mut worker = Worker::new(services, tokens, handle.clone(), self.stop.clone());
         // Boxed because few workers need it, and none for long.
         let preparation = (!pause.is_zero() || !replaces.is_empty()).then(|| {
-            let (services, stop) = (self.services.clone(), stop.clone());
+            let (services, stop) = (self.services.clone(), handle.arm_stop(&self.stop));
             Box::pin(prepare(services, stop, pause, window.name.clone(), replaces))
         });
         let task = self.tasks.spawn(async move {
@@ -106,8 +186,24 @@ impl Supervisor {
             }
             worker.run(first).await
         });
-        self.running.insert(task.id(), RunningWorker { member, restarts, stop, task });
+        self.running.insert(task.id(), RunningWorker { handle, restarts, task });
     }
+}
+
+/// Registers the windows of which the store does not know the wanted state. Returns all of them.
+async fn register_changed(
+    store: &Store,
+    windows: Vec<(WindowRegistration, Option<RegisteredWindow>)>,
+    now: Timestamp,
+) -> Result<Vec<RegisteredWindow>, StoreError> {
+    let changed = windows.iter().filter(|(_, known)| known.is_none());
+    let changed: Vec<_> = changed.map(|(wanted, _)| wanted.clone()).collect();
+    let mut registered = Vec::new();
+    if !changed.is_empty() {
+        registered = store.register_for_start(changed, Vec::new(), now).await?;
+    }
+    let mut registered = registered.into_iter();
+    Ok(windows.into_iter().filter_map(|(_, known)| known.or_else(|| registered.next())).collect())
 }
 
 /// The windows as they are registered in the store.
@@ -170,7 +266,7 @@ mod tests {
             let commit = Commit::new(stored_id(next, "alice").await, 0, env.now());
             store.commit(Commit { counters, ..commit }).await.unwrap();
             let specs = ["alice", "bob"].map(|name| spec(window(name), &tokens));
-            next.start(specs.into()).await.unwrap();
+            next.start(specs.into(), &StartProgress::default()).await.unwrap();
             for (name, expected) in [("alice", expected), ("bob", None)] {
                 let Window { mailbox, calendar, .. } = window(name);
                 let paused = client.target(&tokens, &mailbox, calendar).budget.paused_until();
@@ -187,7 +283,7 @@ mod tests {
         let next = &mut fixture.supervisor;
         settle(next, "alice").await;
         let specs = ["alice", "bob"].map(|name| spec(window(name), &tokens));
-        next.start(specs.into()).await.unwrap();
+        next.start(specs.into(), &StartProgress::default()).await.unwrap();
         tokio::time::sleep(Duration::from_millis(1)).await;
         let rounds = |name| next.fleet().window(name).unwrap();
         let due = |name| rounds(name).next_due.unwrap().duration_since(next.services.env.now());

@@ -70,7 +70,7 @@ impl SupervisorFixture {
             Duration::from_secs(86_400),
         );
         let specs = ["alice", "bob"].map(|name| spec(window(name), &tokens)).into();
-        supervisor.start(specs).await.unwrap();
+        supervisor.start(specs, &StartProgress::default()).await.unwrap();
 
         let path = directory.path().join("notify");
         let manager = UnixDatagram::bind(&path).unwrap();
@@ -213,8 +213,7 @@ async fn a_reload_reports_how_a_worker_that_it_stops_ends() {
     ];
     for (end, goes_on, expected) in ends {
         let SupervisorFixture { directory, mut supervisor, .. } = SupervisorFixture::new().await;
-        let id =
-            supervisor.running.iter().find(|(_, r)| &*r.member.handle.window().name == "alice");
+        let id = supervisor.running.iter().find(|(_, r)| &*r.handle.window().name == "alice");
         let id = *id.unwrap().0;
         let alice = supervisor.running.remove(&id).unwrap();
         alice.task.abort();
@@ -243,7 +242,7 @@ async fn a_stop_logs_some_names_of_the_workers_it_cut_off() {
     let change = FleetChange { removed: Vec::new(), to_start, retimed: Vec::new() };
     supervisor.change_fleet(change, || ()).await.unwrap();
     // No worker of a room reacts to its token.
-    let is_room = |running: &RunningWorker| running.member.handle.window().name.starts_with("room");
+    let is_room = |running: &RunningWorker| running.handle.window().name.starts_with("room");
     let rooms: Vec<_> = supervisor.running.extract_if(|_, running| is_room(running)).collect();
     for (_, room) in rooms {
         room.task.abort();
@@ -313,7 +312,8 @@ async fn a_window_inherits_the_pending_drops_of_its_predecessor() {
 async fn unconfigured_windows_are_marked_for_dropping_before_the_workers_start() {
     let (mut fixture, tokens) = SupervisorFixture::new().await.successor().await;
     let store = fixture.supervisor.services.store.clone();
-    fixture.supervisor.start(vec![spec(window("alice"), &tokens)]).await.unwrap();
+    let specs = vec![spec(window("alice"), &tokens)];
+    fixture.supervisor.start(specs, &StartProgress::default()).await.unwrap();
     // The events are not removed yet, but an interrupted start needs no second permission for the
     // drop.
     let known: Vec<_> = store.identities().await.unwrap().into_keys().collect();
@@ -328,8 +328,8 @@ async fn a_round_requested_just_before_a_reload_that_fails_begins_at_once() {
     let (mut fixture, tokens) = SupervisorFixture::new().await.successor().await;
     let next = &mut fixture.supervisor;
     settle(next, "alice").await;
-    next.start(vec![spec(window("alice"), &tokens)]).await.unwrap();
-    let handle = next.running.values().next().unwrap().member.handle.clone();
+    next.start(vec![spec(window("alice"), &tokens)], &StartProgress::default()).await.unwrap();
+    let handle = next.running.values().next().unwrap().handle.clone();
     let round = handle.request_round(RoundRequest::Sync);
     let stopped = next.stop_workers(&[Arc::from("alice")].into()).await.unwrap();
     stopped.into_values().for_each(|running| next.resume(running));
@@ -351,7 +351,7 @@ async fn edges_configured_under_a_wrong_clock_use_graphs_time() {
     client.metrics().clock.answered(Some(right), env.now());
     let start = Edge::Relative { years: 0, months: 0, days: -30 };
     let mut wanted = window("alice");
-    wanted.settings.start = start;
+    wanted.settings_mut().start = start;
     let expected = schedule::edges(&wanted, right).start;
     let to_start = vec![spec(wanted, &tokens)];
     let change = FleetChange { removed: Vec::new(), to_start, retimed: Vec::new() };

@@ -129,7 +129,7 @@ impl<'a> Attempt<'a> {
         };
         if let Some(reason) = reason {
             // Before the first request, so that no segment is missed if it fails.
-            self.begin_resyncs(reason).await.inspect_err(|_| {
+            Box::pin(self.begin_resyncs(reason)).await.inspect_err(|_| {
                 // The window's next round serves the request.
                 self.context.handle.lock().keep_request(request);
             })?;
@@ -137,7 +137,7 @@ impl<'a> Attempt<'a> {
         while let Err(error) = self.segments(resting).await {
             match error {
                 AttemptError::Graph(error) if error.class() == ErrorClass::SegmentTooLong => {
-                    self.halve_segments(error).await?;
+                    Box::pin(self.halve_segments(error)).await?;
                     resting = SegmentSet::EMPTY;
                 }
                 error => return Err(error),
@@ -203,7 +203,8 @@ impl<'a> Attempt<'a> {
         Ok((round, begins))
     }
 
-    /// Performs an effect of a round.
+    /// Performs an effect of a round. The rare ones are boxed, because every round in progress takes
+    /// the memory of the largest one that is not.
     async fn perform(&mut self, round: &Round, effect: Effect) -> Result<RoundInput, AttemptError> {
         let &SegmentContext { segment, edges, .. } = round.context();
         let input = match effect {
@@ -214,10 +215,10 @@ impl<'a> Attempt<'a> {
             Effect::Unseen => Ok(RoundInput::Unseen(self.unseen(segment).await?)),
             Effect::Commit(commit) => Ok(self.commit(*commit).await?),
             Effect::Rows(id) => Ok(RoundInput::SeriesRows(self.rows(segment, &id).await?)),
-            Effect::Master(id) => self.master(&id, edges).await,
-            Effect::Instances(id) => self.instances(segment, &id, edges).await,
-            Effect::View(request) => self.view(segment, &request).await,
-            Effect::Presence(request) => self.presence(&request, edges).await,
+            Effect::Master(id) => Box::pin(self.master(&id, edges)).await,
+            Effect::Instances(id) => Box::pin(self.instances(segment, &id, edges)).await,
+            Effect::View(request) => Box::pin(self.view(segment, &request)).await,
+            Effect::Presence(request) => Box::pin(self.presence(&request, edges)).await,
         };
         match input {
             Err(SeriesError::NotFound | SeriesError::Unavailable) => Ok(RoundInput::Unavailable),

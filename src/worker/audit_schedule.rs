@@ -3,14 +3,12 @@
 //! Kept apart from the worker and boxed: a sleeping window whose last audit found nothing does not
 //! need it.
 
-use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::attempt::audit::AuditOutcome;
-use super::segment_schedule::SegmentSchedule;
-use super::{Worker, WorkerEnd, WorkerExit};
+use super::{RoundProgress, Worker, WorkerEnd, WorkerExit};
 use crate::mirror::audit::SuspectedDrift;
 use crate::mirror::schedule;
 use crate::mirror::status::WindowState;
@@ -58,13 +56,14 @@ impl Worker {
         let mut suspects = std::mem::take(&mut self.schedule().suspects);
         let window = self.handle.window();
         let number = self.handle.lock().rounds;
-        let steps = AtomicU32::new(0);
+        let progress = RoundProgress::new(self.target(&window));
+        let stop = self.handle.arm_stop(&self.stop);
         let result = {
-            let mut attempt = self.attempt(&window, &steps, number);
+            let mut attempt = self.attempt(&window, &progress, &stop, number);
             tokio::select! {
                 biased;
                 result = attempt.audit(&mut suspects) => result,
-                () = self.stalled(&steps) => return Err(WorkerEnd::Exit(WorkerExit::Stuck)),
+                () = self.stalled(&progress) => return Err(WorkerEnd::Exit(WorkerExit::Stuck)),
             }
         };
         let error = match result {
@@ -77,7 +76,7 @@ impl Worker {
                 // A round of all segments at once, because those with pending entries are not
                 // settled.
                 self.audit_schedule = None;
-                self.segment_schedule = SegmentSchedule::default();
+                self.segment_schedule = None;
                 return Ok(Instant::now());
             }
             Ok(AuditOutcome::Unavailable) => None,
@@ -106,6 +105,7 @@ mod tests {
     use crate::graph::script::reply;
     use crate::mirror::segment_set::SegmentSet;
     use crate::tests::window;
+    use crate::worker::Admission;
     use crate::worker::tests::{WorkerFixture, delta, event, list};
 
     const DAY: Duration = Duration::from_secs(86_400);
@@ -113,7 +113,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_failed_audit_waits_but_suspected_drift_does_not() {
         let mut audited = window("alice");
-        audited.settings.audit = Some(DAY);
+        audited.settings_mut().audit = Some(DAY);
         let failing = (0..5).map(|_| reply(500, ""));
         let answers = std::iter::once(delta(&[event("a", 3)])).chain(failing).chain([
             list(&[]),
@@ -122,7 +122,8 @@ mod tests {
         ]);
         let fixture = WorkerFixture::new(audited, answers).await;
         let mut worker = fixture.worker();
-        let due = worker.round(fixture.handle.window(), 1, None).await.unwrap();
+        let due =
+            worker.round(fixture.handle.window(), 1, None, Admission::default()).await.unwrap();
         assert!(!worker.audit_is_due(), "it has just settled");
         tokio::time::advance(2 * DAY).await;
         assert!(worker.audit_is_due());

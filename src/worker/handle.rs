@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use crate::mirror::health::WindowHealth;
 use crate::mirror::outcome::{RoundOutcome, SegmentMode};
+use crate::mirror::position::WindowId;
 use crate::mirror::schedule;
 use crate::mirror::status::{PastRounds, RoundFigures, SegmentStatus, WindowState, WindowStatus};
 use crate::mirror::window::{CalendarRef, Window};
@@ -18,12 +20,10 @@ use super::state::{RoundRequest, WorkerState};
 /// Connects a worker with its readers and requesters. Small, because there may be a million.
 #[derive(Debug)]
 pub struct WindowHandle {
-    window: Mutex<Arc<Window>>,
+    id: WindowId,
     state: Mutex<WorkerState>,
-    /// Wakes the worker: a request was made, or the settings changed.
+    /// Wakes the worker: a request was made, the settings changed, or it has to stop.
     pub(super) wake: Notify,
-    /// An attempt has ended.
-    finished: Notify,
 }
 
 /// The part of a window's state that lists of windows need.
@@ -60,17 +60,56 @@ impl WindowHandle {
     /// A handle for a window as the store has it, at the wall-clock time `now`.
     pub fn new(window: Arc<Window>, registered: &RegisteredWindow, now: Timestamp) -> Self {
         Self {
-            window: Mutex::new(window),
-            state: Mutex::new(WorkerState::new(registered, now)),
+            id: registered.id,
+            state: Mutex::new(WorkerState::new(window, registered, now)),
             wake: Notify::new(),
-            finished: Notify::new(),
         }
+    }
+
+    /// The window's number in the store.
+    pub fn id(&self) -> WindowId {
+        self.id
+    }
+
+    /// Asks the worker to stop: its round ends at once, and it begins no other.
+    pub fn stop_worker(&self) {
+        let mut state = self.lock();
+        state.stopping = true;
+        let stop = state.stop.take();
+        drop(state);
+        if let Some(stop) = stop {
+            stop.cancel();
+        }
+        self.wake_worker();
+    }
+
+    /// Prepares the handle for a new worker, after the previous one has ended.
+    pub fn allow_worker(&self) {
+        let mut state = self.lock();
+        (state.stopping, state.stop) = (false, None);
+    }
+
+    /// A token that ends what the worker does next, if the worker or `all` is asked to stop.
+    pub fn arm_stop(&self, all: &CancellationToken) -> CancellationToken {
+        let stop = all.child_token();
+        let mut state = self.lock();
+        if state.stopping {
+            stop.cancel();
+        } else {
+            state.stop = Some(stop.clone());
+        }
+        stop
+    }
+
+    /// Whether the worker was asked to stop.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.lock().stopping
     }
 
     /// Replaces the settings. They take effect at the next round; a sleeping worker computes its
     /// wait again at once.
     pub fn set_window(&self, window: Arc<Window>) {
-        *self.window.lock().unwrap_or_else(PoisonError::into_inner) = window;
+        self.lock().window = window;
         self.wake_worker();
     }
 
@@ -79,7 +118,7 @@ impl WindowHandle {
     pub fn interrupt(&self) {
         let mut state = self.lock();
         state.rounds += u64::from(state.running);
-        state.running = false;
+        state.end_round();
         drop(state);
         self.notify_finished();
     }
@@ -87,13 +126,12 @@ impl WindowHandle {
     /// Restarts the window as the store has it now. The history, the failure count and a state of
     /// trouble are kept.
     pub fn reattach(&self, window: Arc<Window>, registered: &RegisteredWindow) {
-        *self.window.lock().unwrap_or_else(PoisonError::into_inner) = window;
-        self.lock().reattach(registered);
+        self.lock().reattach(window, registered);
     }
 
     /// The window's settings.
     pub fn window(&self) -> Arc<Window> {
-        self.window.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().window.clone()
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, WorkerState> {
@@ -120,13 +158,15 @@ impl WindowHandle {
     /// Waits until the attempt with this number, or a later one, has ended.
     pub async fn finished(&self, round: u64) {
         loop {
-            let finished = self.finished.notified();
-            tokio::pin!(finished);
-            // Registered before the check, so that no notification is missed.
-            finished.as_mut().enable();
-            if self.lock().rounds >= round {
-                return;
-            }
+            let finished = {
+                let mut state = self.lock();
+                if state.rounds >= round {
+                    return;
+                }
+                let notify = state.edit_rare(|rare| rare.finished.get_or_insert_default().clone());
+                // Under the lock, so that no notification is missed.
+                notify.notified_owned()
+            };
             finished.await;
         }
     }
@@ -134,7 +174,7 @@ impl WindowHandle {
     /// Records that the worker panicked or hung. Another worker will take over the window.
     pub fn on_crash(&self, now: Timestamp) {
         let mut state = self.lock();
-        state.running = false;
+        state.end_round();
         state.rounds += 1;
         let number = state.rounds;
         let round = RoundFigures { number, at: now, ..RoundFigures::default() };
@@ -145,14 +185,18 @@ impl WindowHandle {
     }
 
     pub(super) fn notify_finished(&self) {
-        self.finished.notify_waiters();
+        let mut state = self.lock();
+        if state.rare().finished.is_some()
+            && let Some(finished) = state.edit_rare(|rare| rare.finished.take())
+        {
+            finished.notify_waiters();
+        }
     }
 
     /// Whether a round is running and its worker has not checked for stalls for `limit`: its
     /// thread is blocked by something that never yields.
     pub fn is_hung(&self, limit: Duration) -> bool {
-        let state = self.lock();
-        state.running && state.last_heartbeat.elapsed() > limit
+        self.lock().unchecked().is_some_and(|unchecked| unchecked > limit)
     }
 
     /// The window's state.
@@ -167,10 +211,10 @@ impl WindowHandle {
 
     /// What finding, sorting and counting windows needs; cheap.
     pub fn summary(&self) -> WindowSummary {
-        let window = self.window();
         let worker_state = self.lock();
         let WorkerState { health: WindowHealth { state, settled_once, .. }, events, .. } =
             *worker_state;
+        let window = worker_state.window.clone();
         let stale_s = worker_state.stale_s();
         drop(worker_state);
         let fresh = stale_s.is_none_or(|s| s <= 3.0 * window.settings.interval.as_secs_f64());
@@ -180,20 +224,19 @@ impl WindowHandle {
 
     /// The whole published status.
     pub fn status(&self, now: Timestamp) -> WindowStatus {
-        let window = self.window();
         let mut state = self.lock();
+        let window = state.window.clone();
         let segments = state.segments();
         let next_due = state.next_due.as_mut().map(|due| due.future_wall_time(now));
-        let mut last_error = state.last_error.as_deref().cloned();
+        let mut last_error = state.rare().last_error.clone();
         if let Some(error) = last_error.as_mut().filter(|error| error.retry_at.is_some()) {
             // The wall clock may have been set since.
             error.retry_at = next_due.or(error.retry_at);
         }
         let state = &mut *state;
-        let held = state.held.as_mut().or(state.held_move.as_mut());
-        let held = held
-            .filter(|_| state.health.state == WindowState::Held)
-            .map(|until| until.future_wall_time(now));
+        let is_held = state.health.state == WindowState::Held;
+        let held = is_held.then(|| state.edit_rare(|rare| rare.held_until(now))).flatten();
+        let rare = state.rare();
         WindowStatus {
             name: window.name.to_string(),
             account: window.account.to_string(),
@@ -209,7 +252,7 @@ impl WindowHandle {
                 .map(|(segment, index)| SegmentStatus {
                     start: segment.start,
                     end: segment.end,
-                    mode: if state.snapshots.contains(index) {
+                    mode: if rare.snapshots.contains(index) {
                         SegmentMode::Snapshot
                     } else {
                         SegmentMode::Delta
@@ -229,12 +272,12 @@ impl WindowHandle {
             next_due,
             held_until: held,
             failures: state.health.failures,
-            resyncs: state.resyncs,
-            last_resync: state.last_resync.as_deref().cloned(),
+            resyncs: rare.resyncs,
+            last_resync: rare.last_resync.clone(),
             audit: state.audits.status(&window),
             last_error,
             settled_once: state.health.settled_once,
-            unreadable: state.unreadable.values().fold(0, |sum, n| sum.saturating_add(*n)),
+            unreadable: rare.unreadable.values().fold(0, |sum, n| sum.saturating_add(*n)),
             interval_s: window.settings.interval.as_secs_f64(),
         }
     }
@@ -243,7 +286,6 @@ impl WindowHandle {
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt as _;
-    use tokio::time::Instant;
 
     use super::*;
     use crate::mirror::window::Edges;
@@ -294,8 +336,10 @@ mod tests {
         tokio::time::advance(2 * limit).await;
         assert!(!handle.is_hung(limit));
         handle.lock().running = true;
+        handle.lock().beat();
+        tokio::time::advance(2 * limit).await;
         assert!(handle.is_hung(limit));
-        handle.lock().last_heartbeat = Instant::now();
+        handle.lock().beat();
         assert!(!handle.is_hung(limit));
     }
 

@@ -34,19 +34,21 @@ impl Worker {
             }
             AttemptEnd::Held { until } => {
                 let (wait, asked) = (self.remaining_wait(window, until), stats.round.requests > 0);
-                let until = Box::new(MonotonicTime::at(Instant::now() + wait, now));
+                let until = MonotonicTime::at(Instant::now() + wait, now);
                 (RoundResult::Held { wait, asked }, RoundOutcome::Held, Some(until))
             }
         };
         let mut state = self.handle.lock();
-        state.running = false;
+        state.end_round();
         state.rounds = number;
-        state.held = held;
+        if held.is_some() || state.rare().held.is_some() {
+            state.edit_rare(|rare| rare.held = held);
+        }
         let pacing = Pacing {
             interval: window.settings.interval,
             jitter: window.settings.jitter,
             took,
-            held_move: state.held_move.as_deref().map(|until| until.remaining()),
+            held_move: state.rare().held_move.map(MonotonicTime::remaining),
         };
         let (health, delay, notice) =
             state.health.on_result(result, &pacing, || self.services.env.random());
@@ -59,8 +61,10 @@ impl Worker {
         }
         state.last_success = Some(MonotonicTime::now(now));
         state.record_round(finished(stats, number, now, took), outcome);
-        state.last_error =
-            (result == RoundResult::Incomplete).then(|| Box::new(incomplete(now, delay)));
+        let error = (result == RoundResult::Incomplete).then(|| incomplete(now, delay));
+        if error.is_some() || state.rare().last_error.is_some() {
+            state.edit_rare(|rare| rare.last_error = error);
+        }
         if result == RoundResult::Settled {
             state.audits.begin(now);
         }
@@ -101,7 +105,7 @@ impl Worker {
         let now = self.services.env.now();
         let cause = error.cause(|until| self.remaining_wait(window, until));
         let mut state = self.handle.lock();
-        state.running = false;
+        state.end_round();
         state.rounds = number;
         let failure = RoundFailure {
             cause,
@@ -137,7 +141,7 @@ impl Worker {
                 "window in trouble"
             );
         }
-        state.last_error = Some(Box::new(last_error));
+        state.edit_rare(|rare| rare.last_error = Some(last_error));
         Instant::now() + delay
     }
 }

@@ -1,28 +1,31 @@
 //! The state of a window and its worker.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::mirror::health::WindowHealth;
 use crate::mirror::outcome::RoundOutcome;
 use crate::mirror::position::SegmentIndex;
 use crate::mirror::schedule;
-use crate::mirror::segment_set::SegmentSet;
 use crate::mirror::status::{
-    AuditRecord, AuditStatus, LastError, LastResync, PastRound, ResyncReason, RoundFigures,
-    WindowState,
+    AuditRecord, AuditStatus, PastRound, ResyncReason, RoundFigures, WindowState,
 };
 use crate::mirror::window::{Edges, Window};
 use crate::store::RegisteredWindow;
 
 use super::history::RoundHistory;
-use super::monotonic::MonotonicTime;
+use super::monotonic::{MonotonicTime, PackedInstant};
+use super::rare_state::{NO_RARE_STATE, RareState};
 
 /// The state of a window and its worker, in the form that costs least while the window sleeps.
 #[derive(Debug)]
 pub(super) struct WorkerState {
+    /// The settings.
+    pub(super) window: Arc<Window>,
     pub(super) health: WindowHealth,
     pub(super) edges: Edges,
     pub(super) edges_at: Timestamp,
@@ -30,34 +33,36 @@ pub(super) struct WorkerState {
     /// Finished attempts, successful or not. A running attempt has the next number.
     pub(super) rounds: u64,
     pub(super) running: bool,
-    /// When a running worker last ran its stall check.
-    pub(super) last_heartbeat: Instant,
+    /// Whether the worker was asked to stop.
+    pub(super) stopping: bool,
+    /// Ends the running round.
+    pub(super) stop: Option<CancellationToken>,
+    /// When a running worker last ran its stall check; `None` while none runs.
+    last_heartbeat: Option<PackedInstant>,
     pub(super) request: Option<RoundRequest>,
     pub(super) history: RoundHistory,
     /// The resync that began in the running round.
     pub(super) resync: Option<ResyncReason>,
     pub(super) last_success: Option<MonotonicTime>,
     pub(super) next_due: Option<MonotonicTime>,
-    /// Until when a mass removal waits for its confirmation.
-    pub(super) held: Option<Box<MonotonicTime>>,
-    /// Until when a move of the edges waits that would drop most of the window.
-    pub(super) held_move: Option<Box<MonotonicTime>>,
-    pub(super) resyncs: u64,
-    pub(super) last_resync: Option<Box<LastResync>>,
     pub(super) audits: PackedAudit,
-    pub(super) last_error: Option<Box<LastError>>,
-    /// Unreadable items by segment; see [`WindowStatus::unreadable`].
-    pub(super) unreadable: BTreeMap<SegmentIndex, u32>,
-    /// The segments in snapshot mode.
-    pub(super) snapshots: SegmentSet,
+    /// What most windows do not have.
+    rare: Option<Box<RareState>>,
     /// The longest segment that Graph answers for, in days: at most 1825.
     segment_days: u16,
 }
 
 impl WorkerState {
     /// The state of a window as the store has it, at the wall-clock time `now`.
-    pub(super) fn new(registered: &RegisteredWindow, now: Timestamp) -> Self {
+    pub(super) fn new(window: Arc<Window>, registered: &RegisteredWindow, now: Timestamp) -> Self {
+        let rare = RareState {
+            resyncs: registered.resyncs,
+            last_resync: registered.last_resync.clone(),
+            snapshots: registered.snapshots,
+            ..RareState::default()
+        };
         Self {
+            window,
             health: WindowHealth {
                 state: if registered.settled {
                     WindowState::Settled
@@ -75,31 +80,30 @@ impl WorkerState {
             events: registered.events,
             rounds: registered.rounds,
             running: false,
-            last_heartbeat: Instant::now(),
+            stopping: false,
+            stop: None,
+            last_heartbeat: None,
             request: None,
             history: RoundHistory::default(),
             resync: None,
             last_success: registered.last_success.map(|at| MonotonicTime::from_stored(at, now)),
             next_due: None,
-            held: None,
-            held_move: None,
-            resyncs: registered.resyncs,
-            last_resync: registered.last_resync.clone().map(Box::new),
             audits: PackedAudit::of(registered.audit),
-            last_error: None,
-            unreadable: BTreeMap::new(),
-            snapshots: registered.snapshots,
+            rare: rare.boxed(),
             segment_days: u16::try_from(registered.segment_days).unwrap_or(u16::MAX),
         }
     }
 
     /// Takes over the window as the store has it now. The history, the failure count and a state of
     /// trouble are kept.
-    pub(super) fn reattach(&mut self, registered: &RegisteredWindow) {
+    pub(super) fn reattach(&mut self, window: Arc<Window>, registered: &RegisteredWindow) {
+        self.window = window;
         self.set_edges(registered.edges, registered.edges_at);
         self.events = registered.events;
-        self.resyncs = registered.resyncs;
-        self.last_resync = registered.last_resync.clone().map(Box::new);
+        self.edit_rare(|rare| {
+            rare.resyncs = registered.resyncs;
+            rare.last_resync = registered.last_resync.clone();
+        });
         self.audits = PackedAudit::of(registered.audit);
         if !self.health.state.is_trouble() {
             self.health.state =
@@ -110,13 +114,49 @@ impl WorkerState {
     /// Counts unreadable items of a page, which the mirror may lack. An enumeration of the segment
     /// starts its count again.
     pub(super) fn count_unreadable(&mut self, segment: SegmentIndex, first: bool, count: usize) {
-        if first {
-            self.unreadable.remove(&segment);
+        if count == 0 && (!first || self.rare().unreadable.is_empty()) {
+            return;
         }
-        if let Ok(count @ 1..) = u32::try_from(count) {
-            let known = self.unreadable.entry(segment).or_default();
-            *known = known.saturating_add(count);
-        }
+        self.edit_rare(|rare| {
+            if first {
+                rare.unreadable.remove(&segment);
+            }
+            if let Ok(count @ 1..) = u32::try_from(count) {
+                let known = rare.unreadable.entry(segment).or_default();
+                *known = known.saturating_add(count);
+            }
+        });
+    }
+
+    /// What most windows do not have.
+    pub(super) fn rare(&self) -> &RareState {
+        self.rare.as_deref().unwrap_or(&NO_RARE_STATE)
+    }
+
+    /// Changes what most windows do not have. Nothing is allocated if nothing of it is left.
+    pub(super) fn edit_rare<T>(&mut self, edit: impl FnOnce(&mut RareState) -> T) -> T {
+        let mut rare = self.rare.take().map_or(RareState::NONE, |rare| *rare);
+        let result = edit(&mut rare);
+        self.rare = rare.boxed();
+        result
+    }
+
+    /// Records that a round runs and is not stuck.
+    pub(super) fn beat(&mut self) {
+        self.last_heartbeat = Some(PackedInstant::of(Instant::now()));
+    }
+
+    /// Records that no round runs.
+    pub(super) fn end_round(&mut self) {
+        self.running = false;
+        self.stop = None;
+        self.last_heartbeat = None;
+    }
+
+    /// The time since the running worker last ran its stall check; `None` if none runs.
+    pub(super) fn unchecked(&self) -> Option<Duration> {
+        let beat = self.last_heartbeat.filter(|_| self.running);
+        beat.map(|beat| beat.instant().elapsed())
     }
 
     /// The window's segments, earliest first.
@@ -137,7 +177,9 @@ impl WorkerState {
     pub(super) fn set_edges(&mut self, edges: Edges, at: Timestamp) {
         (self.edges, self.edges_at) = (edges, at);
         let segments = self.segments().len();
-        self.unreadable.retain(|segment, _| usize::from(*segment) < segments);
+        self.edit_rare(|rare| {
+            rare.unreadable.retain(|segment, _| usize::from(*segment) < segments);
+        });
     }
 
     /// Keeps a request for the next round. Of several requests the greatest is served.
@@ -159,7 +201,12 @@ impl WorkerState {
 
     /// Publishes whether a segment is in snapshot mode.
     pub(super) fn set_snapshot_mode(&mut self, segment: SegmentIndex, snapshot: bool) {
-        if snapshot { self.snapshots.insert(segment) } else { self.snapshots.remove(segment) }
+        if self.rare().snapshots.contains(segment) == snapshot {
+            return;
+        }
+        self.edit_rare(|rare| {
+            if snapshot { rare.snapshots.insert(segment) } else { rare.snapshots.remove(segment) }
+        });
     }
 }
 
@@ -236,7 +283,7 @@ pub enum RoundRequest {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::collections::BTreeMap;
 
     use super::*;
     use crate::tests::{NOON, registered, window};
@@ -245,19 +292,19 @@ mod tests {
     async fn a_segment_that_no_longer_exists_has_no_unreadable_items() {
         let edges = |end: &str| Edges { start: NOON, end: end.parse().unwrap() };
         let long = registered(edges("2036-11-02T12:00:00Z"));
-        let mut state = WorkerState::new(&long, NOON);
+        let mut state = WorkerState::new(Arc::new(window("alice")), &long, NOON);
         assert_eq!(state.segments().len(), 3);
         for segment in 0..3 {
             state.count_unreadable(segment, true, 1);
         }
         state.set_edges(edges("2026-12-02T12:00:00Z"), NOON);
-        assert_eq!(state.unreadable, BTreeMap::from([(0, 1)]));
+        assert_eq!(state.rare().unreadable, BTreeMap::from([(0, 1)]));
     }
 
     #[test]
     fn an_audit_is_due_a_period_after_the_window_first_settled() {
         let mut audited = window("alice");
-        audited.settings.audit = Some(Duration::from_secs(86_400));
+        audited.settings_mut().audit = Some(Duration::from_secs(86_400));
         let mut audit = PackedAudit::default();
         let later = |hours| NOON + jiff::SignedDuration::from_hours(hours);
         assert!(!audit.is_due(&audited, later(100)), "it never settled");

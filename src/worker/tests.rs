@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 
+use futures_util::FutureExt as _;
 use jiff::SignedDuration;
 use tempfile::TempDir;
 
@@ -59,10 +60,8 @@ impl WorkerFixture {
     }
 
     pub(super) fn worker(&self) -> Worker {
-        let Window { mailbox, calendar, .. } = &*self.window;
-        let target = self.services.client.target(&self.tokens, mailbox, calendar.clone());
         let (services, handle) = (self.services.clone(), self.handle.clone());
-        Worker::new(services, target, self.id, handle, self.stop.clone())
+        Worker::new(services, self.tokens.clone(), handle, self.stop.clone())
     }
 
     pub(super) fn attempt(&self) -> Attempt<'_> {
@@ -159,7 +158,7 @@ async fn the_first_round_is_spread_and_waits_for_a_pause_of_the_mailbox() {
     assert_eq!(worker.first_due(FirstRun::Now), now);
     let spread = worker.first_due(FirstRun::Spread).duration_since(now);
     assert!(spread > Duration::ZERO && spread < Duration::from_secs(60), "{spread:?}");
-    worker.target.budget.pause(Duration::from_secs(600));
+    worker.budget.pause(Duration::from_secs(600));
     assert_eq!(worker.first_due(FirstRun::Now).duration_since(now).as_secs(), 600);
 }
 
@@ -217,4 +216,81 @@ async fn only_a_round_without_progress_that_is_not_queued_is_stuck() {
     };
     unchanged_for(STALL_LIMIT, progress).await;
     assert_eq!(minutes(), 10 + 120 + 10);
+}
+
+/// There may be a million windows. The task adds about a hundred bytes to its future.
+#[tokio::test(start_paused = true)]
+async fn a_sleeping_window_uses_little_memory() {
+    let fixture = WorkerFixture::new(window("alice"), []).await;
+    let mut worker = fixture.worker();
+    let size = size_of_val(&worker);
+    let sleeping = size_of_val(&worker.run(FirstRun::Now));
+    let round = size_of_val(&fixture.attempt().run(None, SegmentSet::EMPTY));
+    assert!(size <= 56 && sleeping <= 248, "worker {size}, its sleeping future {sleeping}");
+    let (handle, window) = (size_of::<WindowHandle>(), size_of::<Window>());
+    assert!(handle <= 232 && window <= 72, "handle {handle}, window {window}");
+    assert!(round <= 8400, "a round in progress: {round}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_ends_the_round_of_its_window_at_once() {
+    let fixture = WorkerFixture::new(window("alice"), [ScriptedResponse::Silence]).await;
+    let mut worker = fixture.worker();
+    let running = tokio::spawn(async move { worker.run(FirstRun::Now).await.unwrap() });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(fixture.handle.lock().running);
+    let begun = Instant::now();
+    fixture.handle.stop_worker();
+    assert_eq!(running.await.unwrap(), WorkerExit::Stopped);
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    // Another worker of the window begins no round until it is allowed to.
+    assert!(fixture.handle.arm_stop(&fixture.stop).is_cancelled());
+    assert_eq!(fixture.worker().run(FirstRun::Now).await.unwrap(), WorkerExit::Stopped);
+    fixture.handle.allow_worker();
+    assert!(!fixture.handle.arm_stop(&fixture.stop).is_cancelled());
+}
+
+/// A fleet whose windows are all due at once must not take the memory of as many rounds.
+#[tokio::test(start_paused = true)]
+async fn a_round_that_nobody_requested_waits_for_its_turn() {
+    let fixture = WorkerFixture::new(window("alice"), [delta(&[]), delta(&[])]).await;
+    let budgets = fixture.services.client.budgets().clone();
+    let mut others = Vec::new();
+    for _ in 0..1024 {
+        others.push(budgets.admit_round().await);
+    }
+    let mut worker = fixture.worker();
+    let running = tokio::spawn(async move { worker.run(FirstRun::Now).await.unwrap() });
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert!(fixture.script.urls().is_empty(), "it did not wait");
+    let round = fixture.handle.request_round(RoundRequest::Sync);
+    fixture.handle.finished(round).await;
+    assert_eq!(fixture.script.urls().len(), 1, "a requested round begins at once");
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(fixture.script.urls().len(), 1);
+    drop(others.pop());
+    fixture.handle.finished(round + 1).await;
+    assert_eq!(fixture.script.urls().len(), 2);
+    tokio::task::yield_now().await;
+    assert!(budgets.admit_round().now_or_never().is_some(), "the place is free again");
+    fixture.handle.stop_worker();
+    assert_eq!(running.await.unwrap(), WorkerExit::Stopped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_round_that_takes_long_keeps_no_other_from_beginning() {
+    let fixture = WorkerFixture::new(window("alice"), [ScriptedResponse::Silence]).await;
+    let budgets = fixture.services.client.budgets().clone();
+    let mut worker = fixture.worker();
+    let running = tokio::spawn(async move { worker.run(FirstRun::Now).await.unwrap() });
+    tokio::task::yield_now().await;
+    let mut others = Vec::new();
+    for _ in 0..1023 {
+        others.push(budgets.admit_round().await);
+    }
+    let begun = Instant::now();
+    assert!(budgets.admit_round().await.is_some());
+    assert_eq!(begun.elapsed(), HEARTBEAT);
+    fixture.handle.stop_worker();
+    assert_eq!(running.await.unwrap(), WorkerExit::Stopped);
 }

@@ -14,6 +14,7 @@ use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::position::{Phase, WindowId};
 use calmirror::mirror::status::RoundFigures;
 use calmirror::mirror::window::{Edge, Window, WindowSettings};
+use calmirror::platform::start_progress::StartProgress;
 use calmirror::store::{EventQuery, Store, StoreOptions};
 use calmirror::supervisor::{Fleet, Supervisor};
 use calmirror::worker::Services;
@@ -86,7 +87,7 @@ async fn start(
     );
     let sign_in = rig::sign_in(Credential::AccessTokenFile(token));
     let tokens = Tokens::new(sign_in, transport, env.clone());
-    supervisor.start(vec![rig::spec(window, &tokens)]).await.unwrap();
+    supervisor.start(vec![rig::spec(window, &tokens)], &StartProgress::default()).await.unwrap();
     let id = supervisor.fleet().id("me").unwrap();
     (store, supervisor, id)
 }
@@ -221,9 +222,9 @@ async fn three_single_events_keep_their_zones_and_the_all_day_one_its_days() {
     )];
     let article = Arc::new(Article { asked: Mutex::default(), answers });
     let mut window = december();
-    window.settings.start = Edge::At("2020-03-01T00:00:00Z".parse().unwrap());
-    window.settings.end = Edge::At("2020-04-01T00:00:00Z".parse().unwrap());
-    window.settings.time_zone = "W. Europe Standard Time".into();
+    window.settings_mut().start = Edge::At("2020-03-01T00:00:00Z".parse().unwrap());
+    window.settings_mut().end = Edge::At("2020-04-01T00:00:00Z".parse().unwrap());
+    window.settings_mut().time_zone = "W. Europe Standard Time".into();
     let (store, supervisor, id) = start(directory.path(), &article, &env, window).await;
     assert_eq!(first_round(&supervisor.fleet()).await.created, 3);
     let expected = events_of(QUESTION)

@@ -11,6 +11,7 @@ use calmirror::config::{Config, Sources};
 use calmirror::daemon::{Daemon, DaemonOptions};
 use calmirror::env::Env;
 use calmirror::graph::Transport;
+use calmirror::platform::start_progress::StartProgress;
 use calmirror::reload::{ReloadHandle, ReloadQueue};
 use calmirror::store::Store;
 use calmirror::supervisor::Fleet;
@@ -57,6 +58,7 @@ impl Running {
                 started: env.now(),
                 since: tokio::time::Instant::now(),
             },
+            progress: StartProgress::default(),
             accept_drops: false,
             open_loopback: false,
         };

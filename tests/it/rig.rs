@@ -12,6 +12,7 @@ use calmirror::mirror::account::{Account, Credential};
 use calmirror::mirror::failure::ErrorKind;
 use calmirror::mirror::status::{WindowState, WindowStatus};
 use calmirror::mirror::window::{CalendarRef, Edge, Window, WindowIdentity, WindowSettings};
+use calmirror::platform::start_progress::StartProgress;
 use calmirror::simulator::{Simulator, SimulatorSettings};
 use calmirror::store::{Store, StoreOptions};
 use calmirror::supervisor::{Fleet, Supervisor, WindowSpec};
@@ -38,7 +39,7 @@ pub(crate) fn window_with(mailbox: &str, settings: WindowSettings) -> Window {
         account: "contoso".into(),
         mailbox: mailbox.into(),
         calendar: CalendarRef::Default,
-        settings,
+        settings: std::sync::Arc::new(settings),
     }
 }
 
@@ -135,7 +136,7 @@ impl Rig {
             Services { store: store.clone(), client, env: env.clone(), metrics: round_metrics };
         let mut supervisor = Supervisor::new(services, Duration::from_secs(30 * 86_400));
         let posts = windows.into_iter().map(|window| spec(window, &tokens)).collect();
-        supervisor.start(posts).await.unwrap();
+        supervisor.start(posts, &StartProgress::default()).await.unwrap();
         let fleet = supervisor.fleet();
         let (stop, mut stopped) = oneshot::channel();
         let closing = store.clone();

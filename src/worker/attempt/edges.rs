@@ -27,26 +27,33 @@ impl Attempt<'_> {
         let mut now = self.context.services.env.now();
         let mut moved = due(now);
         if moved.is_some() && self.context.services.client.clock(now) == ClockCheck::Unknown {
-            self.read_clock(edges).await?;
+            Box::pin(self.read_clock(edges)).await?;
             now = self.context.services.env.now();
             moved = due(now);
         }
         let Some(moved) = moved.filter(|_| self.context.services.client.clock(now).is_usable())
         else {
-            self.context.handle.lock().held_move = None;
+            self.clear_held_move();
             return Ok(false);
         };
-        if !accept && self.hold_move(moved, now).await? {
+        if !accept && Box::pin(self.hold_move(moved, now)).await? {
             return Ok(false);
         }
         self.context.services.store.move_edges(self.context.id, moved, now).await?;
         let mut state = self.context.handle.lock();
         state.set_edges(moved, now);
-        state.held_move = None;
+        state.edit_rare(|rare| rare.held_move = None);
         drop(state);
         record_resync(self.context.handle, now, ResyncReason::WindowMoved);
         tracing::info!(start = %moved.start, end = %moved.end, "window moved");
         Ok(true)
+    }
+
+    fn clear_held_move(&self) {
+        let mut state = self.context.handle.lock();
+        if state.rare().held_move.is_some() {
+            state.edit_rare(|rare| rare.held_move = None);
+        }
     }
 
     /// Holds a move that would drop most of the window, for `confirm_after`; returns whether it
@@ -58,7 +65,8 @@ impl Attempt<'_> {
         }
         let mut state = self.context.handle.lock();
         let until = Instant::now() + self.context.window.settings.confirm_after;
-        let until = state.held_move.get_or_insert_with(|| Box::new(MonotonicTime::at(until, now)));
+        let until = MonotonicTime::at(until, now);
+        let until = state.edit_rare(|rare| *rare.held_move.get_or_insert(until));
         Ok(!until.is_over())
     }
 
@@ -117,8 +125,8 @@ mod tests {
     /// A window whose edges follow the date: it begins on 3 October.
     fn relative() -> Window {
         let mut window = window("alice");
-        window.settings.start = Edge::Relative { years: 0, months: 0, days: -30 };
-        window.settings.move_every = DAY;
+        window.settings_mut().start = Edge::Relative { years: 0, months: 0, days: -30 };
+        window.settings_mut().move_every = DAY;
         window
     }
 
@@ -156,7 +164,7 @@ mod tests {
                 tokio::time::advance(relative().settings.confirm_after).await;
                 assert!(fixture.attempt().move_edges(false).await.unwrap(), "it has waited");
             }
-            assert!(fixture.handle.lock().held_move.is_none());
+            assert!(fixture.handle.lock().rare().held_move.is_none());
         }
     }
 

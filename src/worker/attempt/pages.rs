@@ -142,7 +142,7 @@ impl Attempt<'_> {
     /// 197).
     async fn is_page_specific(&mut self, error: &GraphError, edges: Edges) -> bool {
         let of_a_page = error.class().is_retryable() && !error.is_account_wide();
-        of_a_page && self.budget.is_spent() && self.probe(edges).await.is_ok()
+        of_a_page && self.budget.is_spent() && Box::pin(self.probe(edges)).await.is_ok()
     }
 
     /// Makes a small request that distinguishes a failing page or series from a calendar that does

@@ -125,7 +125,7 @@ impl<'a> Attempt<'a> {
         if let FailureCause::Throttled(wait) = error.cause()
             && wait > REMEMBERED_PAUSE_MIN
         {
-            self.remember_pause(wait).await?;
+            Box::pin(self.remember_pause(wait)).await?;
         }
         Err(AttemptError::Graph(error))
     }

@@ -58,6 +58,15 @@ impl Attempt<'_> {
         if let [edges] = &segments[..] {
             return self.run_single(*edges).await;
         }
+        Box::pin(self.run_several(segments, resting)).await
+    }
+
+    /// Runs a round of several segments.
+    async fn run_several(
+        &mut self,
+        segments: Vec<Edges>,
+        resting: SegmentSet,
+    ) -> Result<(), AttemptError> {
         let mut barrier = SegmentBarrier::new(segments);
         let awake = barrier.all().filter(|segment| !resting.contains(*segment));
         // A segment in mid-round has seen only a part of the current state. It comes first, so that
@@ -110,7 +119,7 @@ impl Attempt<'_> {
     /// Runs a round of the only segment, as most windows have one.
     async fn run_single(&mut self, edges: Edges) -> Result<(), AttemptError> {
         if edges.is_empty() {
-            return self.clear_window().await;
+            return Box::pin(self.clear_window()).await;
         }
         let mut end = RoundEnd::Settled;
         for _ in 0..2 {
@@ -348,7 +357,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_window_whose_start_has_passed_its_end_is_cleared_without_a_request() {
         let mut window = window("alice");
-        window.settings.start = window.settings.end;
+        window.settings_mut().start = window.settings.end;
         let fixture = WorkerFixture::new(window, []).await;
         let mut commit = Commit::new(fixture.id, 0, NOON);
         let span = Span { start: NOON, end: NOON };

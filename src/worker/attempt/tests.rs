@@ -13,7 +13,7 @@ use crate::worker::tests::{WorkerFixture, delta, event};
 /// A window of several segments.
 fn long() -> Window {
     let mut window = window("alice");
-    window.settings.end = Edge::At("2046-01-01T00:00:00Z".parse().unwrap());
+    window.settings_mut().end = Edge::At("2046-01-01T00:00:00Z".parse().unwrap());
     window
 }
 

@@ -13,9 +13,9 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// A window with hourly rounds, whose first round runs.
 async fn running() -> WorkerFixture {
     let mut window = window("alice");
-    window.settings.interval = HOUR;
-    window.settings.jitter = 0.0;
-    window.settings.confirm_after = HOUR * 10;
+    window.settings_mut().interval = HOUR;
+    window.settings_mut().jitter = 0.0;
+    window.settings_mut().confirm_after = HOUR * 10;
     let fixture = WorkerFixture::new(window, []).await;
     fixture.handle.lock().running = true;
     fixture
@@ -107,7 +107,7 @@ async fn a_round_that_waits_for_a_confirmation_is_not_a_success() {
 async fn a_held_move_is_retried_before_the_next_round_is_due() {
     let fixture = running().await;
     let until = MonotonicTime::at(Instant::now() + HOUR / 2, NOON);
-    fixture.handle.lock().held_move = Some(Box::new(until));
+    fixture.handle.lock().edit_rare(|rare| rare.held_move = Some(until));
     assert_eq!(publish(&fixture, AttemptEnd::Settled, &stats(1)), HOUR / 2);
     let held_until = Some(NOON + SignedDuration::from_mins(30));
     assert_eq!(
