@@ -66,7 +66,7 @@ impl Daemon {
         let began = Instant::now();
         while !daemon.api.connect().await {
             let ended = daemon.child.try_wait().unwrap();
-            if ended.is_some() || began.elapsed() > Duration::from_secs(120) {
+            if ended.is_some() || began.elapsed() > Duration::from_secs(300) {
                 let log = fs::read_to_string(directory.join("log")).unwrap_or_default();
                 panic!("the daemon does not serve ({ended:?}):\n{log}");
             }
@@ -222,6 +222,10 @@ impl Api {
     async fn ask(&mut self, method: http::Method, path: &str) -> Bytes {
         let request = http::Request::builder().method(method).uri(path);
         let request = request.header("host", "calmirror").body(Empty::new()).unwrap();
+        // The daemon closes a connection on which nothing was asked for a while.
+        if self.sender.as_ref().is_none_or(http1::SendRequest::is_closed) {
+            assert!(self.connect().await, "the daemon does not serve");
+        }
         let sender = self.sender.as_mut().unwrap();
         sender.ready().await.unwrap();
         let answer = sender.send_request(request).await.unwrap();

@@ -177,7 +177,7 @@ async fn carry(
 }
 
 /// The number of the mailbox whose delta stream a path requests.
-fn asked(path: &str) -> Option<usize> {
+pub(crate) fn asked(path: &str) -> Option<usize> {
     let (before, _) = path.split_once("@contoso.example/calendarView/delta")?;
     before.strip_prefix("/v1.0/users/m")?.parse().ok()
 }

@@ -20,9 +20,11 @@ mod feed;
 mod graph;
 mod idle;
 mod initial;
+mod million;
 mod parse;
 mod process;
 mod query;
+mod quiet;
 mod reload;
 mod stages;
 mod table;
@@ -62,6 +64,9 @@ fn main() {
         }
         if table.wants(idle::NAME) {
             idle::run(&mut table).await;
+        }
+        if table.wants(million::NAME) {
+            million::run(&mut table).await;
         }
     });
     let over = table.over();
