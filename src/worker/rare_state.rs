@@ -104,7 +104,9 @@ mod tests {
             |rare| rare.resyncs = 1,
             |rare| rare.last_resync = Some(LastResync { at: NOON, reason: ResyncReason::Drift }),
             |rare| rare.last_error = Some(error()),
-            |rare| drop(rare.unreadable.insert(0, 1)),
+            |rare| {
+                rare.unreadable.insert(0, 1);
+            },
             |rare| rare.snapshots.insert(0),
             |rare| rare.finished = Some(Arc::default()),
         ];
