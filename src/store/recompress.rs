@@ -127,7 +127,9 @@ impl Store {
         });
         self.ask(|reply| WriteJob::Edit { edit, bytes: DICTIONARY_SIZE, reply }).await?;
         // Used only now that it is durable: a row that names it must find it.
-        dictionary.map(|dictionary| self.shared().dictionaries.add(dictionary));
+        if let Some(dictionary) = dictionary {
+            self.shared().dictionaries.add(dictionary);
+        }
         Ok(adopted)
     }
 }

@@ -242,8 +242,8 @@ impl EventRow {
     /// The end in a stored row, in microseconds. Does not check the row.
     pub(super) fn end_of(value: &[u8]) -> Option<i64> {
         let mut input = RecordReader(value.get(record::SEAL..)?);
-        // Kind, flags, seq and start.
-        (input.u8()?, input.u8()?, input.u64()?, input.i64()?);
+        let (_kind, _flags) = (input.u8()?, input.u8()?);
+        let (_seq, _start) = (input.u64()?, input.i64()?);
         input.i64()
     }
 

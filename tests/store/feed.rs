@@ -279,7 +279,7 @@ async fn a_removal_says_what_was_removed() {
         removed.map(|change| json(&change.summary.unwrap())).collect::<Vec<_>>()
     };
     let single = serde_json::json!({"subject": "x", "start": 3});
-    assert_eq!(summaries().await, [single.clone()]);
+    assert_eq!(summaries().await, std::slice::from_ref(&single));
     store.drop_window(window, at(1)).await.unwrap();
     let occurrence = serde_json::json!({"subject": "series", "start": 7});
     assert_eq!(summaries().await, [single, occurrence], "completed from its master");
