@@ -28,10 +28,10 @@ use calendars::{calendar, configuration, delta, wanted};
 use graph::{Asked, Graph};
 
 /// The versions with a golden store.
-const VERSIONS: [&str; 1] = ["0.1"];
+const VERSIONS: [&str; 2] = ["0.1", "0.2"];
 
-/// Windows whose first enumeration was complete, and that were not settled when the golden stores
-/// were made.
+/// Windows whose first enumeration was complete, and that were not settled when the golden store of
+/// 0.1 was made.
 const SETTLED_BEFORE: [&str; 8] =
     ["following", "completing", "resync", "held", "stuck", "decade", "retired", "halved"];
 
@@ -147,7 +147,7 @@ async fn an_old_store_is_served_unchanged() {
         let directory = golden(version);
         let mut recorded = recorded(version, "api.json.gz");
         // 0.1 reported a window as never settled if a round was in progress when it started.
-        for name in SETTLED_BEFORE {
+        for name in SETTLED_BEFORE.into_iter().filter(|_| version == "0.1") {
             recorded["windows"][name]["window"]["settled_once"] = true.into();
             recorded["windows"][name]["events"]["complete"] = true.into();
         }

@@ -60,7 +60,9 @@ pub(super) async fn api(directory: &Path) -> Value {
         }
         let path = format!("/v1/windows/{}", name.replace(' ', "%20").replace('ü', "%C3%BC"));
         let mut window = api.get(&path).await.json();
-        for member in ["/next_due", "/stale_s", "/last_error/at", "/last_error/retry_at"] {
+        for member in
+            ["/next_due", "/stale_s", "/held_until", "/last_error/at", "/last_error/retry_at"]
+        {
             window.pointer_mut(member).map(Value::take);
         }
         let mut events = api.get(&format!("{path}/events")).await.json();
