@@ -95,10 +95,9 @@ impl RoundProgress {
 struct Admission(Mutex<Option<OwnedSemaphorePermit>>);
 
 impl Admission {
-    /// Gives the place to another round if this one began long ago: it may wait for a mailbox that
-    /// is throttled.
-    fn release_when_old(&self, begun: Instant) {
-        if begun.elapsed() >= HEARTBEAT {
+    /// Gives the place to another round if this one began long ago and its mailbox is throttled.
+    fn release_when_old(&self, begun: Instant, is_paused: bool) {
+        if is_paused && begun.elapsed() >= HEARTBEAT {
             self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         }
     }
@@ -194,10 +193,14 @@ impl Worker {
     }
 
     /// Waits until a round may begin, without the memory of a round. A requested round begins at
-    /// once. `None`: the worker was woken meanwhile.
+    /// once, unless its account could not sign in. `None`: the worker was woken meanwhile.
     async fn admission(&self) -> Option<Admission> {
-        if self.handle.lock().request.is_some() {
-            return Some(Admission::default());
+        {
+            let state = self.handle.lock();
+            // Thousands of windows may wait for one sign-in, and are then requested together.
+            if state.request.is_some() && state.health.state != WindowState::SignInRequired {
+                return Some(Admission::default());
+            }
         }
         tokio::select! {
             biased;
@@ -370,7 +373,7 @@ impl Worker {
         let longest_request = self.services.client.request_timeout().saturating_mul(2);
         let progress = || {
             self.handle.lock().beat();
-            round.admission.release_when_old(begun);
+            round.admission.release_when_old(begun, self.budget.paused_until().is_some());
             let queued = round.target.queued.load(Ordering::Relaxed);
             let requests = round.target.requests.load(Ordering::Relaxed);
             (!queued).then(|| (requests, round.steps.load(Ordering::Relaxed)))

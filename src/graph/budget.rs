@@ -47,6 +47,8 @@ struct MailboxBudgets {
     /// Permits over all mailboxes, and of each one of them.
     overall: usize,
     per_mailbox: usize,
+    /// Rounds that may be in progress: those of the highest limit so far.
+    rounds: usize,
     known: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Weak<MailboxBudget>>>,
     /// How many are known.
     count: usize,
@@ -148,8 +150,14 @@ impl Budgets {
     /// as one.
     pub fn new(overall: usize, per_mailbox: usize) -> Self {
         let (overall, per_mailbox) = (permits(overall), permits(per_mailbox));
-        let mailboxes =
-            MailboxBudgets { overall, per_mailbox, known: BTreeMap::new(), count: 0, clear_at: 0 };
+        let mailboxes = MailboxBudgets {
+            overall,
+            per_mailbox,
+            rounds: rounds(overall),
+            known: BTreeMap::new(),
+            count: 0,
+            clear_at: 0,
+        };
         Self {
             overall: Arc::new(OverallBudget {
                 requests: PermitPool::new(overall),
@@ -166,8 +174,9 @@ impl Budgets {
         let mut mailboxes = self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner);
         self.overall.requests.resize(mailboxes.overall, overall);
         // A lower limit of requests keeps the rounds: it makes them slower, not larger.
-        let more = rounds(overall).saturating_sub(rounds(mailboxes.overall));
-        self.overall.rounds.add_permits(more);
+        let most = rounds(overall).max(mailboxes.rounds);
+        self.overall.rounds.add_permits(most - mailboxes.rounds);
+        mailboxes.rounds = most;
         if per_mailbox != mailboxes.per_mailbox {
             let known = mailboxes.known.values().flat_map(BTreeMap::values);
             for budget in known.filter_map(Weak::upgrade) {
@@ -470,6 +479,17 @@ mod tests {
             join_all([a.acquire(), a.acquire(), a.acquire(), a.acquire(), b.acquire()]).await;
         assert_eq!(five.len(), 5);
         assert!(c.acquire().now_or_never().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_that_falls_and_rises_admits_no_more_rounds() {
+        let budgets = Budgets::new(1000, 4);
+        for limit in [100, 1000, 300, 1000] {
+            budgets.resize(limit, 4);
+            assert_eq!(budgets.overall.rounds.available_permits(), 4000);
+        }
+        budgets.resize(1001, 4);
+        assert_eq!(budgets.overall.rounds.available_permits(), 4004);
     }
 
     #[test]

@@ -55,8 +55,14 @@ impl WriteBatch {
 
     /// Puts a value that may be large in place of one with `old` further chunks.
     pub(super) fn put_large(&mut self, key: Vec<u8>, value: &[u8], old: u16) {
-        let (first, rest) = value.split_at(value.len().min(CHUNK));
-        let rest: Vec<&[u8]> = rest.chunks(CHUNK).collect();
+        self.put_chunks(key, value, old, CHUNK);
+    }
+
+    /// The same with chunks of another size, which all readers accept. The neighbours of a value are
+    /// written again with it, so a value that never changes should be small.
+    pub(super) fn put_chunks(&mut self, key: Vec<u8>, value: &[u8], old: u16, chunk: usize) {
+        let (first, rest) = value.split_at(value.len().min(chunk));
+        let rest: Vec<&[u8]> = rest.chunks(chunk).collect();
         // 65,535 chunks are 4 GiB, far beyond the largest page.
         let count = u16::try_from(rest.len()).unwrap_or(u16::MAX);
         let mut head = Vec::with_capacity(3 + first.len());

@@ -17,6 +17,19 @@ use crate::mirror::event::{self, EventDifference};
 use crate::mirror::page::EventHash;
 use crate::mirror::position::WindowId;
 
+/// Most bytes that an entry of the feed says about its change. Graph's limits are far below.
+const MAX_DETAIL: usize = 4096;
+
+/// The first of these names that have `most` bytes together.
+fn at_most(mut names: Vec<String>, most: usize) -> Vec<String> {
+    let mut bytes = 0;
+    names.retain(|name| {
+        bytes += name.len();
+        bytes <= most
+    });
+    names
+}
+
 /// One row before and after a commit.
 pub(super) struct RowChange {
     pub(super) old: Option<StoredRow>,
@@ -89,7 +102,7 @@ impl ChangeWriter<'_> {
         difference: EventDifference,
     ) -> Result<Seq, TreeError> {
         let (essential, changed) = match difference {
-            EventDifference::Members(changed) => (self.seq + 1, changed),
+            EventDifference::Members(changed) => (self.seq + 1, at_most(changed, MAX_DETAIL)),
             EventDifference::Version | EventDifference::None => {
                 (self.tree.entry(was)?.map_or(was, |entry| entry.essential(was)), Vec::new())
             }
@@ -126,6 +139,7 @@ impl ChangeWriter<'_> {
         self.outcome.removed += 1;
         // What was taken out of valid JSON is valid UTF-8.
         let summary = String::from_utf8(event::summary(shown)).ok();
+        let summary = summary.filter(|summary| summary.len() <= MAX_DETAIL);
         let (id_text, window) = (row.id.clone(), self.name.clone());
         let gone = TombstoneEntry { reason, id: id_text, window, summary };
         let seq = self.put_entry(id, ChangeKind::Removed, None, Some(gone));

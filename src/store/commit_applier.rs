@@ -146,7 +146,7 @@ impl<'a> CommitApplier<'a> {
             row.seq = old.seq;
             // Equal JSON: keep the stored bytes.
             if event::same_json(old.content(), row.content()) {
-                row.set_content(old.content().clone());
+                row.keep_texts_of(old);
             }
         }
         slot.new = Some(row);

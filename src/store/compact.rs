@@ -128,9 +128,14 @@ impl Store {
             return Ok(CompactionOutcome::NotNeeded);
         }
         let outcome = self.compact(live, pause).await?;
-        if let CompactionOutcome::Done { after, .. } = outcome {
-            watch.measured = Some(ContentSize { at: Instant::now(), disk: after, live });
-            watch.compacted = Some(after);
+        match outcome {
+            CompactionOutcome::Done { after, .. } => {
+                watch.measured = Some(ContentSize { at: Instant::now(), disk: after, live });
+                watch.compacted = Some(after);
+            }
+            // The content may have grown since it was measured.
+            CompactionOutcome::NoSpace { .. } => watch.measured = None,
+            _ => {}
         }
         Ok(outcome)
     }

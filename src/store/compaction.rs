@@ -5,7 +5,6 @@
 //! cache, then opened again as a store is opened, which reads and checks what was written. The
 //! writer applies what was written last, and exchanges the directories (`exchange`).
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +15,7 @@ use super::error::{OpenFault, StoreError, TreeError};
 use super::exchange::{self, ExchangeError};
 use super::shared::StoreShared;
 use super::tree::Tree;
+use super::tree_files::TreeFiles;
 use super::write_watcher::WriteWatcher;
 use super::{directory, open};
 
@@ -62,8 +62,7 @@ pub(super) struct TreeHandles {
     /// Dropped first: it has a handle to the tree.
     pub(super) watcher: WriteWatcher,
     pub(super) tree: Tree,
-    /// The tree's file, for syncing.
-    pub(super) file: File,
+    pub(super) files: TreeFiles,
 }
 
 /// A copy under way. Blocking: its methods write to the disk.
@@ -133,7 +132,7 @@ impl Compaction {
     /// # Errors
     /// See [`CompactionError`].
     pub(super) fn reopen(self, cache: u64) -> Result<Self, CompactionError> {
-        let Self { shared, copy, target, directory, reserved } = self;
+        let Self { shared, copy, mut target, directory, reserved } = self;
         target.make_durable()?;
         target.close();
         open::await_unlocked(&directory);
@@ -174,20 +173,25 @@ impl Compaction {
 impl TreeHandles {
     fn new(tree: Tree, path: &Path, directory: &Path) -> Result<Self, CompactionError> {
         let watcher = WriteWatcher::start(&tree)?;
-        let file = open::sync(path, directory)?;
-        Ok(Self { watcher, tree, file })
+        let files = TreeFiles::open(path, directory)?;
+        Ok(Self { watcher, tree, files })
     }
 
-    fn make_durable(&self) -> Result<(), CompactionError> {
+    fn make_durable(&mut self) -> Result<(), CompactionError> {
         let watched = self.watcher.watch_write();
         self.tree.db.flush().map_err(TreeError::from)?;
-        self.file.sync_all()?;
+        self.files.sync()?;
         drop(watched);
         Ok(())
     }
 
     /// Closes the tree. Blocking.
     pub(super) fn close(self) {
+        // The tree flushes when it is dropped, and then waits for ever if a write fails that nothing
+        // watches. Any error is found there again.
+        let watched = self.watcher.watch_write();
+        self.tree.db.flush().ok();
+        drop(watched);
         drop(self.watcher);
         self.tree.close();
     }

@@ -86,7 +86,7 @@ impl Store {
             shared: shared.clone(),
             watcher: opened.watcher,
             tree: opened.tree,
-            file: opened.file,
+            files: opened.files,
             jobs: queue,
             space: DiskSpace::new(options.min_free_bytes, move || disk_space::free(&path)),
             last_seq: opened.last_seq,

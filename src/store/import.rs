@@ -21,6 +21,7 @@ use super::export_reader::{ExportFault, ExportReader, ExportSummary};
 use super::keys;
 use super::open::{self, OpenAttemptError};
 use super::tree::Tree;
+use super::tree_files::TreeFiles;
 use super::watermark::{FORMAT, Watermark};
 use super::write_watcher::WriteWatcher;
 use super::{StoreOptions, audit, directory, exchange};
@@ -216,7 +217,7 @@ fn fill(
             Err(error) => return Ok(Err(error)),
         }
         tree.db.flush().map_err(TreeError::from)?;
-        open::sync(work, &dir)?;
+        TreeFiles::open(work, &dir)?;
         drop(watched);
         if tree.get(keys::SCHEMA)?.is_none() {
             return Ok(Err(ImportError::Content("the schema record is missing".to_owned())));
@@ -247,6 +248,8 @@ fn switch(path: &Path, work: &Path, mark: Watermark) -> io::Result<()> {
     let placed = mark.write(path).and_then(|()| fs::rename(work.join("store"), &dir));
     if let Err(error) = placed {
         directory::existing(fs::rename(&old, &dir))?;
+        // The store that was there is empty, so that no watermark is the right one.
+        Watermark::remove(path)?;
         return Err(error);
     }
     File::open(path)?.sync_all()?;

@@ -62,6 +62,7 @@ mod row_commit;
 mod rows;
 mod shared;
 mod tree;
+mod tree_files;
 mod types;
 mod watermark;
 mod write_watcher;

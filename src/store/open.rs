@@ -19,6 +19,7 @@ use super::keys;
 use super::record;
 use super::reserve::SpaceReserve;
 use super::tree::Tree;
+use super::tree_files::TreeFiles;
 use super::watermark::{FORMAT, Watermark};
 use super::write_watcher::WriteWatcher;
 use super::{OpenReport, StoreOptions, audit, directory, exchange};
@@ -32,7 +33,7 @@ pub(super) struct OpenedTree {
     pub(super) watcher: WriteWatcher,
     pub(super) tree: Tree,
     /// The tree's file, for syncing.
-    pub(super) file: File,
+    pub(super) files: TreeFiles,
     pub(super) incarnations: Incarnations,
     pub(super) last_seq: Seq,
     /// The lowest valid seq.
@@ -318,14 +319,14 @@ fn begin(
     let value = [new.id.to_be_bytes(), new.first.to_be_bytes()].concat();
     batch.insert(keys::incarnation(number), record::seal(&value));
     batch.insert(keys::SCHEMA, record::number(FORMAT.into()));
-    let durable = || -> Result<File, TreeError> {
+    let durable = || -> Result<TreeFiles, TreeError> {
         tree.db.apply_batch(batch)?;
         tree.db.flush()?;
-        sync(path, dir).map_err(TreeError::Sync)
+        TreeFiles::open(path, dir).map_err(TreeError::Sync)
     };
     let watcher = WriteWatcher::start(&tree)?;
     let watched = watcher.watch_write();
-    let file = durable()?;
+    let files = durable()?;
     drop(watched);
     // sled does not create its files private.
     directory::make_private(dir)?;
@@ -333,7 +334,7 @@ fn begin(
     directory::existing(fs::remove_file(suspect_path(path)))?;
     let min_seq = tree.number(keys::MIN_SEQ)?;
     let incarnations = Incarnations(incarnations);
-    Ok(OpenedTree { watcher, tree, file, incarnations, last_seq, min_seq, opening })
+    Ok(OpenedTree { watcher, tree, files, incarnations, last_seq, min_seq, opening })
 }
 
 /// The earlier openings of the store, in order.
@@ -348,20 +349,6 @@ pub(super) fn incarnations(tree: &Tree) -> Result<Vec<Incarnation>, TreeError> {
         incarnations.push(Incarnation { id, first });
     }
     Ok(incarnations)
-}
-
-/// Syncs the files that sled creates but never syncs, and their directories. Returns the tree's file.
-pub(super) fn sync(path: &Path, dir: &Path) -> io::Result<File> {
-    let db = File::options().read(true).write(true).open(dir.join("db"))?;
-    db.sync_all()?;
-    for name in ["conf", "blobs"] {
-        if let Some(file) = directory::existing(File::open(dir.join(name)))? {
-            file.sync_all()?;
-        }
-    }
-    File::open(dir)?.sync_all()?;
-    File::open(path)?.sync_all()?;
-    Ok(db)
 }
 
 fn drop_snapshots(dir: &Path) -> io::Result<()> {

@@ -56,12 +56,10 @@ pub(super) fn drop_slice(
             let mut feed = ChangeWriter { batch, tree, window, name, at, seq: last_seq, outcome };
             let rows = tree.rows(window, after, SLICE)?;
             let last = rows.last().map(|(id, _)| *id).filter(|_| rows.len() == SLICE);
-            let mut shown = ResultPage::default();
-            for (_, stored) in rows.iter().filter(|(_, s)| s.row.is_shown()) {
+            for (id, stored) in rows.iter().filter(|(_, s)| s.row.is_shown()) {
+                let mut shown = ResultPage::default();
                 shown.add(tree, window, stored.row.clone())?;
-            }
-            let rows = rows.iter().filter(|(_, s)| s.row.is_shown());
-            for ((id, stored), event) in rows.zip(shown.show()) {
+                let event = shown.show().pop().unwrap_or_default();
                 let reason = RemovalReason::WindowDropped;
                 feed.write_tombstone(*id, &stored.row, reason, &event);
                 feed.write(*id, Some(stored), None);

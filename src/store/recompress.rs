@@ -27,6 +27,8 @@ use crate::mirror::position::WindowId;
 /// Rows looked at in one slice.
 const SLICE: usize = 64;
 /// The most bytes of a trained dictionary.
+/// Bytes of a dictionary under one key.
+const DICTIONARY_CHUNK: usize = 4096;
 const DICTIONARY_SIZE: usize = 64 << 10;
 /// Changes before a dictionary is trained for the first time.
 const MIN_CHANGES: Seq = 20_000;
@@ -105,7 +107,7 @@ impl Store {
             if changes < MIN_CHANGES.max(record.trained_at.saturating_mul(2)) {
                 return Ok((None, group));
             }
-            let (samples, group) = shared.read_tree(|tree| samples(tree, &env))?;
+            let samples = samples(shared, &env)?;
             let trained = train(&samples, &shared.dictionaries.newest());
             Ok((Some((record, trained)), group))
         };
@@ -120,7 +122,8 @@ impl Store {
         let content = trained.filter(|_| adopted);
         let edit: TreeEdit = Box::new(move |_, batch| {
             if let Some(content) = content {
-                batch.put_large(keys::dictionary(number), &record::seal(&content), 0);
+                let value = record::seal(&content);
+                batch.put_chunks(keys::dictionary(number), &value, 0, DICTIONARY_CHUNK);
             }
             batch.put(keys::DICTIONARIES.to_vec(), record::json(&record));
             Ok(())
@@ -177,29 +180,43 @@ fn replace(
     Ok(())
 }
 
-/// Bodies of rows at random places.
-fn samples(tree: &Tree, env: &Env) -> Result<Vec<Vec<u8>>, TreeError> {
-    let windows = tree.number(keys::NEXT_WINDOW)?.max(1);
+/// Bodies of rows at random places. The writer waits for one place at a time.
+fn samples(shared: &StoreShared, env: &Env) -> Result<Vec<Vec<u8>>, StoreError> {
+    let windows = shared.read_tree(|tree| tree.number(keys::NEXT_WINDOW))?.0.max(1);
     let (mut samples, mut bytes, mut seen) = (Vec::new(), 0, BTreeSet::new());
     for _ in 0..PLACES {
         let window = WindowId(u32::try_from(env.random_u64() % windows).unwrap_or(0));
         let mut place = [0; 16];
         place[..8].copy_from_slice(&env.random_u64().to_be_bytes());
-        for entry in tree.db.range(keys::event(window, EventHash(place))..).take(ROWS_AT_PLACE) {
-            let (key, _) = entry?;
-            let Some((window, id)) = keys::window_of(&key).zip(keys::event_of(&key)) else {
-                continue;
-            };
-            if bytes > MAX_SAMPLES || !seen.insert((window, id)) {
-                continue;
-            }
-            let stored = tree.row(window, id)?.ok_or(TreeError::Damaged("event"))?;
-            let body = stored.row.body();
-            bytes += body.len();
-            samples.push(body);
+        let from = keys::event(window, EventHash(place));
+        let (bodies, _) = shared.read_tree(|tree| bodies_from(tree, from, &mut seen))?;
+        bytes += bodies.iter().map(Vec::len).sum::<usize>();
+        samples.extend(bodies);
+        if bytes > MAX_SAMPLES {
+            break;
         }
     }
     Ok(samples)
+}
+
+/// The bodies of the next rows that were not seen yet.
+fn bodies_from(
+    tree: &Tree,
+    from: Vec<u8>,
+    seen: &mut BTreeSet<(WindowId, EventHash)>,
+) -> Result<Vec<Vec<u8>>, TreeError> {
+    let mut bodies = Vec::new();
+    for entry in tree.db.range(from..).take(ROWS_AT_PLACE) {
+        let (key, _) = entry?;
+        let Some((window, id)) = keys::window_of(&key).zip(keys::event_of(&key)) else {
+            continue;
+        };
+        if seen.insert((window, id)) {
+            let stored = tree.row(window, id)?.ok_or(TreeError::Damaged("event"))?;
+            bodies.push(stored.row.body());
+        }
+    }
+    Ok(bodies)
 }
 
 /// Trains a dictionary; `None` if there is too little to learn from, or it is not much better.

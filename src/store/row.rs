@@ -124,6 +124,16 @@ impl EventRow {
         }
     }
 
+    /// Takes the JSON of `old`, which is the same value, as it is stored.
+    pub(super) fn keep_texts_of(&mut self, old: &Self) {
+        if self.content == old.content {
+            return;
+        }
+        let same = (&self.id, &self.master, &self.etag) == (&old.id, &old.master, &old.etag);
+        self.content = old.content.clone();
+        self.compressed = old.compressed.clone().filter(|_| same);
+    }
+
     /// The row with another seq.
     pub(super) fn with_seq(self, seq: Seq) -> Self {
         Self { seq, ..self }

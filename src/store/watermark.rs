@@ -60,6 +60,14 @@ impl Watermark {
         Ok(mark)
     }
 
+    /// Removes the file.
+    ///
+    /// # Errors
+    /// If the operating system refuses.
+    pub(super) fn remove(dir: &Path) -> io::Result<()> {
+        directory::existing(fs::remove_file(path(dir))).map(drop)
+    }
+
     /// Replaces the file, durably.
     ///
     /// # Errors

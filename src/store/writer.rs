@@ -15,7 +15,6 @@
 //! when they have waited long enough.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -41,6 +40,7 @@ use super::reserve::SpaceReserve;
 use super::row_commit::RowCommit;
 use super::shared::StoreShared;
 use super::tree::Tree;
+use super::tree_files::TreeFiles;
 use super::watermark::{self, Watermark};
 use super::write_watcher::WriteWatcher;
 use super::{RegisteredWindow, WindowRegistration, register};
@@ -65,8 +65,7 @@ pub(super) struct Writer<P> {
     /// Watches the writes to `tree`, and has a handle to it.
     pub(super) watcher: WriteWatcher,
     pub(super) tree: Tree,
-    /// The tree's file, for syncing.
-    pub(super) file: File,
+    pub(super) files: TreeFiles,
     pub(super) jobs: mpsc::Receiver<WriteJob>,
     pub(super) space: DiskSpace<P>,
     pub(super) last_seq: Seq,
@@ -316,7 +315,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
     ) -> Result<Result<TreeHandles, CompactionError>, TreeError> {
         let finish = AssertUnwindSafe(|| compaction.finish());
         let finished = catch_unwind(finish).unwrap_or(Err(CompactionError::Panicked));
-        let TreeHandles { watcher, tree, file } = match finished {
+        let TreeHandles { watcher, tree, files } = match finished {
             Ok(new) => new,
             Err(CompactionError::Exchange(ExchangeError::Unknown(error))) => {
                 return Err(TreeError::Sync(error));
@@ -327,7 +326,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         Ok(Ok(TreeHandles {
             watcher: std::mem::replace(&mut self.watcher, watcher),
             tree: std::mem::replace(&mut self.tree, tree),
-            file: std::mem::replace(&mut self.file, file),
+            files: std::mem::replace(&mut self.files, files),
         }))
     }
 
@@ -431,7 +430,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
     fn make_durable(&mut self, group: &mut CommitGroup) -> Result<(), TreeError> {
         self.apply(group)?;
         self.tree.db.flush()?;
-        self.file.sync_data().map_err(TreeError::Sync)
+        self.files.sync().map_err(TreeError::Sync)
     }
 
     /// Writes the watermark: for the first change after the opening, then at most every

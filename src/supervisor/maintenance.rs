@@ -139,14 +139,16 @@ pub(super) async fn compact(store: Store, stop: CancellationToken) -> Result<(),
                     tracing::info!(before_bytes = before, after_bytes = after, "store compacted");
                     logged = false;
                 }
-                CompactionOutcome::NoSpace { .. } if logged => {}
                 CompactionOutcome::NoSpace { free, needed } => {
-                    tracing::warn!(
-                        free_bytes = free,
-                        needed_bytes = needed,
-                        "too little disk space to compact the store, it is done later"
-                    );
+                    if !logged {
+                        tracing::warn!(
+                            free_bytes = free,
+                            needed_bytes = needed,
+                            "too little disk space to compact the store, it is done later"
+                        );
+                    }
                     logged = true;
+                    ticks.reset_after(COMPACT_RETRY);
                 }
                 CompactionOutcome::GivenUp(reason) => {
                     tracing::warn!(reason, "store could not be compacted, trying again later");

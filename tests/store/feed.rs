@@ -284,3 +284,34 @@ async fn a_removal_says_what_was_removed() {
     let occurrence = serde_json::json!({"subject": "series", "start": 7});
     assert_eq!(summaries().await, [single, occurrence], "completed from its master");
 }
+
+/// Values of more than about 128 KiB would not be durable, and Graph's own limits are lower.
+#[tokio::test]
+async fn what_a_change_says_is_bounded() {
+    let (_dir, store, window) = fresh("a").await;
+    let with = |members: usize, value: &str| {
+        let item = single("a", 0, &"s".repeat(200_000));
+        let open = std::str::from_utf8(&item.content).unwrap().strip_suffix('}').unwrap();
+        let more = (0..members).map(|n| format!(r#","member{n:04}":{value}"#)).collect::<String>();
+        Item { content: format!("{open}{more}}}").into(), ..item }
+    };
+    put(&store, window, vec![with(900, "1")]).await;
+    put(&store, window, vec![with(900, "2")]).await;
+    let updated = changes_after(&store, 0, 10).await.unwrap();
+    let named = updated.value[0].changed.as_ref().unwrap();
+    assert!((300..400).contains(&named.len()), "{} names", named.len());
+    remove(&store, window, "a").await;
+    let removed = changes_after(&store, 0, 10).await.unwrap();
+    assert_eq!(removed.value[0].summary, None);
+}
+
+/// A row that arrives in another order of its members stays as it is stored.
+#[tokio::test]
+async fn the_same_event_in_other_bytes_writes_no_row() {
+    let (_dir, store, window) = fresh("a").await;
+    put(&store, window, vec![single("a", 0, "x")]).await;
+    let rows = || store.metrics().rows.load(std::sync::atomic::Ordering::Relaxed);
+    let before = rows();
+    let outcome = put(&store, window, vec![reordered("a", 0, "x")]).await;
+    assert_eq!((outcome.updated, rows()), (0, before));
+}
