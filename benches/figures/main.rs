@@ -65,7 +65,8 @@ fn main() {
         if table.wants(idle::NAME) {
             idle::run(&mut table).await;
         }
-        if table.wants(million::NAME) {
+        // Filling a million windows takes many times as long as all others, so it runs only if named.
+        if table.names(million::NAME) {
             million::run(&mut table).await;
         }
     });

@@ -38,6 +38,11 @@ impl Table {
         self.wanted.is_empty() || self.wanted.iter().any(|wanted| figure.contains(wanted.as_str()))
     }
 
+    /// Whether a figure is selected by name.
+    pub(crate) fn names(&self, figure: &str) -> bool {
+        !self.wanted.is_empty() && self.wants(figure)
+    }
+
     /// Prints the head.
     pub(crate) fn head(&self) {
         line(["figure", "measured", "baseline", "ratio", "limit", ""].map(str::to_owned));

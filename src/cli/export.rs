@@ -248,8 +248,8 @@ mod tests {
         let bytes = whole().await;
         let (one, two) = bytes.split_at(100);
         let parts = vec![Some(one.to_vec()), Some(two.to_vec())];
-        let told = export_from(parts, &file).await.unwrap();
-        assert!(told.contains("windows: 1, events: 0, size: "), "{told}");
+        let printed = export_from(parts, &file).await.unwrap();
+        assert!(printed.contains("windows: 1, events: 0, size: "), "{printed}");
         assert_eq!(fs::read(&file).unwrap(), bytes);
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
 

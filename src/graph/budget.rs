@@ -186,8 +186,9 @@ impl Budgets {
         (mailboxes.overall, mailboxes.per_mailbox) = (overall, per_mailbox);
     }
 
-    /// Waits until another round may begin. A round keeps the permit until it ends or takes long, so
-    /// that rounds of throttled mailboxes do not keep others waiting. May be dropped at any time.
+    /// Waits until another round may begin. A round keeps the permit until it ends. One whose
+    /// mailbox has been throttled for long returns it early, so that others need not wait for it. May
+    /// be dropped at any time.
     pub async fn admit_round(&self) -> Option<OwnedSemaphorePermit> {
         // The semaphore is never closed.
         self.overall.rounds.clone().acquire_owned().await.ok()

@@ -29,7 +29,6 @@ pub(super) struct CopySlice {
     pub(super) last: bool,
     /// The last group that the slice may have seen. The copy may be used once it is durable, which
     /// [`StoreShared::read`] waits for.
-    #[allow(dead_code, reason = "a compaction does not need it: the writer ends it")]
     pub(super) group: u64,
 }
 

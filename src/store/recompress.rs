@@ -27,9 +27,9 @@ use crate::mirror::position::WindowId;
 /// Rows looked at in one slice.
 const SLICE: usize = 64;
 /// The most bytes of a trained dictionary.
+const DICTIONARY_SIZE: usize = 64 << 10;
 /// Bytes of a dictionary under one key.
 const DICTIONARY_CHUNK: usize = 4096;
-const DICTIONARY_SIZE: usize = 64 << 10;
 /// Changes before a dictionary is trained for the first time.
 const MIN_CHANGES: Seq = 20_000;
 /// Places in the store from which samples are taken, and rows at each.
