@@ -22,6 +22,8 @@ use crate::process;
 pub(crate) const TENANT: &str = "00000000-0000-0000-0000-000000000000";
 /// The account of every window.
 pub(crate) const ACCOUNT: &str = "bench";
+/// The variable with another size of the store's cache than the default, for example `32MiB`.
+const CACHE_VARIABLE: &str = "CALMIRROR_FIGURES_CACHE";
 
 /// A directory on the disk that holds the build, removed when dropped.
 pub(crate) fn directory() -> tempfile::TempDir {
@@ -167,10 +169,13 @@ fn configure(directory: &Path, setup: &Setup<'_>) -> PathBuf {
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
     write_mailboxes(directory, 0..setup.mailboxes);
     let Setup { origin, interval, page_size, .. } = setup;
+    let cache = std::env::var(CACHE_VARIABLE).map(|cache| format!("cache = \"{cache}\""));
+    let cache = cache.unwrap_or_default();
     let text = format!(
         r#"
 [store]
 path = "store"
+{cache}
 [graph]
 base_url = "{origin}/v1.0"
 login_url = "{origin}"

@@ -42,6 +42,8 @@ pub(super) enum ItemSource {
 
 /// Reads the items of a page's `value`, one after the other.
 pub(super) struct Items<'de> {
+    /// The body that holds the items, unless they were read from a repaired copy of it.
+    page: Bytes,
     source: ItemSource,
     body: BodyFormat,
     times: TimeReader,
@@ -50,8 +52,10 @@ pub(super) struct Items<'de> {
 }
 
 impl Items<'_> {
-    pub(super) fn new(source: ItemSource, body: BodyFormat) -> Self {
-        Self { source, body, times: TimeReader::default(), members: Vec::new() }
+    /// Items of `page`, of which the content becomes a part where possible.
+    pub(super) fn new(page: &Bytes, source: ItemSource, body: BodyFormat) -> Self {
+        let (page, times) = (page.clone(), TimeReader::default());
+        Self { page, source, body, times, members: Vec::new() }
     }
 }
 
@@ -170,7 +174,8 @@ impl Items<'_> {
         if looked.removed.is_some() {
             return PageEntry::Removed(id);
         }
-        match looked.item(&id, self.source, self.body, &mut self.times, &self.members) {
+        let content = content(&self.members, self.body, &self.page);
+        match looked.item(&id, self.source, &mut self.times, content) {
             Ok(item) => PageEntry::Present(item),
             Err(why) => PageEntry::Unreadable(UnreadableItem { id: Some(id), reason: why }),
         }
@@ -182,9 +187,8 @@ impl ItemMembers<'_> {
         &self,
         id: &EventId,
         source: ItemSource,
-        body: BodyFormat,
         times: &mut TimeReader,
-        members: &[(Cow<'_, str>, &str)],
+        content: Result<Bytes, &'static str>,
     ) -> Result<Item, &'static str> {
         let master = match self.master.map(text).transpose() {
             Ok(master) => master.filter(|m| !m.is_empty()).map(EventId::new),
@@ -243,7 +247,7 @@ impl ItemMembers<'_> {
             span,
             all_day,
             full: whole,
-            content: content(members, body)?,
+            content: content?,
         })
     }
 
@@ -290,22 +294,36 @@ fn name_bit(name: &str) -> u128 {
     1 << ((first * 7 + last * 13 + bytes.len() * 31) % 128)
 }
 
-/// Builds the object from the members that are kept.
-fn content(members: &[(Cow<'_, str>, &str)], body: BodyFormat) -> Result<Bytes, &'static str> {
+/// The object with the members that are kept: a part of `page` if it already has this form, and
+/// else a new one.
+fn content(
+    members: &[(Cow<'_, str>, &str)],
+    body: BodyFormat,
+    page: &Bytes,
+) -> Result<Bytes, &'static str> {
     let kept = |name: &str| match name {
         "@odata.etag" => true,
         "@removed" => false,
         "body" | "bodyPreview" => body != BodyFormat::None,
         _ => !(name.contains('@') && name.contains("@odata.")),
     };
-    let members = || members.iter().filter(|(name, _)| kept(name));
-    let size = members().map(|(name, raw)| name.len() + raw.len() + 4).sum::<usize>();
-    let mut object = Vec::with_capacity(size + 2);
-    object.push(b'{');
-    for (name, raw) in members() {
+    let (mut size, mut all) = (1, true);
+    for (name, raw) in members {
+        if !kept(name) {
+            all = false;
+            continue;
+        }
         if is_deep(raw) {
             return Err("the item is nested too deeply");
         }
+        size += name.len() + raw.len() + 4;
+    }
+    if all && let Some(part) = part_of(page, members, size) {
+        return Ok(part);
+    }
+    let mut object = Vec::with_capacity(size);
+    object.push(b'{');
+    for (name, raw) in members.iter().filter(|(name, _)| kept(name)) {
         if object.len() > 1 {
             object.push(b',');
         }
@@ -325,6 +343,23 @@ fn content(members: &[(Cow<'_, str>, &str)], body: BodyFormat) -> Result<Bytes, 
     }
     object.push(b'}');
     Ok(object.into())
+}
+
+/// The part of a page that is an object of exactly these members, without white space between
+/// them, with `size` bytes.
+///
+/// The part begins before the first name and ends after the last value. If a brace follows, that is
+/// the last member of the object, and anything else in the object would make the part longer.
+fn part_of(page: &Bytes, members: &[(Cow<'_, str>, &str)], size: usize) -> Option<Bytes> {
+    let ((first, _), (_, last)) = (members.first()?, members.last()?);
+    let named = members.iter().all(|(name, _)| matches!(name, Cow::Borrowed(_)));
+    // Text of a repaired copy lies elsewhere; an empty slice could lie anywhere.
+    let offset = |text: &str| text.as_ptr().addr().checked_sub(page.as_ptr().addr());
+    let (start, end) = (offset(first)?.checked_sub(2)?, offset(last)? + last.len() + 1);
+    let part = page.get(start..end).filter(|_| named && !first.is_empty())?;
+    let exact = part.len() == size && part.starts_with(b"{\"") && part.ends_with(b"}");
+    // An escape may be half of a pair of surrogates, which is replaced.
+    (exact && memchr::memmem::find(part, b"\\u").is_none()).then(|| page.slice(start..end))
 }
 
 /// Whether the value nests deeper than [`MAX_DEPTH`].

@@ -76,7 +76,7 @@ pub fn listing(bytes: &Bytes, body: BodyFormat) -> Result<ListPage, WireError> {
 /// If it is not JSON or not a readable event.
 pub fn event(bytes: &Bytes, body: BodyFormat) -> Result<Item, WireError> {
     let text = utf8(bytes);
-    let mut items = Items::new(ItemSource::Listed, body);
+    let mut items = Items::new(bytes, ItemSource::Listed, body);
     match parse(&text, &mut items).map_err(|_| WireError("the answer is not json"))? {
         PageEntry::Present(item) => Ok(item),
         PageEntry::Removed(_) => Err(WireError("a tombstone instead of the requested event")),
@@ -154,10 +154,10 @@ struct Envelope {
 }
 
 impl Envelope {
-    fn read(bytes: &[u8], source: ItemSource, body: BodyFormat) -> Result<Self, WireError> {
+    fn read(bytes: &Bytes, source: ItemSource, body: BodyFormat) -> Result<Self, WireError> {
         let text = utf8(bytes);
         let too_many = Cell::new(false);
-        let members = EnvelopeVisitor(Items::new(source, body), &too_many);
+        let members = EnvelopeVisitor(Items::new(bytes, source, body), &too_many);
         let (value, next, delta) = parse(&text, members).map_err(|_| match too_many.get() {
             true => TOO_MANY_ITEMS,
             false => WireError("the answer is not a json page"),

@@ -99,6 +99,12 @@ impl Item {
         let members = JsonMembers::parse(&self.content).ok()?;
         Some(EventId::new(members.text("changeKey")?).hash())
     }
+
+    /// The item with a content of its own. The content of a page's item is a part of the page, all
+    /// of which stays in memory as long as the item.
+    pub fn apart(self) -> Self {
+        Self { content: Bytes::copy_from_slice(&self.content), ..self }
+    }
 }
 
 impl fmt::Debug for Item {

@@ -183,7 +183,7 @@ impl PendingWork {
         self.dirty.insert(PendingKey::Waiting(master.hash(), id));
         let series = self.get_or_insert(master);
         series.earlier.remove(&id);
-        series.waiting.insert(id, item);
+        series.waiting.insert(id, item.apart());
     }
 
     /// Ends the round: items that still wait belong to an earlier round from now on.

@@ -138,6 +138,33 @@ fn the_last_of_duplicate_members_is_kept_once() {
 }
 
 #[test]
+fn an_item_is_a_part_of_its_page_if_nothing_in_it_changes() {
+    let part = |members: &str| {
+        let text = format!(r#"{{"value":[ {{{members}}} ],"@odata.deltaLink":"https://x/d"}}"#);
+        let bytes = Bytes::from(text);
+        let page = page(&bytes, BodyFormat::Html).unwrap();
+        let content = &page.present.first().unwrap().content;
+        // As if it had been built from its members.
+        let spaced = items(&format!("{{ {members} }}"));
+        assert_eq!(*content, spaced.present[0].content, "{members}");
+        bytes.as_ptr_range().contains(&content.as_ptr())
+    };
+    assert!(part(&format!(r#""id":"x","a":"\n",{DATES}"#)));
+    assert!(!part(&format!(r#""":1,"id":"x",{DATES}"#)));
+    for changed in [
+        r#""id":"x", "a":1"#,
+        r#""id":"x","\u0061":1"#,
+        r#""id":"x","a":1,"b@odata.type":"c""#,
+        r#""id":"x","a":"\ud83d""#,
+        r#""a":1,"id":"x","a":2"#,
+        r#""a":1,"a":2,"id":"x""#,
+    ] {
+        assert!(!part(&format!("{changed},{DATES}")), "{changed}");
+        assert!(!part(&format!("{DATES},{changed}")), "{changed}");
+    }
+}
+
+#[test]
 fn the_kind_follows_the_type_or_else_the_other_members() {
     for (members, kind) in [
         (r#""type":"singleInstance""#, EventKind::Single),
