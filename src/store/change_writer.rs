@@ -74,18 +74,18 @@ impl ChangeWriter<'_> {
                 self.write_tombstone(id, was, slot.reason, &show(was));
                 0
             }
-            (None, Some(_)) => {
+            (None, Some(is)) => {
                 if let Some(tombstone) = self.tree.tombstone(self.window, id)? {
                     self.batch.delete_change(tombstone);
                     self.batch.delete(keys::age(tombstone));
                     self.batch.delete(keys::tombstone(self.window, id));
                 }
                 self.outcome.created += 1;
-                self.put_entry(id, ChangeKind::Created, None, None)
+                self.put_entry(id, ChangeKind::Created, Some(is.start), None, None)
             }
             (Some(was), Some(is)) => match difference(was, is) {
                 EventDifference::None => was.seq,
-                difference => self.write_update(id, was.seq, difference)?,
+                difference => self.write_update(id, was.seq, is.start, difference)?,
             },
             (None, None) => 0,
         };
@@ -99,6 +99,7 @@ impl ChangeWriter<'_> {
         &mut self,
         id: EventHash,
         was: Seq,
+        start: i64,
         difference: EventDifference,
     ) -> Result<Seq, TreeError> {
         let (essential, changed) = match difference {
@@ -110,7 +111,7 @@ impl ChangeWriter<'_> {
         self.batch.delete_change(was);
         self.outcome.updated += 1;
         let update = UpdateEntry { essential, changed };
-        Ok(self.put_entry(id, ChangeKind::Updated, Some(update), None))
+        Ok(self.put_entry(id, ChangeKind::Updated, Some(start), Some(update), None))
     }
 
     /// Assigns the next seq to a feed entry.
@@ -118,11 +119,12 @@ impl ChangeWriter<'_> {
         &mut self,
         id: EventHash,
         kind: ChangeKind,
+        start: Option<i64>,
         update: Option<UpdateEntry>,
         gone: Option<TombstoneEntry>,
     ) -> Seq {
         self.seq += 1;
-        let entry = FeedEntry { window: self.window, id, kind, at: self.at, update, gone };
+        let entry = FeedEntry { window: self.window, id, kind, at: self.at, start, update, gone };
         self.batch.put_change(self.seq, &entry);
         self.seq
     }
@@ -142,7 +144,7 @@ impl ChangeWriter<'_> {
         let summary = summary.filter(|summary| summary.len() <= MAX_DETAIL);
         let (id_text, window) = (row.id.clone(), self.name.clone());
         let gone = TombstoneEntry { reason, id: id_text, window, summary };
-        let seq = self.put_entry(id, ChangeKind::Removed, None, Some(gone));
+        let seq = self.put_entry(id, ChangeKind::Removed, None, None, Some(gone));
         self.batch.put(keys::tombstone(self.window, id), record::number(seq));
         self.batch.put(keys::age(seq), self.at.to_be_bytes().to_vec());
     }

@@ -10,7 +10,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::record::COMPRESSED_ROW;
+use super::record::NEWEST;
 use super::watermark::FORMAT;
 
 /// The beginning of every export; the number of its format and a line feed follow.
@@ -80,7 +80,7 @@ impl ExportWriter {
     pub(super) fn begin() -> (Self, Vec<u8>) {
         let head = ExportHead {
             store_format: FORMAT,
-            layout: COMPRESSED_ROW,
+            layout: NEWEST,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let mut bytes = [MAGIC, format!("{FILE_FORMAT}\n").as_bytes()].concat();

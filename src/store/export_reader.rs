@@ -11,7 +11,7 @@ use super::export_file::{
     MAX_PAYLOAD,
 };
 use super::keys;
-use super::record::{self, COMPRESSED_ROW, Counters};
+use super::record::{self, Counters, NEWEST};
 use super::watermark::FORMAT;
 use crate::mirror::position::WindowId;
 
@@ -275,7 +275,7 @@ fn head(payload: &[u8]) -> Result<(), ExportFaultKind> {
     let ExportHead { store_format, layout, version: _ } =
         head.map_err(|_| ExportFaultKind::Damaged("the head"))?;
     newer("a store", store_format, FORMAT)?;
-    newer("records", layout.into(), COMPRESSED_ROW.into())
+    newer("records", layout.into(), NEWEST.into())
 }
 
 /// A key with its value, or its deletion.

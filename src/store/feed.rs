@@ -129,9 +129,10 @@ fn read_slice(
         let entry = FeedEntry::decode(&value)?;
         let Some(name) = wanted.name(tree, &entry, names)? else { continue };
         if entry.gone.is_none() {
-            let stored = tree.row(entry.window, entry.id)?;
+            let stored = tree.row_bytes_at(entry.window, entry.id, entry.start)?;
             let stored = stored.ok_or(TreeError::Damaged("change (event missing)"))?;
-            slice.living.add(tree, entry.window, stored.row)?;
+            let row = tree.decoded(stored, None)?.row;
+            slice.living.add(tree, entry.window, row)?;
         }
         slice.found.push((seq, entry, name));
     }
@@ -208,7 +209,7 @@ fn event_size(
         return Ok(0);
     }
     let missing = TreeError::Damaged("change (event missing)");
-    let stored = tree.row_bytes(entry.window, entry.id)?.ok_or(missing)?;
+    let stored = tree.row_bytes_at(entry.window, entry.id, entry.start)?.ok_or(missing)?;
     if let Some(size) = EventRow::size_of(&stored.value) {
         return Ok(size);
     }

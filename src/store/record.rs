@@ -15,30 +15,29 @@
 //! a new optional member needs no new format. A new variant of an enumeration does need one.
 
 mod counters;
+mod feed_entry;
 mod position;
 mod window;
-
-use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::counters::Counters;
+pub(super) use self::feed_entry::{FeedChecksum, FeedEntry, TombstoneEntry, UpdateEntry};
 pub(super) use self::position::{from_position, position};
 pub(super) use self::window::WindowRecord;
 use super::dictionary::{DictionaryNumber, FIRST_TRAINED};
 use super::error::TreeError;
-use crate::mirror::change::{ChangeKind, RemovalReason, Seq};
-use crate::mirror::page::{EventHash, EventId};
-use crate::mirror::position::WindowId;
+use crate::mirror::change::Seq;
+use crate::mirror::page::EventHash;
 
 /// The newest layout of values that this version writes and reads. Each value carries the number of
 /// its layout, so a store may hold values of several layouts.
 const LAYOUT: u8 = 1;
 /// The layout of an event row with a compressed body.
 pub(super) const COMPRESSED_ROW: u8 = 2;
-/// The layout of a change that says what changed, or what was removed.
-const DETAILED_CHANGE: u8 = 2;
+/// The newest layout of any value.
+pub(super) const NEWEST: u8 = 3;
 /// Bytes before the payload of a sealed value.
 pub(super) const SEAL: usize = 5;
 
@@ -111,178 +110,6 @@ pub(super) fn instant(micros: i64) -> Timestamp {
     } else {
         Timestamp::MAX
     })
-}
-
-/// One entry of the feed. The content of the event is in its row.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct FeedEntry {
-    pub(super) window: WindowId,
-    pub(super) id: EventHash,
-    pub(super) kind: ChangeKind,
-    /// Microseconds.
-    pub(super) at: i64,
-    /// What an update changed; `None` for other kinds, and for an update that 0.1 wrote.
-    pub(super) update: Option<UpdateEntry>,
-    /// Set for removals: the row no longer exists, and perhaps neither does the window.
-    pub(super) gone: Option<TombstoneEntry>,
-}
-
-/// What the entry of an update says about it.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct UpdateEntry {
-    /// The seq of the event's last change that was more than another version
-    /// ([`EventDifference::Version`](crate::mirror::event::EventDifference::Version)).
-    pub(super) essential: Seq,
-    /// The names of the changed members, sorted.
-    pub(super) changed: Vec<String>,
-}
-
-/// What a tombstone keeps of a removed event.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct TombstoneEntry {
-    pub(super) reason: RemovalReason,
-    pub(super) id: EventId,
-    /// The window's name.
-    pub(super) window: Arc<str>,
-    /// A JSON object ([`event::summary`](crate::mirror::event::summary)); `None` if 0.1 wrote it.
-    pub(super) summary: Option<String>,
-}
-
-impl FeedEntry {
-    /// The seq of the event's last change that was more than another version. `seq` is the entry's
-    /// own, which is also the answer if 0.1 wrote it.
-    pub(super) fn essential(&self, seq: Seq) -> Seq {
-        self.update.as_ref().map_or(seq, |update| update.essential)
-    }
-
-    /// The entry as a sealed value.
-    pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(64);
-        let kind = match (self.kind, self.gone.as_ref().map(|g| g.reason)) {
-            (ChangeKind::Created, _) => 0,
-            (ChangeKind::Updated, _) => 1,
-            (ChangeKind::Removed, Some(RemovalReason::LeftWindow)) => 3,
-            (ChangeKind::Removed, Some(RemovalReason::WindowDropped)) => 4,
-            (ChangeKind::Removed, _) => 2,
-        };
-        out.push(kind);
-        out.extend_from_slice(&self.window.0.to_be_bytes());
-        out.extend_from_slice(&self.id.0);
-        out.extend_from_slice(&self.at.to_be_bytes());
-        let mut layout = LAYOUT;
-        if let Some(gone) = &self.gone {
-            text(&mut out, gone.id.as_str());
-            text(&mut out, &gone.window);
-            if let Some(summary) = &gone.summary {
-                layout = DETAILED_CHANGE;
-                text(&mut out, summary);
-            }
-        }
-        if let Some(UpdateEntry { essential, changed }) = &self.update {
-            layout = DETAILED_CHANGE;
-            out.extend_from_slice(&essential.to_be_bytes());
-            for name in changed {
-                text(&mut out, name);
-            }
-        }
-        seal_as(layout, &out)
-    }
-
-    /// Reads what [`FeedEntry::encode`] wrote.
-    pub(super) fn decode(value: &[u8]) -> Result<Self, TreeError> {
-        let (layout, payload) = unseal_up_to(DETAILED_CHANGE, value, "change")?;
-        let detailed = layout == DETAILED_CHANGE;
-        let mut input = RecordReader(payload);
-        let entry = (|| {
-            let code = input.u8()?;
-            let window = WindowId(u32::from_be_bytes(input.array()?));
-            let id = EventHash(input.array()?);
-            let at = input.i64()?;
-            let (kind, reason) = match code {
-                0 => (ChangeKind::Created, None),
-                1 => (ChangeKind::Updated, None),
-                2 => (ChangeKind::Removed, Some(RemovalReason::Deleted)),
-                3 => (ChangeKind::Removed, Some(RemovalReason::LeftWindow)),
-                4 => (ChangeKind::Removed, Some(RemovalReason::WindowDropped)),
-                _ => return None,
-            };
-            let gone = match reason {
-                Some(reason) => Some(TombstoneEntry {
-                    reason,
-                    id: EventId::new(input.text()?),
-                    window: Arc::from(input.text()?),
-                    summary: if detailed { Some(input.text()?.to_owned()) } else { None },
-                }),
-                None => None,
-            };
-            let update = match kind {
-                ChangeKind::Updated if detailed => {
-                    let essential = input.u64()?;
-                    let mut changed = Vec::new();
-                    while !input.0.is_empty() {
-                        changed.push(input.text()?.to_owned());
-                    }
-                    Some(UpdateEntry { essential, changed })
-                }
-                _ => None,
-            };
-            Some(Self { window, id, kind, at, update, gone })
-        })();
-        entry.ok_or(TreeError::Unknown("change"))
-    }
-}
-
-/// A checksum of the changes in the feed: their number and the XOR of their mixed seqs.
-///
-/// Stored beside the last seq, away from the changes themselves, so that a hole in the feed shows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct FeedChecksum {
-    count: u64,
-    mixed: u64,
-}
-
-impl FeedChecksum {
-    /// Adds a change.
-    pub(super) fn add(&mut self, seq: Seq) {
-        self.count = self.count.wrapping_add(1);
-        self.mixed ^= mix(seq);
-    }
-
-    /// Removes a change.
-    pub(super) fn remove(&mut self, seq: Seq) {
-        self.count = self.count.wrapping_sub(1);
-        self.mixed ^= mix(seq);
-    }
-
-    /// Adds the additions and removals of another checksum.
-    pub(super) fn merge(&mut self, other: Self) {
-        self.count = self.count.wrapping_add(other.count);
-        self.mixed ^= other.mixed;
-    }
-
-    /// The checksum as a sealed value.
-    pub(super) fn encode(self) -> Vec<u8> {
-        seal(&[self.count.to_be_bytes(), self.mixed.to_be_bytes()].concat())
-    }
-
-    /// Reads what [`FeedChecksum::encode`] wrote.
-    pub(super) fn decode(value: &[u8]) -> Result<Self, TreeError> {
-        match unseal(value, "sum")?.as_chunks::<8>() {
-            ([count, mixed], []) => {
-                Ok(Self { count: u64::from_be_bytes(*count), mixed: u64::from_be_bytes(*mixed) })
-            }
-            _ => Err(TreeError::Unknown("sum")),
-        }
-    }
-}
-
-/// Spreads a seq over all 64 bits (the finalizer of SplitMix64), so that sets that differ in a few
-/// neighbouring seqs get different checksums.
-fn mix(seq: Seq) -> u64 {
-    let mut z = seq.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// What the store knows about its dictionaries.

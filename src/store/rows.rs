@@ -120,6 +120,23 @@ impl Tree {
         value.map(|value| self.behind(window, id, value)).transpose()
     }
 
+    /// The same for an event that probably starts at `start`.
+    pub(super) fn row_bytes_at(
+        &self,
+        window: WindowId,
+        id: EventHash,
+        start: Option<i64>,
+    ) -> Result<Option<StoredBytes>, TreeError> {
+        let value = start.map(|start| self.get(&keys::time(window, start, id))).transpose()?;
+        match value.flatten().map(IndexValue::of) {
+            Some(IndexValue::Row(row)) => {
+                let (value, place) = (Bytes::from_owner(row), RowPlace::Index);
+                Ok(Some(StoredBytes { value, place }))
+            }
+            _ => self.row_bytes(window, id),
+        }
+    }
+
     /// The row that the value under an event's key is or leads to.
     fn behind(
         &self,
@@ -429,6 +446,11 @@ mod tests {
                 let all = |tree: &Tree| tree.db.iter().map(|e| e.unwrap()).collect::<Vec<_>>();
                 prop_assert_eq!(all(&tree), all(&fresh));
                 let stored = tree.row(WINDOW, id).unwrap();
+                // Found by any start, because an entry of the feed may have an earlier one.
+                for start in 0..3 {
+                    let near = tree.row_bytes_at(WINDOW, id, Some(start)).unwrap();
+                    prop_assert_eq!(near.map(|near| near.place), stored.as_ref().map(|s| s.place));
+                }
                 let same = match (&stored, &new) {
                     (Some(stored), Some(new)) => stored.row.is_stored_alike(new),
                     (stored, new) => stored.is_none() && new.is_none(),
