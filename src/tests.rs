@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use crate::config::default_settings;
 use crate::env::Env;
+use crate::mirror::availability::Availability;
 use crate::mirror::page::{EventId, EventKind, Item, Span};
 use crate::mirror::position::WindowId;
 use crate::mirror::segment_set::SegmentSet;
@@ -101,6 +102,7 @@ pub(crate) fn open(directory: &Path, env: &Env) -> Store {
 
 /// A single event.
 pub(crate) fn single(id: &str, span: Span, content: impl Into<Bytes>) -> Item {
+    let content = content.into();
     Item {
         id: EventId::new(id),
         kind: EventKind::Single,
@@ -108,8 +110,9 @@ pub(crate) fn single(id: &str, span: Span, content: impl Into<Bytes>) -> Item {
         etag: None,
         span,
         all_day: false,
+        availability: Availability::of_event(&content),
         full: true,
-        content: content.into(),
+        content,
     }
 }
 

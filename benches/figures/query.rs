@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use calmirror::env::Env;
+use calmirror::mirror::availability::Availability;
 use calmirror::mirror::commit::Commit;
 use calmirror::mirror::page::{EventId, EventKind, Item, Link, Span};
 use calmirror::mirror::position::{Phase, Position, WindowId};
@@ -206,6 +207,7 @@ pub(crate) fn item(name: &str, number: usize, turn: usize, bytes: usize) -> Item
         etag: Some(etag.into()),
         span,
         all_day: false,
+        availability: Availability::of(Some("\"busy\""), Some("false")),
         full: true,
         content: content.into(),
     }

@@ -15,6 +15,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde_json::value::RawValue;
 
 use crate::json::JsonText;
+use crate::mirror::availability::Availability;
 use crate::mirror::event_time::TimeReader;
 use crate::mirror::page::{EventId, EventKind, Item, Span, UnreadableItem};
 use crate::mirror::window::BodyFormat;
@@ -136,6 +137,8 @@ struct ItemMembers<'a> {
     start: Option<&'a str>,
     end: Option<&'a str>,
     all_day: Option<&'a str>,
+    show_as: Option<&'a str>,
+    cancelled: Option<&'a str>,
     /// True even for `null`: a bare item has no such member.
     has_subject: bool,
     etag: Option<&'a str>,
@@ -156,6 +159,8 @@ impl Items<'_> {
                 "start" => &mut looked.start,
                 "end" => &mut looked.end,
                 "isAllDay" => &mut looked.all_day,
+                "showAs" => &mut looked.show_as,
+                "isCancelled" => &mut looked.cancelled,
                 "@odata.etag" => &mut looked.etag,
                 "@removed" => &mut looked.removed,
                 "subject" => {
@@ -246,6 +251,7 @@ impl ItemMembers<'_> {
             etag: etag.map(Into::into),
             span,
             all_day,
+            availability: Availability::of(self.show_as, self.cancelled),
             full: whole,
             content: content?,
         })

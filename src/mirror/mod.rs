@@ -6,6 +6,7 @@
 
 pub mod account;
 pub mod audit;
+pub mod availability;
 pub mod change;
 pub mod clock;
 pub mod commit;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
+use super::availability::Availability;
 use crate::json::JsonMembers;
 
 /// A Graph id: opaque, case sensitive, compared as bytes (fact 48).
@@ -86,6 +87,8 @@ pub struct Item {
     pub span: Span,
     /// `isAllDay`, if present. All-day events may be up to a day off at the edges (fact 80).
     pub all_day: bool,
+    /// Whether it takes up its time; `None` for a bare occurrence, whose master says it.
+    pub availability: Option<Availability>,
     /// Whether it has more members than a bare occurrence, so that it can be shown as it is.
     pub full: bool,
     /// The JSON object, with the members as Graph sent them. Of `@odata.*` only `@odata.etag` is

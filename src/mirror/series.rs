@@ -288,5 +288,5 @@ pub fn widen(edges: Edges, days: i64) -> Edges {
 pub fn strip_to_stub(item: Item) -> Item {
     const KEPT: [&str; 6] = ["@odata.etag", "id", "seriesMasterId", "type", "start", "end"];
     let Ok(members) = JsonMembers::parse(&item.content) else { return item };
-    Item { full: false, content: members.only(&KEPT).into(), ..item }
+    Item { full: false, availability: None, content: members.only(&KEPT).into(), ..item }
 }

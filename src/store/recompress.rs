@@ -67,11 +67,14 @@ impl Store {
             let last = rows.last().map(|(window, id, ..)| (*window, *id));
             let next = last.filter(|_| rows.len() == SLICE);
             let new = rows.into_iter().filter_map(|(window, id, old, stored)| {
-                let (misplaced, is) = (stored.is_misplaced(), stored.row);
+                let misplaced = stored.is_misplaced();
+                let unknown = stored.row.availability.is_none();
+                let is = if unknown { stored.row.with_availability() } else { stored.row };
+                let learned = unknown && is.availability.is_some();
                 let stale = !is.is_compressed_with(newest.number);
                 let new = if stale { is.compressed(&newest) } else { is };
                 let better = stale && new.is_compressed_with(newest.number);
-                (better || misplaced).then_some(Recompressed { window, id, old, new })
+                (better || misplaced || learned).then_some(Recompressed { window, id, old, new })
             });
             Ok(((new.collect::<Vec<_>>(), next), group))
         };

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::dictionary::{Dictionaries, Dictionary, DictionaryNumber};
 use super::error::TreeError;
 use super::record::{self, RecordReader, instant, text};
+use crate::mirror::availability::{Availability, ShowAs};
 use crate::mirror::change::Seq;
 use crate::mirror::page::{EventId, EventKind, Item, Span};
 use crate::mirror::segment_set::SegmentSet;
@@ -31,6 +32,8 @@ pub(super) struct EventRow {
     /// Microseconds.
     pub(super) end: i64,
     pub(super) all_day: bool,
+    /// `None` if its master says it, or if 0.1 wrote the row.
+    pub(super) availability: Option<Availability>,
     pub(super) full: bool,
     /// The seq of its latest change; 0 for masters.
     pub(super) seq: Seq,
@@ -67,6 +70,7 @@ impl EventRow {
             start: item.span.start.as_microsecond(),
             end: item.span.end.as_microsecond(),
             all_day: item.all_day,
+            availability: item.availability,
             full: item.full,
             seq: 0,
             segments,
@@ -90,6 +94,12 @@ impl EventRow {
         self.compressed.as_ref().is_some_and(|body| body.dictionary.number == dictionary)
     }
 
+    /// The row with the availability that its content says; 0.1 did not store it.
+    pub(super) fn with_availability(self) -> Self {
+        let availability = Availability::of_event(&self.content);
+        Self { availability, ..self }
+    }
+
     /// The uncompressed body.
     pub(super) fn body(&self) -> Vec<u8> {
         let mut body = Vec::with_capacity(self.content.len() + 512);
@@ -106,6 +116,7 @@ impl EventRow {
             etag: self.etag.clone(),
             span: self.span(),
             all_day: self.all_day,
+            availability: self.availability,
             full: self.full,
             content: self.content.clone(),
         }
@@ -119,6 +130,7 @@ impl EventRow {
     /// Replaces the JSON.
     pub(super) fn set_content(&mut self, content: Bytes) {
         if self.content != content {
+            self.availability = Availability::of_event(&content);
             self.content = content;
             self.compressed = None;
         }
@@ -176,6 +188,7 @@ impl EventRow {
             | u8::from(self.all_day) << 1
             | u8::from(self.master.is_some()) << 2
             | u8::from(self.etag.is_some()) << 3
+            | self.availability.map_or(0, availability_code) << 4
     }
 
     fn put_body(&self, out: &mut Vec<u8>) {
@@ -295,6 +308,7 @@ impl EventRow {
             start,
             end,
             all_day: flags & 2 != 0,
+            availability: availability(flags >> 4),
             full: flags & 1 != 0,
             seq,
             segments,
@@ -316,6 +330,34 @@ impl EventRow {
         let content = body.slice(body.len() - input.0.len()..);
         Ok(Self { id, master, etag, content, ..self })
     }
+}
+
+/// An availability as a number from 1 to 12.
+fn availability_code(Availability { show_as, cancelled }: Availability) -> u8 {
+    let show_as = match show_as {
+        ShowAs::Free => 1,
+        ShowAs::Tentative => 2,
+        ShowAs::Busy => 3,
+        ShowAs::Oof => 4,
+        ShowAs::WorkingElsewhere => 5,
+        ShowAs::Other => 6,
+    };
+    show_as + if cancelled { 6 } else { 0 }
+}
+
+/// The availability of a number; `None` if it is 0 or unknown.
+fn availability(code: u8) -> Option<Availability> {
+    let cancelled = code > 6;
+    let show_as = match if cancelled { code - 6 } else { code } {
+        1 => ShowAs::Free,
+        2 => ShowAs::Tentative,
+        3 => ShowAs::Busy,
+        4 => ShowAs::Oof,
+        5 => ShowAs::WorkingElsewhere,
+        6 => ShowAs::Other,
+        _ => return None,
+    };
+    Some(Availability { show_as, cancelled })
 }
 
 impl fmt::Debug for EventRow {
@@ -345,8 +387,10 @@ mod tests {
         let texts = (".*", prop::option::of(".*"), prop::option::of(".*"));
         let numbers = (any::<i64>(), any::<i64>(), any::<u64>(), any::<u64>());
         let content = prop::collection::vec(any::<u8>(), 0..300);
-        (kind, texts, numbers, any::<bool>(), any::<bool>(), content).prop_map(
-            |(kind, (id, master, etag), (start, end, seq, segments), all_day, full, content)| {
+        let flags = (any::<bool>(), any::<bool>(), 0..13u8);
+        (kind, texts, numbers, flags, content).prop_map(
+            |(kind, (id, master, etag), (start, end, seq, segments), flags, content)| {
+                let (all_day, full, code) = flags;
                 EventRow {
                     id: EventId::new(id),
                     kind,
@@ -355,6 +399,7 @@ mod tests {
                     start,
                     end,
                     all_day,
+                    availability: availability(code),
                     full,
                     seq,
                     segments: SegmentSet::from_bits(segments),
@@ -381,6 +426,7 @@ mod tests {
                     let size = (!row.is_bare()).then(|| row.body().len());
                     prop_assert!(EventRow::size_of(&value).map(|s| s.min(row.body().len())) == size);
                     prop_assert!(back.is_stored_alike(&row) && back.has_same_texts(&row));
+                    prop_assert_eq!(back.availability, row.availability);
                     prop_assert_eq!(back.encode(), row.encode());
                 }
             }

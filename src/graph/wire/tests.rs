@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::mirror::availability::{Availability, ShowAs};
 use crate::mirror::page::EventKind;
 
 const DELTA_PAGE: &str = include_str!("../../../tests/fixtures/graph/delta_page.json");
@@ -181,6 +182,14 @@ fn the_kind_follows_the_type_or_else_the_other_members() {
     ] {
         assert_eq!(item(&format!(r#""id":"x",{members}"#)).kind, kind, "{members}");
     }
+}
+
+#[test]
+fn the_availability_of_an_item_is_read() {
+    let of = |members: &str| item(&format!(r#""id":"x"{members}"#)).availability;
+    let oof = Availability { show_as: ShowAs::Oof, cancelled: true };
+    assert_eq!(of(r#","isCancelled":true,"showAs":"oof""#), Some(oof));
+    assert_eq!(of(""), None);
 }
 
 #[test]

@@ -42,6 +42,7 @@ fn item(id: &str, kind: EventKind, master: Option<&str>, etag: &str) -> Item {
         etag: Some(etag.into()),
         span: Span { start: hour(48), end: hour(49) },
         all_day: false,
+        availability: None,
         full: kind != EventKind::Occurrence,
         content: Bytes::from(format!(r#"{{"id":"{id}","type":"x"}}"#)),
     }

@@ -3,8 +3,9 @@
 use jiff::SignedDuration;
 
 use super::*;
+use crate::mirror::availability::ShowAs;
 use crate::mirror::commit::Commit;
-use crate::mirror::page::Span;
+use crate::mirror::page::{Item, Span};
 use crate::store::dictionary::{FIRST_TRAINED, SHIPPED};
 use crate::store::{EventQuery, Events};
 use crate::tests::{NOON, env, open, registration, single, window};
@@ -19,7 +20,8 @@ async fn filled(dir: &tempfile::TempDir, count: usize) -> (Store, WindowId) {
             let start = NOON + SignedDuration::from_mins(i64::try_from(*n).unwrap());
             let words = ["Zwiebelrostbraten", "Brückeneinsturz", "Quetschkommode", "Oberpfalz"];
             let words = (0..20).map(|w| words[(n / 3 + w * w * n) % 4]).collect::<Vec<_>>();
-            let content = format!(r#"{{"id":"e{n}","subject":"{}"}}"#, words.join(" "));
+            let words = words.join(" ");
+            let content = format!(r#"{{"id":"e{n}","subject":"{words}","showAs":"oof"}}"#);
             single(&format!("e{n}"), Span { start, end: start }, content)
         };
         let upserts = numbers.iter().map(event).collect();
@@ -73,13 +75,31 @@ async fn compressed_with(store: &Store, number: DictionaryNumber) -> usize {
     store.read_tree(count).await.unwrap()
 }
 
+/// How many rows say that they are out of office.
+async fn out_of_office(store: &Store) -> usize {
+    let oof = |row: &EventRow| row.availability.is_some_and(|a| a.show_as == ShowAs::Oof);
+    store
+        .read_tree(move |tree| {
+            let mut count = 0;
+            for entry in tree.keys(&[keys::EVENT]) {
+                let key = entry?;
+                let (window, id) = keys::window_of(&key).zip(keys::event_of(&key)).unwrap();
+                count += usize::from(tree.row(window, id)?.is_some_and(|stored| oof(&stored.row)));
+            }
+            Ok(count)
+        })
+        .await
+        .unwrap()
+}
+
 /// Writes every row as 0.1 did.
 fn write_raw(tree: &Tree, batch: &mut WriteBatch) -> Result<(), TreeError> {
     let mut after = None;
     loop {
         let rows = next_rows(tree, after)?;
         for (window, id, _, StoredRow { row, .. }) in &rows {
-            let raw = EventRow::of(&row.item(), row.segments).with_seq(row.seq).encode();
+            let item = Item { availability: None, ..row.item() };
+            let raw = EventRow::of(&item, row.segments).with_seq(row.seq).encode();
             batch.put_large(keys::event(*window, *id), &raw, 0);
             batch.put(keys::time(*window, row.start, *id), row.end.to_be_bytes().to_vec());
         }
@@ -96,11 +116,13 @@ async fn rows_of_an_old_store_are_compressed_and_nothing_else_changes() {
     let (store, window) = filled(&dir, 200).await;
     edit(&store, write_raw).await;
     assert_eq!(compressed_with(&store, SHIPPED).await, 0);
+    assert_eq!(out_of_office(&store).await, 0);
     let (before, seq) = (events(&store, window).await, store.durable_seq());
     assert_eq!(before.len(), 200);
     assert!(store.needs_recompression().await.unwrap());
     recompress_all(&store).await;
     assert_eq!(compressed_with(&store, SHIPPED).await, 200);
+    assert_eq!(out_of_office(&store).await, 200);
     assert!(!store.needs_recompression().await.unwrap());
     assert_eq!((events(&store, window).await, store.durable_seq()), (before, seq));
     store.close().await.unwrap();

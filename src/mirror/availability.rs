@@ -1,0 +1,81 @@
+//! Whether an event takes up its time: its `showAs` and `isCancelled`.
+
+use crate::json::JsonMembers;
+
+/// The `showAs` and `isCancelled` of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Availability {
+    /// `showAs`.
+    pub show_as: ShowAs,
+    /// `isCancelled`.
+    pub cancelled: bool,
+}
+
+/// A value of `showAs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShowAs {
+    /// `free`
+    Free,
+    /// `tentative`
+    Tentative,
+    /// `busy`
+    Busy,
+    /// `oof`
+    Oof,
+    /// `workingElsewhere`
+    WorkingElsewhere,
+    /// Another value, or none.
+    Other,
+}
+
+impl Availability {
+    /// Reads the JSON of both members; `None` if the event has neither: a bare occurrence has those
+    /// of its master.
+    pub fn of(show_as: Option<&str>, cancelled: Option<&str>) -> Option<Self> {
+        if show_as.is_none() && cancelled.is_none() {
+            return None;
+        }
+        let show_as = match show_as {
+            Some("\"free\"") => ShowAs::Free,
+            Some("\"tentative\"") => ShowAs::Tentative,
+            Some("\"busy\"") => ShowAs::Busy,
+            Some("\"oof\"") => ShowAs::Oof,
+            Some("\"workingElsewhere\"") => ShowAs::WorkingElsewhere,
+            _ => ShowAs::Other,
+        };
+        Some(Self { show_as, cancelled: cancelled == Some("true") })
+    }
+
+    /// The same from the JSON of a whole event.
+    pub fn of_event(json: &[u8]) -> Option<Self> {
+        let members = JsonMembers::parse(json).ok()?;
+        let raw = |name| members.get(name).map(|value| value.get());
+        Self::of(raw("showAs"), raw("isCancelled"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_has_the_availability_of_its_members() {
+        let of = |json: &str| Availability::of_event(json.as_bytes());
+        for (word, show_as) in [
+            ("free", ShowAs::Free),
+            ("tentative", ShowAs::Tentative),
+            ("busy", ShowAs::Busy),
+            ("oof", ShowAs::Oof),
+            ("workingElsewhere", ShowAs::WorkingElsewhere),
+            ("unknown", ShowAs::Other),
+        ] {
+            for cancelled in [false, true] {
+                let json = format!(r#"{{"showAs":"{word}","isCancelled":{cancelled}}}"#);
+                assert_eq!(of(&json), Some(Availability { show_as, cancelled }), "{json}");
+            }
+        }
+        let other = Availability { show_as: ShowAs::Other, cancelled: false };
+        assert_eq!(of(r#"{"isCancelled":null}"#), Some(other));
+        assert_eq!(of(r#"{"subject":"x"}"#), None);
+    }
+}
