@@ -1,14 +1,12 @@
 //! `fleet initial`: 200 mailboxes of 500 events of 3 KB each, from an empty store to a durable one.
 
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 use std::time::Duration;
 
 use crate::bare::{self, Outcome};
 use crate::daemon::{Daemon, Setup, directory};
 use crate::graph::Graph;
-use crate::stages;
 use crate::table::{Row, Table, ms, note};
+use crate::{disk, stages};
 
 /// The name to select this figure by.
 pub(crate) const NAME: &str = "fleet initial";
@@ -27,7 +25,7 @@ struct Mirrored {
     cpu: Duration,
     /// Peak resident memory, bytes.
     peak: u64,
-    /// Disk space used by the store afterwards, bytes.
+    /// Disk space of the store's files afterwards, bytes, without the reserve.
     disk: u64,
 }
 
@@ -85,17 +83,7 @@ async fn mirror(graph: &Graph, page_size: u32) -> Mirrored {
     let peak = daemon.peak();
     daemon.stop().await;
     let took = settled.duration_since(first).unsigned_abs();
-    Mirrored { took, cpu, peak, disk: disk_usage(&directory.path().join("store")) }
-}
-
-/// Disk space used by a directory and everything below it, bytes.
-fn disk_usage(directory: &Path) -> u64 {
-    let entries = std::fs::read_dir(directory).expect("the store's directory");
-    let usage = |entry: std::fs::DirEntry| {
-        let about = entry.metadata().expect("an entry's metadata");
-        if about.is_dir() { disk_usage(&entry.path()) } else { about.blocks() * 512 }
-    };
-    entries.map(|entry| usage(entry.expect("an entry"))).sum()
+    Mirrored { took, cpu, peak, disk: disk::tree_bytes(&directory.path().join("store")) }
 }
 
 /// Memory and disk, beside the bytes of the events as Graph sends them, uncompressed.

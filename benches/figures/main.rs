@@ -16,6 +16,7 @@
 mod bare;
 mod commit;
 mod daemon;
+mod disk;
 mod feed;
 mod graph;
 mod idle;
@@ -52,6 +53,9 @@ fn main() {
         }
         if table.wants(initial::NAME) {
             initial::run(&mut table).await;
+        }
+        if table.wants(disk::NAME) {
+            disk::run(&mut table).await;
         }
         if table.wants(query::NAME) {
             query::run(&mut table).await;
