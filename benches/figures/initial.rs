@@ -1,6 +1,8 @@
 //! `fleet initial`: 200 mailboxes of 500 events of 3 KB each, from an empty store to a durable one.
 
-use std::time::Duration;
+use std::ffi::OsStr;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::bare::{self, Outcome};
 use crate::daemon::{Daemon, Setup, directory};
@@ -10,6 +12,8 @@ use crate::{disk, stages};
 
 /// The name to select this figure by.
 pub(crate) const NAME: &str = "fleet initial";
+/// The variable with the path of another client, which downloads the same pages.
+const CLIENT_VARIABLE: &str = "CALMIRROR_FIGURES_CLIENT";
 const MAILBOXES: usize = 200;
 const EVENTS: usize = 500;
 const ALL: f64 = (MAILBOXES * EVENTS) as f64;
@@ -47,6 +51,9 @@ pub(crate) async fn run(table: &mut Table) {
         ));
         cost(table, form, &bare, &daemon);
         speed(table, form, &bare, &daemon);
+        if let Some(client) = std::env::var_os(CLIENT_VARIABLE) {
+            compare(table, form, &client, &graph, &daemon);
+        }
         space(table, form, &bare, &daemon);
         if !gzip {
             stages::run(table, &graph, MAILBOXES, PAGE_SIZE).await;
@@ -65,6 +72,27 @@ pub(crate) async fn run(table: &mut Table) {
         ratio: Some(share),
         limit: "≥ 0.95".to_owned(),
         kept: Some(share >= 0.95),
+    });
+}
+
+/// Runs another client on the same pages. It gets the origin, an access token and the number of
+/// mailboxes, whose names are `m00000@contoso.example` and so on.
+fn compare(table: &mut Table, form: &str, client: &OsStr, graph: &Graph, daemon: &Mirrored) {
+    let mailboxes = MAILBOXES.to_string();
+    let began = Instant::now();
+    let ended = tokio::task::block_in_place(|| {
+        Command::new(client).args([graph.origin(), graph.token(), mailboxes]).status()
+    });
+    let took = began.elapsed();
+    assert!(ended.expect("the client can be run").success(), "the client failed");
+    let ratio = took.as_secs_f64() / daemon.took.as_secs_f64();
+    table.row(Row {
+        figure: format!("{NAME}: events/s, {form}, beside another client"),
+        measured: format!("{:.0}/s", ALL / daemon.took.as_secs_f64()),
+        baseline: format!("{:.0}/s", ALL / took.as_secs_f64()),
+        ratio: Some(ratio),
+        limit: "> 1".to_owned(),
+        kept: Some(ratio > 1.0),
     });
 }
 
