@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use calmirror::env::Env;
+use calmirror::mirror::availability::Availability;
 use calmirror::mirror::change::{ChangeKind, RemovalReason};
 use calmirror::mirror::commit::{Commit, CommitOutcome, Removal, SeenPage};
 use calmirror::mirror::page::{EventHash, EventId, EventKind, Item, Link, Span};
@@ -124,6 +125,7 @@ fn item(
         etag: Some("W/1".into()),
         span: Span { start: at(start), end: at(end) },
         all_day: false,
+        availability: Availability::of_event(content.as_bytes()),
         full: true,
         content: content.into(),
     }

@@ -1,5 +1,6 @@
 //! The windows of the golden stores, their events, and the commits that produced their state.
 
+use calmirror::mirror::availability::Availability;
 use calmirror::mirror::fallback::{Fallback, StallKind};
 use calmirror::mirror::page::{EventId, EventKind, Item, Link, Page, PageEnd, Span};
 use calmirror::mirror::position::{Phase, Position};
@@ -199,6 +200,7 @@ fn item(id: String, kind: EventKind, of: Option<&str>, start: Timestamp, length:
     if kind == EventKind::Master {
         content["recurrence"] = json!({"pattern": {"type": "daily", "interval": 1}});
     }
+    let content = content.to_string();
     Item {
         id: EventId::new(id),
         kind,
@@ -206,8 +208,9 @@ fn item(id: String, kind: EventKind, of: Option<&str>, start: Timestamp, length:
         etag: Some(etag.into()),
         span: Span { start, end },
         all_day: length == 1440,
+        availability: Availability::of_event(content.as_bytes()),
         full: kind != EventKind::Occurrence,
-        content: content.to_string().into(),
+        content: content.into(),
     }
 }
 
@@ -218,7 +221,8 @@ pub(super) fn single(name: &str, id: &str, start: Timestamp) -> Item {
 /// One of many events with little content.
 pub(super) fn small(name: &str, number: u32) -> Item {
     let item = single(name, &number.to_string(), instant("2026-11-05T07:00:00Z"));
-    Item { content: json!({"id": item.id.as_str()}).to_string().into(), ..item }
+    let content = json!({"id": item.id.as_str()}).to_string().into();
+    Item { content, availability: None, ..item }
 }
 
 /// The id of a window's series.
