@@ -29,14 +29,14 @@ const AT_ONCE: usize = 32;
 
 /// Checks the store, completely if it is small or `suspect`.
 pub(super) fn audit(tree: &Tree, suspect: bool, env: &Env) -> Result<(), TreeError> {
-    if suspect || tree.db.size_on_disk()? <= SMALL {
+    if suspect || tree.engine().size_on_disk()? <= SMALL {
         return audit_all(tree);
     }
     let last = tree.number(keys::LAST_SEQ)?;
     let windows = u32::try_from(tree.number(keys::NEXT_WINDOW)?).unwrap_or(u32::MAX);
     for _ in 0..PLACES {
         let from = keys::feed(1 + env.random_u64() % last.max(1));
-        for entry in tree.db.range(from..keys::feed(u64::MAX)).take(AT_ONCE) {
+        for entry in tree.range(from..keys::feed(u64::MAX)).take(AT_ONCE) {
             let (key, value) = entry?;
             change(tree, &key, &value)?;
         }
@@ -56,7 +56,7 @@ fn audit_all(tree: &Tree) -> Result<(), TreeError> {
     let mut shown = BTreeMap::<WindowId, u64>::new();
     let mut windows = BTreeMap::<WindowId, WindowRecord>::new();
     let mut sum = FeedChecksum::default();
-    for entry in tree.db.iter() {
+    for entry in tree.range::<&[u8]>(..) {
         let (key, value) = entry?;
         let window = keys::window_of(&key);
         match key.first() {

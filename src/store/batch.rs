@@ -1,10 +1,11 @@
 //! The writes of a batch: an ordered set of keys, each put or deleted once.
 //!
-//! A `WriteBatch` becomes one atomic sled batch. Values above 64 KiB are split over several keys,
+//! A `WriteBatch` becomes one atomic batch of the engine. Values above 64 KiB are split over several keys,
 //! because sled keeps items above about 128 KiB in separate files and never syncs those.
 
 use std::collections::BTreeMap;
 
+use super::engine::{EngineBytes, EngineWrite};
 use super::keys;
 use super::record::{FeedChecksum, FeedEntry};
 use crate::mirror::change::Seq;
@@ -115,16 +116,9 @@ impl WriteBatch {
         self.rows
     }
 
-    /// The sled batch.
-    pub(super) fn into_batch(self) -> sled::Batch {
-        let mut batch = sled::Batch::default();
-        for (key, value) in self.writes {
-            match value {
-                Some(value) => batch.insert(key, value),
-                None => batch.remove(key),
-            }
-        }
-        batch
+    /// The writes for the engine.
+    pub(super) fn into_writes(self) -> impl Iterator<Item = EngineWrite> {
+        self.writes.into_iter().map(|(key, value)| (key.into(), value.map(EngineBytes::from)))
     }
 }
 

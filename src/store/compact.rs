@@ -255,7 +255,7 @@ impl Store {
 /// Bytes of the next keys and values after a key, and the key to continue after.
 fn slice_bytes(tree: &Tree, after: &[u8]) -> Result<(u64, Option<Vec<u8>>), TreeError> {
     let mut bytes = 0;
-    for entry in tree.db.range::<&[u8], _>((Bound::Excluded(after), Bound::Unbounded)) {
+    for entry in tree.range::<&[u8]>((Bound::Excluded(after), Bound::Unbounded)) {
         let (key, value) = entry?;
         bytes += key.len() + value.len();
         if bytes >= SLICE {

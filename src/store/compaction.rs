@@ -6,7 +6,7 @@
 //! writer applies what was written last, and exchanges the directories (`exchange`).
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::copy::TreeCopy;
@@ -15,7 +15,6 @@ use super::error::{OpenFault, StoreError, TreeError};
 use super::exchange::{self, ExchangeError};
 use super::shared::StoreShared;
 use super::tree::Tree;
-use super::tree_files::TreeFiles;
 use super::write_watcher::WriteWatcher;
 use super::{directory, open};
 
@@ -62,7 +61,6 @@ pub(super) struct TreeHandles {
     /// Dropped first: it has a handle to the tree.
     pub(super) watcher: WriteWatcher,
     pub(super) tree: Tree,
-    pub(super) files: TreeFiles,
 }
 
 /// A copy under way. Blocking: its methods write to the disk.
@@ -97,8 +95,8 @@ impl Compaction {
         let directory = exchange::other_directory(path);
         directory::make_private(&directory)?;
         let copy = TreeCopy::begin(shared)?;
-        let tree = Tree::open(open::tree_config(&directory, FILL_CACHE))?;
-        let target = TreeHandles::new(tree, path, &directory)?;
+        let tree = Tree::open(&*shared.engine, &directory, FILL_CACHE)?;
+        let target = TreeHandles::new(tree)?;
         Ok(Self { shared: shared.clone(), copy, target, directory, reserved })
     }
 
@@ -113,14 +111,10 @@ impl Compaction {
         }
         let slice = self.copy.next_slice(SLICE)?;
         let watched = self.target.watcher.watch_write();
-        for (key, value) in slice.entries {
+        for entry in slice.entries {
             // Not as a batch, for which all trees of a process are locked. Until the copy is
             // complete nothing reads it.
-            match value {
-                Some(value) => self.target.tree.db.insert(key, value),
-                None => self.target.tree.db.remove(key),
-            }
-            .map_err(TreeError::from)?;
+            self.target.tree.engine().write(entry).map_err(TreeError::from)?;
         }
         drop(watched);
         Ok(slice.last)
@@ -132,12 +126,12 @@ impl Compaction {
     /// # Errors
     /// See [`CompactionError`].
     pub(super) fn reopen(self, cache: u64) -> Result<Self, CompactionError> {
-        let Self { shared, copy, mut target, directory, reserved } = self;
+        let Self { shared, copy, target, directory, reserved } = self;
         target.make_durable()?;
         target.close();
         open::await_unlocked(&directory);
-        let tree = open::open_copy(&directory, cache)?;
-        let target = TreeHandles::new(tree, &shared.path, &directory)?;
+        let tree = open::open_copy(&*shared.engine, &directory, cache)?;
+        let target = TreeHandles::new(tree)?;
         Ok(Self { shared, copy, target, directory, reserved })
     }
 
@@ -171,16 +165,16 @@ impl Compaction {
 }
 
 impl TreeHandles {
-    fn new(tree: Tree, path: &Path, directory: &Path) -> Result<Self, CompactionError> {
-        let watcher = WriteWatcher::start(&tree)?;
-        let files = TreeFiles::open(path, directory)?;
-        Ok(Self { watcher, tree, files })
+    fn new(tree: Tree) -> Result<Self, CompactionError> {
+        let handles = Self { watcher: WriteWatcher::start(&tree)?, tree };
+        // The first flush takes longest. The writer must not wait for it.
+        handles.make_durable()?;
+        Ok(handles)
     }
 
-    fn make_durable(&mut self) -> Result<(), CompactionError> {
+    fn make_durable(&self) -> Result<(), CompactionError> {
         let watched = self.watcher.watch_write();
-        self.tree.db.flush().map_err(TreeError::from)?;
-        self.files.sync()?;
+        self.tree.flush()?;
         drop(watched);
         Ok(())
     }
@@ -190,7 +184,7 @@ impl TreeHandles {
         // The tree flushes when it is dropped, and then waits for ever if a write fails that nothing
         // watches. Any error is found there again.
         let watched = self.watcher.watch_write();
-        self.tree.db.flush().ok();
+        self.tree.flush().ok();
         drop(watched);
         drop(self.watcher);
         self.tree.close();

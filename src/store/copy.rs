@@ -6,8 +6,7 @@
 use std::ops::Bound;
 use std::sync::{Arc, Mutex};
 
-use sled::IVec;
-
+use super::engine::EngineWrite;
 use super::error::{StoreError, TreeError};
 use super::shared::StoreShared;
 use super::tree::Tree;
@@ -24,7 +23,7 @@ pub(super) struct TreeCopy {
 pub(super) struct CopySlice {
     /// Keys with their values, `None` if the key was deleted. A key may come again in a later slice,
     /// with the value that it has by then.
-    pub(super) entries: Vec<(IVec, Option<IVec>)>,
+    pub(super) entries: Vec<EngineWrite>,
     /// Whether this and all slices before, applied in order, make the tree of this moment.
     pub(super) last: bool,
     /// The last group that the slice may have seen. The copy may be used once it is durable, which
@@ -73,11 +72,11 @@ fn read_in_order(
     tree: &Tree,
     written: &mut WrittenKeys,
     bytes: usize,
-    entries: &mut Vec<(IVec, Option<IVec>)>,
+    entries: &mut Vec<EngineWrite>,
 ) -> Result<usize, TreeError> {
     let Some(after) = written.copied.take() else { return Ok(bytes) };
     let mut left = bytes;
-    for entry in tree.db.range::<&[u8], _>((Bound::Excluded(&*after), Bound::Unbounded)) {
+    for entry in tree.range::<&[u8]>((Bound::Excluded(&*after), Bound::Unbounded)) {
         let (key, value) = entry?;
         left = left.saturating_sub(key.len() + value.len());
         entries.push((key, Some(value)));
@@ -94,7 +93,7 @@ fn read_again(
     tree: &Tree,
     written: &mut WrittenKeys,
     mut left: usize,
-    entries: &mut Vec<(IVec, Option<IVec>)>,
+    entries: &mut Vec<EngineWrite>,
 ) -> Result<(), TreeError> {
     while left > 0
         && let Some(key) = written.pop()
@@ -115,13 +114,14 @@ mod tests {
     use crate::env::Env;
     use crate::store::batch::WriteBatch;
     use crate::store::cursor::Incarnations;
+    use crate::store::engine::{self, OpenEngine, memory::MemoryDisk};
 
     type Content = BTreeMap<Vec<u8>, Vec<u8>>;
 
-    fn shared(dir: &tempfile::TempDir) -> Arc<StoreShared> {
-        let tree = Tree::open(sled::Config::new().path(dir.path().join("store"))).unwrap();
+    fn shared(dir: &tempfile::TempDir, engine: Arc<OpenEngine>) -> Arc<StoreShared> {
+        let tree = Tree::open(&*engine, &dir.path().join("store"), 1 << 20).unwrap();
         let (path, env) = (dir.path().to_owned(), Env::real());
-        Arc::new(StoreShared::new(path, env, Incarnations(Vec::new()), tree, 0, 0))
+        Arc::new(StoreShared::new(path, engine, env, Incarnations(Vec::new()), tree, 0, 0))
     }
 
     /// The writes of a group: random puts and deletes in a small space of keys.
@@ -191,8 +191,13 @@ mod tests {
 
     #[test]
     fn a_copy_is_the_tree_of_one_moment_while_the_writer_goes_on() {
+        copy_while_the_writer_goes_on(Arc::new(engine::open));
+        copy_while_the_writer_goes_on(MemoryDisk::default().opener());
+    }
+
+    fn copy_while_the_writer_goes_on(engine: Arc<OpenEngine>) {
         let dir = tempfile::tempdir().unwrap();
-        let shared = shared(&dir);
+        let shared = shared(&dir, engine);
         apply(&shared, 1);
         let stop = AtomicBool::new(false);
         std::thread::scope(|threads| {
@@ -210,8 +215,7 @@ mod tests {
                 let mut copy = TreeCopy::begin(&shared).unwrap();
                 let first = copy.next_slice(1).unwrap();
                 assert_eq!((first.entries.len(), first.last), (1, false));
-                let began = first.group;
-                let mut content = Content::new();
+                let (began, mut content) = (first.group, Content::new());
                 receive(&mut content, first);
                 // A copy can be continued after its end.
                 for _ in 0..2 {
@@ -227,7 +231,7 @@ mod tests {
     #[test]
     fn a_copy_of_a_quiet_tree_has_each_key_once() {
         let dir = tempfile::tempdir().unwrap();
-        let shared = shared(&dir);
+        let shared = shared(&dir, MemoryDisk::default().opener());
         let mut copy = TreeCopy::begin(&shared).unwrap();
         assert!(copy.next_slice(1000).unwrap().last, "an empty tree");
         apply(&shared, 1);
@@ -237,8 +241,8 @@ mod tests {
         assert_eq!(whole.entries.len(), content_after(1).len());
         let nothing = copy.next_slice(1000).unwrap();
         assert!(nothing.last && nothing.entries.is_empty());
-        let (mut content, bytes) = (Content::new(), 10_000);
-        let (_, slices) = copy_to_end(&mut TreeCopy::begin(&shared).unwrap(), &mut content, bytes);
+        let (mut copy, mut content) = (TreeCopy::begin(&shared).unwrap(), Content::new());
+        let (_, slices) = copy_to_end(&mut copy, &mut content, 10_000);
         assert!(slices > 5, "{slices} slices");
         assert!(content == content_after(1));
     }
@@ -246,7 +250,7 @@ mod tests {
     #[test]
     fn a_copy_of_a_store_that_has_ended_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
-        let shared = shared(&dir);
+        let shared = shared(&dir, MemoryDisk::default().opener());
         let mut copy = TreeCopy::begin(&shared).unwrap();
         shared.end(StoreError::Closed);
         shared.release();

@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::engine::EngineError;
 use crate::mirror::page::EventHash;
 use crate::mirror::position::WindowId;
 
@@ -156,10 +157,10 @@ pub enum FeedError {
 /// Why something in the tree could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TreeError {
-    /// sled returned an error.
+    /// The engine returned an error.
     #[error("the tree cannot be used")]
-    Sled(#[from] sled::Error),
-    /// The file could not be synced.
+    Engine(#[source] EngineError),
+    /// The file, or the directory that it lies in, could not be synced.
     #[error("the file cannot be synced")]
     Sync(#[source] io::Error),
     /// A value is not what was written. Names the kind of value, never its content.
@@ -173,26 +174,35 @@ pub(super) enum TreeError {
     Unknown(&'static str),
 }
 
+impl From<EngineError> for TreeError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Sync(error) => Self::Sync(error),
+            error => Self::Engine(error),
+        }
+    }
+}
+
 impl TreeError {
     /// Whether the bytes on disk are wrong, as opposed to a failing disk.
     pub(super) fn is_damage(&self) -> bool {
         match self {
             Self::Damaged(_) => true,
             Self::Newer(..) | Self::Unknown(_) => false,
-            Self::Sled(sled::Error::Io(e)) | Self::Sync(e) => matches!(
+            Self::Engine(EngineError::Io(e)) | Self::Sync(e) => matches!(
                 e.kind(),
                 io::ErrorKind::UnexpectedEof
                     | io::ErrorKind::InvalidData
                     | io::ErrorKind::InvalidInput
             ),
-            Self::Sled(_) => true,
+            Self::Engine(_) => true,
         }
     }
 
     /// The error for callers of the store.
     pub(super) fn to_store_error(&self) -> StoreError {
         match self {
-            Self::Sled(sled::Error::Io(e)) | Self::Sync(e)
+            Self::Engine(EngineError::Io(e)) | Self::Sync(e)
                 if matches!(
                     e.kind(),
                     io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
@@ -200,7 +210,7 @@ impl TreeError {
             {
                 StoreError::Full
             }
-            Self::Sled(e) => StoreError::Failed(format!("{self}: {e}").into()),
+            Self::Engine(e) => StoreError::Failed(format!("{self}: {e}").into()),
             Self::Sync(e) => StoreError::Failed(format!("{self}: {e}").into()),
             Self::Damaged(_) | Self::Newer(..) | Self::Unknown(_) => {
                 StoreError::Failed(self.to_string().into())
@@ -241,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_distinguished_from_other_errors() {
-        let full = TreeError::Sled(sled::Error::Io(io::ErrorKind::StorageFull.into()));
+        let full = TreeError::Engine(EngineError::Io(io::ErrorKind::StorageFull.into()));
         assert!(matches!(full.to_store_error(), StoreError::Full));
         let broken = TreeError::Sync(io::ErrorKind::Other.into());
         assert!(matches!(broken.to_store_error(), StoreError::Failed(_)));

@@ -117,7 +117,7 @@ fn read_slice(
     names: &mut BTreeMap<WindowId, Arc<str>>,
 ) -> Result<FeedSlice, TreeError> {
     let mut slice = FeedSlice { seq: after, ..FeedSlice::default() };
-    for item in tree.db.range(keys::feed(after.saturating_add(1))..=keys::feed(end)) {
+    for item in tree.range(keys::feed(after.saturating_add(1))..=keys::feed(end)) {
         if slice.found.len() == limit || slice.scanned == SLICE || slice.living.bytes >= enough {
             slice.more = true;
             break;
@@ -175,7 +175,7 @@ pub(super) fn reach(
     while !full {
         let measure = |tree: &Tree| -> Result<(), TreeError> {
             let range = keys::feed(seq.saturating_add(1))..=keys::feed(end);
-            for (scanned, item) in tree.db.range(range).enumerate() {
+            for (scanned, item) in tree.range(range).enumerate() {
                 if scanned == SLICE {
                     return Ok(());
                 }

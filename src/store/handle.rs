@@ -11,6 +11,9 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
 use super::disk_space::{self, DiskSpace, Footprint};
+#[cfg(any(test, feature = "simulator"))]
+use super::engine::memory::MemoryDisk;
+use super::engine::{self, OpenEngine};
 use super::error::{FeedError, OpenError, OpenFault, StoreError, TreeError};
 use super::job::{WindowEdit, WriteJob};
 use super::purge::PurgeProgress;
@@ -70,9 +73,33 @@ impl Store {
     /// # Errors
     /// If the store cannot be opened; [`OpenFault::remedy`] says what to do.
     pub fn open(options: &StoreOptions, env: &Env) -> Result<(Self, OpenReport), OpenError> {
-        let opened = open::open(options, env)?;
+        Self::open_on(Arc::new(engine::open), options, env)
+    }
+
+    /// The same for a test, with the trees on a disk in memory. The other files of the store stay in
+    /// its directory.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    #[cfg(any(test, feature = "simulator"))]
+    pub fn open_in_memory(
+        disk: &MemoryDisk,
+        options: &StoreOptions,
+        env: &Env,
+    ) -> Result<(Self, OpenReport), OpenError> {
+        Self::open_on(disk.opener(), options, env)
+    }
+
+    /// The same with trees of a given engine.
+    pub(super) fn open_on(
+        engine: Arc<OpenEngine>,
+        options: &StoreOptions,
+        env: &Env,
+    ) -> Result<(Self, OpenReport), OpenError> {
+        let opened = open::open(options, env, &*engine)?;
         let shared = Arc::new(StoreShared::new(
             options.path.clone(),
+            engine,
             env.clone(),
             opened.incarnations,
             opened.tree.clone(),
@@ -86,7 +113,6 @@ impl Store {
             shared: shared.clone(),
             watcher: opened.watcher,
             tree: opened.tree,
-            files: opened.files,
             jobs: queue,
             space: DiskSpace::new(options.min_free_bytes, move || disk_space::free(&path)),
             last_seq: opened.last_seq,
@@ -407,7 +433,7 @@ impl Store {
         self.inner.shared.end_reason().unwrap_or(StoreError::Closed)
     }
 
-    /// Bytes of sled's page cache.
+    /// Bytes of the engine's cache.
     pub(super) fn cache_bytes(&self) -> u64 {
         self.inner.cache_bytes
     }

@@ -16,12 +16,12 @@ use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
 
 use super::disk_space::{self, DiskSpace};
+use super::engine::{self, EngineBytes, EngineWrite};
 use super::error::{OpenError, OpenFault, TreeError};
 use super::export_reader::{ExportFault, ExportReader, ExportSummary};
 use super::keys;
 use super::open::{self, OpenAttemptError};
 use super::tree::Tree;
-use super::tree_files::TreeFiles;
 use super::watermark::{FORMAT, Watermark};
 use super::write_watcher::WriteWatcher;
 use super::{StoreOptions, audit, directory, exchange};
@@ -145,7 +145,7 @@ fn is_empty(dir: &Path, work: &Path, options: &StoreOptions) -> io::Result<bool>
         }
     }
     let looked = open::on_a_quiet_thread(|| {
-        let tree = Tree::open(open::tree_config(&copy, options.cache_bytes))?;
+        let tree = Tree::open(&engine::open, &copy, options.cache_bytes)?;
         let beyond = tree.keys(&[]).find(|key| {
             !key.as_ref().is_ok_and(|key| matches!(key.first(), Some(b'm' | &keys::INCARNATION)))
         });
@@ -160,7 +160,7 @@ fn is_empty(dir: &Path, work: &Path, options: &StoreOptions) -> io::Result<bool>
 fn read(
     file: &mut File,
     stop: &CancellationToken,
-    mut applied: impl FnMut(sled::Batch) -> Result<(), ImportError>,
+    mut applied: impl FnMut(Vec<EngineWrite>) -> Result<(), ImportError>,
 ) -> Result<ExportSummary, ImportError> {
     file.seek(SeekFrom::Start(0)).map_err(ImportError::Read)?;
     let mut reader = ExportReader::default();
@@ -175,10 +175,9 @@ fn read(
         if stop.is_cancelled() {
             return Err(ImportError::Stopped);
         }
-        let mut batch = sled::Batch::default();
-        reader.push_to(&piece[..length], &mut |key, value| match value {
-            Some(value) => batch.insert(key, value),
-            None => batch.remove(key),
+        let mut batch = Vec::new();
+        reader.push_to(&piece[..length], &mut |key, value| {
+            batch.push((key.into(), value.map(EngineBytes::from)));
         })?;
         applied(batch)?;
     }
@@ -198,7 +197,7 @@ fn fill(
     directory::make_private(&dir).map_err(&fault)?;
     let mut space = DiskSpace::new(options.min_free_bytes, || disk_space::free(work));
     let filled = open::on_a_quiet_thread(|| {
-        let tree = Tree::open(open::tree_config(&dir, options.cache_bytes))?;
+        let tree = Tree::open(&engine::open, &dir, options.cache_bytes)?;
         let watcher = WriteWatcher::start(&tree)?;
         let watched = watcher.watch_write();
         let mut refused = Ok(());
@@ -206,7 +205,7 @@ fn fill(
             if !space.allows(PIECE) {
                 return Err(fault(OpenFault::Full));
             }
-            refused = tree.db.apply_batch(batch).map_err(TreeError::from);
+            refused = tree.engine().apply(&mut batch.into_iter()).map_err(TreeError::from);
             // The reason is `refused`.
             if refused.is_ok() { Ok(()) } else { Err(ImportError::Stopped) }
         });
@@ -216,8 +215,7 @@ fn fill(
             Ok(_) => return Ok(Err(ImportError::Content("the file is being changed".to_owned()))),
             Err(error) => return Ok(Err(error)),
         }
-        tree.db.flush().map_err(TreeError::from)?;
-        TreeFiles::open(work, &dir)?;
+        tree.flush()?;
         drop(watched);
         if tree.get(keys::SCHEMA)?.is_none() {
             return Ok(Err(ImportError::Content("the schema record is missing".to_owned())));

@@ -1,4 +1,4 @@
-//! The durable mirror and its change feed. Only this module uses sled.
+//! The durable mirror and its change feed. Only `engine` knows sled.
 //!
 //! A store is a directory that one process has open. It holds, for each window, every event as
 //! Graph sent it and the position of each segment, and one feed over all windows. The feed has one
@@ -10,16 +10,16 @@
 //! It does not touch a store that is locked, full, read-only or of a newer format, and never
 //! deletes a damaged one.
 //!
-//! Files, from the bottom up: `keys`, `record`, `row` and `batch` (what is written); `tree`
-//! (reading the tree) and `rows` (where a row lies); `parts`, `plan`, `commit_applier`, `change_writer`, `register` and `purge`
-//! (from a request to a batch); `job`, `writer` and `write_watcher` (the thread, its jobs, and the
-//! end of a write that failed); `dictionary`, `row_commit` and `recompress` (compression);
-//! `shared` (state of writer and readers); `handle` (the store's
-//! interface); `lookup` (what workers read); `query`, `render`, `feed`, `follower`, `change_line`
-//! and `cursor` (what readers get); `directory`, `open`, `watermark` and `audit` (opening);
-//! `disk_space` and `reserve` (full disks); `written_keys` and `copy` (a copy of the tree while it is
-//! written); `exchange`, `compaction` and `compact` (giving space back); `export`, `export_file`,
-//! `export_reader` and `import` (a store as a file).
+//! Files, from the bottom up: `engine` (what keeps the tree on disk); `keys`, `record`, `row` and
+//! `batch` (what is written); `tree` (reading the tree) and `rows` (where a row lies); `parts`,
+//! `plan`, `commit_applier`, `change_writer`, `register` and `purge` (from a request to a batch);
+//! `job`, `writer` and `write_watcher` (the thread, its jobs, and the end of a write that failed);
+//! `dictionary`, `row_commit` and `recompress` (compression); `shared` (state of writer and
+//! readers); `handle` (the store's interface); `lookup` (what workers read); `query`, `render`,
+//! `feed`, `follower`, `change_line` and `cursor` (what readers get); `directory`, `open`,
+//! `watermark` and `audit` (opening); `disk_space` and `reserve` (full disks); `written_keys` and
+//! `copy` (a copy of the tree while it is written); `exchange`, `compaction` and `compact` (giving
+//! space back); `export`, `export_file`, `export_reader` and `import` (a store as a file).
 
 mod audit;
 mod batch;
@@ -33,6 +33,7 @@ mod cursor;
 mod dictionary;
 mod directory;
 mod disk_space;
+mod engine;
 mod error;
 mod exchange;
 mod export;
@@ -62,7 +63,6 @@ mod row_commit;
 mod rows;
 mod shared;
 mod tree;
-mod tree_files;
 mod types;
 mod watermark;
 mod write_watcher;
@@ -71,6 +71,8 @@ mod written_keys;
 
 pub use self::compact::{CompactionOutcome, SizeWatch};
 pub use self::disk_space::Footprint;
+#[cfg(any(test, feature = "simulator"))]
+pub use self::engine::memory::{DiskFault, MemoryDisk};
 pub use self::error::{FeedError, OpenError, OpenFault, StoreError};
 pub use self::export::StoreExport;
 pub use self::export_reader::{ExportFault, ExportFaultKind, ExportReader, ExportSummary};

@@ -13,13 +13,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::batch::WriteBatch;
 use super::cursor::{Incarnation, Incarnations};
+use super::engine::{EngineError, OpenEngine};
 use super::error::{OpenError, OpenFault, TreeError};
 use super::keys;
 use super::record;
 use super::reserve::SpaceReserve;
 use super::tree::Tree;
-use super::tree_files::TreeFiles;
 use super::watermark::{FORMAT, Watermark};
 use super::write_watcher::WriteWatcher;
 use super::{OpenReport, StoreOptions, audit, directory, exchange};
@@ -32,8 +33,6 @@ pub(super) struct OpenedTree {
     /// Watches the writes to `tree`.
     pub(super) watcher: WriteWatcher,
     pub(super) tree: Tree,
-    /// The tree's file, for syncing.
-    pub(super) files: TreeFiles,
     pub(super) incarnations: Incarnations,
     pub(super) last_seq: Seq,
     /// The lowest valid seq.
@@ -56,13 +55,21 @@ pub(super) fn suspect(path: &Path) -> io::Result<()> {
 }
 
 /// Opens or creates the store of a directory. Blocking.
-pub(super) fn open(options: &StoreOptions, env: &Env) -> Result<OpenedTree, OpenError> {
+pub(super) fn open(
+    options: &StoreOptions,
+    env: &Env,
+    engine: &OpenEngine,
+) -> Result<OpenedTree, OpenError> {
     let path = &options.path;
     let error = |why| OpenError { path: path.clone(), why };
-    attempt(options, env).map_err(error)
+    attempt(options, env, engine).map_err(error)
 }
 
-fn attempt(options: &StoreOptions, env: &Env) -> Result<OpenedTree, OpenFault> {
+fn attempt(
+    options: &StoreOptions,
+    env: &Env,
+    engine: &OpenEngine,
+) -> Result<OpenedTree, OpenFault> {
     let path = &options.path;
     let dir = path.join("store");
     directory::prepare(path)?;
@@ -89,7 +96,7 @@ fn attempt(options: &StoreOptions, env: &Env) -> Result<OpenedTree, OpenFault> {
     }
     let mark = mark.filter(|_| existed);
     let mut moved_aside = None;
-    let mut opened = open_checked(options, &dir, mark, suspect, env);
+    let mut opened = open_checked(engine, options, &dir, mark, suspect, env);
     if let Err(OpenAttemptError::Damaged(what)) = &opened
         && image.is_kept()
     {
@@ -97,13 +104,13 @@ fn attempt(options: &StoreOptions, env: &Env) -> Result<OpenedTree, OpenFault> {
         // read.
         tracing::warn!(reason = %what, "store looks damaged, restoring its files to open it again");
         put_back(path, &dir, &image)?;
-        opened = open_checked(options, &dir, mark, true, env);
+        opened = open_checked(engine, options, &dir, mark, true, env);
     }
     if let Err(OpenAttemptError::Damaged(what)) = &opened {
         tracing::warn!(reason = %what, "store is damaged, opening it again without its snapshot");
         put_back(path, &dir, &image)?;
         drop_snapshots(&dir)?;
-        opened = open_checked(options, &dir, mark, true, env);
+        opened = open_checked(engine, options, &dir, mark, true, env);
     }
     if let Err(OpenAttemptError::Damaged(what)) = &opened {
         put_back(path, &dir, &image)?;
@@ -111,7 +118,7 @@ fn attempt(options: &StoreOptions, env: &Env) -> Result<OpenedTree, OpenFault> {
         tracing::error!(reason = %what, "store is damaged, moved aside, creating a new one");
         moved_aside = Some(aside);
         directory::make_private(&dir)?;
-        opened = open_checked(options, &dir, None, false, env);
+        opened = open_checked(engine, options, &dir, None, false, env);
     }
     let locked = matches!(opened, Err(OpenAttemptError::Leave(OpenFault::Locked)));
     if matches!(opened, Err(OpenAttemptError::Leave(_))) && !locked && moved_aside.is_none() {
@@ -164,7 +171,7 @@ impl From<TreeError> for OpenAttemptError {
             }
             TreeError::Unknown(what) => OpenFault::UnknownRecord(what).into(),
             fault if fault.is_damage() => Self::Damaged(error_chain(&fault)),
-            TreeError::Sled(sled::Error::Io(e)) | TreeError::Sync(e) => e.into(),
+            TreeError::Engine(EngineError::Io(e)) | TreeError::Sync(e) => e.into(),
             fault => Self::Damaged(error_chain(&fault)),
         }
     }
@@ -192,36 +199,24 @@ pub(super) fn await_unlocked(dir: &Path) {
 }
 
 fn open_checked(
+    engine: &OpenEngine,
     options: &StoreOptions,
     dir: &Path,
     mark: Option<Watermark>,
     suspect: bool,
     env: &Env,
 ) -> Result<(Tree, Seq), OpenAttemptError> {
-    let config = tree_config(dir, options.cache_bytes);
-    on_a_quiet_thread(move || {
-        let tree = Tree::open(config)?;
+    on_a_quiet_thread(|| {
+        let tree = Tree::open(engine, dir, options.cache_bytes)?;
         let last_seq = check(&tree, mark, suspect, env)?;
         Ok((tree, last_seq))
     })
 }
 
-/// The configuration of a tree in this directory with `cache` bytes of cache.
-pub(super) fn tree_config(dir: &Path, cache: u64) -> sled::Config {
-    sled::Config::new()
-        .path(dir)
-        .cache_capacity(cache)
-        // sled's own flusher keeps rewriting segments even if nothing is committed. Without it,
-        // every replaced page cleans another one, which keeps the file as small.
-        .flush_every_ms(None)
-        .use_compression(false)
-}
-
 /// Opens a copy of the tree. Reads all of its files before.
-pub(super) fn open_copy(dir: &Path, cache: u64) -> Result<Tree, OpenFault> {
+pub(super) fn open_copy(engine: &OpenEngine, dir: &Path, cache: u64) -> Result<Tree, OpenFault> {
     directory::read(dir, 0)?;
-    let config = tree_config(dir, cache);
-    on_a_quiet_thread(|| Ok(Tree::open(config)?)).map_err(into_fault)
+    on_a_quiet_thread(|| Ok(Tree::open(engine, dir, cache)?)).map_err(into_fault)
 }
 
 /// Checks a copy like a store that is opened. Draws nothing from the store's own environment, so
@@ -274,7 +269,7 @@ pub(super) fn check(
 ) -> Result<Seq, OpenAttemptError> {
     match tree.get(keys::SCHEMA)? {
         // Nothing was ever written, or the very first opening was interrupted.
-        None if tree.db.is_empty() && mark.is_none() => return Ok(0),
+        None if tree.keys(&[]).next().is_none() && mark.is_none() => return Ok(0),
         None => return Err(OpenAttemptError::Damaged("the schema record is missing".to_owned())),
         Some(schema) => {
             let found = u32::try_from(record::from_number(&schema)?).unwrap_or(u32::MAX);
@@ -315,32 +310,27 @@ fn begin(
     let new = Incarnation { id: env.random_u64(), first: last_seq + 1 };
     let number = u32::try_from(incarnations.len()).unwrap_or(u32::MAX);
     incarnations.push(new);
-    let mut batch = sled::Batch::default();
+    let mut batch = WriteBatch::default();
     let value = [new.id.to_be_bytes(), new.first.to_be_bytes()].concat();
-    batch.insert(keys::incarnation(number), record::seal(&value));
-    batch.insert(keys::SCHEMA, record::number(FORMAT.into()));
-    let durable = || -> Result<TreeFiles, TreeError> {
-        tree.db.apply_batch(batch)?;
-        tree.db.flush()?;
-        TreeFiles::open(path, dir).map_err(TreeError::Sync)
-    };
+    batch.put(keys::incarnation(number), record::seal(&value));
+    batch.put(keys::SCHEMA.to_vec(), record::number(FORMAT.into()));
     let watcher = WriteWatcher::start(&tree)?;
     let watched = watcher.watch_write();
-    let files = durable()?;
+    tree.apply(batch).and_then(|()| tree.flush())?;
     drop(watched);
-    // sled does not create its files private.
+    // The engine does not create its files private.
     directory::make_private(dir)?;
     Watermark { format: FORMAT, seq: last_seq, incarnation: new.id }.write(path)?;
     directory::existing(fs::remove_file(suspect_path(path)))?;
     let min_seq = tree.number(keys::MIN_SEQ)?;
     let incarnations = Incarnations(incarnations);
-    Ok(OpenedTree { watcher, tree, files, incarnations, last_seq, min_seq, opening })
+    Ok(OpenedTree { watcher, tree, incarnations, last_seq, min_seq, opening })
 }
 
 /// The earlier openings of the store, in order.
 pub(super) fn incarnations(tree: &Tree) -> Result<Vec<Incarnation>, TreeError> {
     let mut incarnations = Vec::new();
-    for entry in tree.db.scan_prefix([keys::INCARNATION]) {
+    for entry in tree.scan_prefix([keys::INCARNATION]) {
         let (_, value) = entry?;
         let ([id, first], []) = record::unseal(&value, "incarnation")?.as_chunks::<8>() else {
             return Err(TreeError::Damaged("incarnation"));

@@ -129,6 +129,7 @@ mod tests {
 
     use super::super::batch::WriteBatch;
     use super::super::dictionary::Dictionaries;
+    use super::super::engine::memory::MemoryDisk;
     use super::super::keys;
     use super::super::row::EventRow;
     use super::*;
@@ -139,7 +140,7 @@ mod tests {
     use crate::mirror::segment_set::SegmentSet;
 
     fn tree(dir: &tempfile::TempDir) -> Tree {
-        Tree::open(sled::Config::new().path(dir.path())).unwrap()
+        Tree::open(&*MemoryDisk::default().opener(), dir.path(), 0).unwrap()
     }
 
     fn item(id: &str, master: Option<&str>) -> Item {
@@ -230,7 +231,7 @@ mod tests {
             let row = EventRow::of(item, SegmentSet::EMPTY).encode();
             batch.put_large(keys::event(WindowId(1), item.id.hash()), &row, 0);
         }
-        tree.db.apply_batch(batch.into_batch()).unwrap();
+        tree.apply(batch).unwrap();
         let mut commit = large();
         commit.upserts.retain(|item| item.master.is_none());
         let parts = cut_at(&tree, rows(commit), 5000).unwrap();

@@ -115,7 +115,7 @@ pub(super) fn trim_slice(
 ) -> Result<Trimmed, TreeError> {
     let mut oldest = Vec::new();
     let mut due = 0;
-    for entry in tree.db.scan_prefix([keys::AGE]) {
+    for entry in tree.scan_prefix([keys::AGE]) {
         let (key, value) = entry?;
         let at = <[u8; 8]>::try_from(&*value).map_err(|_| TreeError::Damaged("age"))?;
         let at = i64::from_be_bytes(at);

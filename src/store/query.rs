@@ -90,7 +90,7 @@ fn gather(tree: &Tree, query: &EventQuery) -> Result<(ResultPage, bool), TreeErr
         } else {
             (keys::time_from(query.window, *starts.start()), keys::time_end(query.window))
         };
-        for entry in tree.db.range(first..last) {
+        for entry in tree.range(first..last) {
             let (key, value) = entry?;
             let (start, id) = keys::time_of(&key).ok_or(TreeError::Damaged("index"))?;
             if start >= to && query.to.is_some() {

@@ -147,8 +147,8 @@ fn next_rows(
 ) -> Result<Vec<(WindowId, EventHash, Bytes, StoredRow)>, TreeError> {
     let from = after.map_or_else(|| vec![keys::EVENT], |(window, id)| keys::event(window, id));
     let mut rows = Vec::new();
-    for key in tree.db.range(from..).keys() {
-        let key = key?;
+    for entry in tree.range(from..) {
+        let (key, _) = entry?;
         if key.first() != Some(&keys::EVENT) || rows.len() == SLICE {
             break;
         }
@@ -209,7 +209,7 @@ fn bodies_from(
     seen: &mut BTreeSet<(WindowId, EventHash)>,
 ) -> Result<Vec<Vec<u8>>, TreeError> {
     let mut bodies = Vec::new();
-    for entry in tree.db.range(from..).take(ROWS_AT_PLACE) {
+    for entry in tree.range(from..).take(ROWS_AT_PLACE) {
         let (key, _) = entry?;
         let Some((window, id)) = keys::window_of(&key).zip(keys::event_of(&key)) else {
             continue;

@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::batch::{CHUNK, WriteBatch};
+use super::engine::EngineBytes;
 use super::error::TreeError;
 use super::keys;
 use super::row::EventRow;
@@ -61,12 +62,12 @@ pub(super) enum IndexValue {
     /// The end of an event whose row lies under the event's key. Microseconds.
     End(i64),
     /// A row.
-    Row(sled::IVec),
+    Row(EngineBytes),
 }
 
 impl IndexValue {
     /// Reads an entry's value.
-    pub(super) fn of(value: sled::IVec) -> Self {
+    pub(super) fn of(value: EngineBytes) -> Self {
         match <[u8; 8]>::try_from(&*value) {
             Ok(end) => Self::End(i64::from_be_bytes(end)),
             Err(_) => Self::Row(value),
@@ -142,7 +143,7 @@ impl Tree {
         &self,
         window: WindowId,
         id: EventHash,
-        value: sled::IVec,
+        value: EngineBytes,
     ) -> Result<StoredBytes, TreeError> {
         let Some(start) = start_in(&value) else {
             let large = self.joined(&keys::event(window, id), value)?;
@@ -211,7 +212,7 @@ impl Tree {
         let prefix = keys::events(window);
         let from = after.map_or_else(|| prefix.clone(), |id| keys::event(window, id));
         let mut rows = Vec::new();
-        for entry in self.db.range(from..) {
+        for entry in self.range(from..) {
             let (key, value) = entry?;
             if !key.starts_with(&prefix) || rows.len() == limit {
                 break;
@@ -354,11 +355,12 @@ mod tests {
     use super::*;
     use crate::mirror::page::{EventId, Item, Span};
     use crate::mirror::segment_set::SegmentSet;
+    use crate::store::MemoryDisk;
 
     const WINDOW: WindowId = WindowId(3);
 
     fn tree(dir: &tempfile::TempDir) -> Tree {
-        Tree::open(sled::Config::new().path(dir.path())).unwrap()
+        Tree::open(&*MemoryDisk::default().opener(), dir.path(), 0).unwrap()
     }
 
     /// A row of an event `minutes` long: of noise, so that it stays as large as it is.
@@ -378,7 +380,7 @@ mod tests {
 
     /// The kinds of keys of a row, and the lengths of the values that are not the row's.
     fn shape(tree: &Tree) -> Vec<(char, Option<usize>)> {
-        let entries = tree.db.iter().map(|entry| entry.unwrap());
+        let entries = tree.range::<&[u8]>(..).map(|entry| entry.unwrap());
         let shape = entries.map(|(key, value)| {
             let small = Some(value.len()).filter(|length| *length < 10);
             (char::from(key[0]), small)
@@ -392,7 +394,7 @@ mod tests {
         let row = &stored.row;
         batch.put_large(keys::event(WINDOW, id), &row.encode(), 0);
         batch.put(keys::time(WINDOW, row.start, id), row.end.to_be_bytes().to_vec());
-        tree.db.apply_batch(batch.into_batch()).unwrap();
+        tree.apply(batch).unwrap();
     }
 
     #[test]
@@ -413,7 +415,7 @@ mod tests {
             let tree = tree(&dir);
             let mut batch = WriteBatch::default();
             replace_row(&mut batch, WINDOW, id, None, Some(&new));
-            tree.db.apply_batch(batch.into_batch()).unwrap();
+            tree.apply(batch).unwrap();
             assert_eq!(shape(&tree), expected);
         }
     }
@@ -440,10 +442,11 @@ mod tests {
                 for (tree, old) in [(&tree, old.as_ref()), (&fresh, None)] {
                     let mut batch = WriteBatch::default();
                     replace_row(&mut batch, WINDOW, id, old, new.as_ref());
-                    tree.db.apply_batch(batch.into_batch()).unwrap();
+                    tree.apply(batch).unwrap();
                 }
                 // The same as if the row had been written to an empty tree.
-                let all = |tree: &Tree| tree.db.iter().map(|e| e.unwrap()).collect::<Vec<_>>();
+                let entries = |tree: &Tree| tree.range::<&[u8]>(..).map(|e| e.unwrap());
+                let all = |tree: &Tree| entries(tree).collect::<Vec<_>>();
                 prop_assert_eq!(all(&tree), all(&fresh));
                 let stored = tree.row(WINDOW, id).unwrap();
                 // Found by any start, because an entry of the feed may have an earlier one.
@@ -462,7 +465,9 @@ mod tests {
                     prop_assert!(tree.row(WINDOW, id).unwrap().unwrap().is_misplaced());
                     prop_assert!(tree.is_index_of(WINDOW, id, stored.row.start).unwrap());
                 }
-                fresh.db.clear().unwrap();
+                let mut batch = WriteBatch::default();
+                fresh.delete_all(&[], &mut batch).unwrap();
+                fresh.apply(batch).unwrap();
             }
         }
     }

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::batch::WriteBatch;
 use super::cursor::Incarnations;
 use super::dictionary::Dictionaries;
+use super::engine::OpenEngine;
 use super::error::{FeedError, StoreError, TreeError};
 use super::tree::Tree;
 use super::written_keys::CopyRecords;
@@ -29,6 +30,8 @@ const CHANGE_SLOTS: usize = 8192;
 /// State shared by the writer thread and the readers.
 pub(super) struct StoreShared {
     pub(super) path: PathBuf,
+    /// Opens the trees of the store.
+    pub(super) engine: Arc<OpenEngine>,
     pub(super) env: Env,
     pub(super) incarnations: Incarnations,
     pub(super) dictionaries: Arc<Dictionaries>,
@@ -57,6 +60,7 @@ impl StoreShared {
     /// The shared state of a store that was just opened.
     pub(super) fn new(
         path: PathBuf,
+        engine: Arc<OpenEngine>,
         env: Env,
         incarnations: Incarnations,
         tree: Tree,
@@ -65,6 +69,7 @@ impl StoreShared {
     ) -> Self {
         Self {
             path,
+            engine,
             env,
             incarnations,
             dictionaries: tree.dictionaries.clone(),
@@ -90,7 +95,7 @@ impl StoreShared {
         let Some(tree) = &*tree else { return Ok(()) };
         self.applied.store(group, Ordering::Release);
         self.copies.add(&batch);
-        Ok(tree.db.apply_batch(batch.into_batch())?)
+        tree.apply(batch)
     }
 
     /// Publishes a durable group and its last seq. The seq is published first: a caller whose
@@ -238,7 +243,7 @@ impl StoreShared {
         let reading = async {
             let (value, applied) = match tokio::task::spawn_blocking(move || read(&shared)).await {
                 Ok(read) => read?,
-                // sled panics on some kinds of damage.
+                // The engine panics on some kinds of damage.
                 Err(error) if error.is_panic() => {
                     return Err(self.fail(&TreeError::Damaged("tree")));
                 }
@@ -300,16 +305,18 @@ impl Drop for DeferredCommit {
 mod tests {
     use std::os::unix::fs::MetadataExt as _;
 
+    use super::super::engine::EngineError;
     use super::*;
-    use crate::store::record;
+    use crate::store::{MemoryDisk, record};
 
     const KEY: &[u8] = b"m/test";
 
     fn shared(dir: &tempfile::TempDir) -> Arc<StoreShared> {
-        let tree = Tree::open(sled::Config::new().path(dir.path().join("store"))).unwrap();
+        let engine = MemoryDisk::default().opener();
+        let tree = Tree::open(&*engine, &dir.path().join("store"), 0).unwrap();
         let incarnations = Incarnations(Vec::new());
         let (path, env) = (dir.path().to_owned(), Env::real());
-        Arc::new(StoreShared::new(path, env, incarnations, tree, 0, 0))
+        Arc::new(StoreShared::new(path, engine, env, incarnations, tree, 0, 0))
     }
 
     fn number(value: u64) -> WriteBatch {
@@ -361,7 +368,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let shared = shared(&dir);
         let read = shared.read(|_| -> Result<((), u64), StoreError> {
-            std::panic::resume_unwind(Box::new("as sled does"))
+            std::panic::resume_unwind(Box::new("as an engine does"))
         });
         assert!(matches!(read.await, Err(StoreError::Failed(_))));
         let note = super::super::open::suspect_path(dir.path());
@@ -382,7 +389,7 @@ mod tests {
         let writer = Mutex::new(log.reopen().unwrap());
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(writer).finish();
         let _logging = tracing::subscriber::set_default(subscriber);
-        shared.fail(&TreeError::Sled(sled::Error::Unsupported("the cause".to_owned())));
+        shared.fail(&TreeError::Engine(EngineError::Damaged("the cause".to_owned())));
         let log = std::fs::read_to_string(log.path()).unwrap();
         assert!(log.contains("the cause"), "{log}");
     }

@@ -4,13 +4,16 @@
 //! here directly, because only it has a stable view.
 
 use std::collections::BTreeMap;
+use std::ops::RangeBounds;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::batch::{self, WriteBatch};
 use super::dictionary::{Dictionaries, Dictionary};
+use super::engine::{Engine, EngineBytes, EngineScan, OpenEngine};
 use super::error::{PlanError, StoreError, TreeError};
 use super::keys;
 use super::pending;
@@ -24,10 +27,8 @@ use crate::mirror::window::WindowIdentity;
 /// The one tree.
 #[derive(Clone, Debug)]
 pub(super) struct Tree {
-    pub(super) db: sled::Db,
+    engine: Arc<dyn Engine>,
     pub(super) dictionaries: Arc<Dictionaries>,
-    /// What the tree was opened with; it knows of errors in the background.
-    config: sled::Config,
 }
 
 /// A value that may be split into chunks.
@@ -39,26 +40,56 @@ pub(super) struct LargeValue {
 }
 
 impl Tree {
-    /// Opens or creates the tree. Panics on some kinds of damage.
-    pub(super) fn open(config: sled::Config) -> Result<Self, TreeError> {
+    /// Opens or creates the tree of a directory, with `cache` bytes of cache. Panics on some kinds of
+    /// damage.
+    pub(super) fn open(open: &OpenEngine, dir: &Path, cache: u64) -> Result<Self, TreeError> {
         let dictionaries = Arc::new(Dictionaries::shipped()?);
-        Ok(Self { db: config.open()?, dictionaries, config })
+        Ok(Self { engine: open(dir, cache)?, dictionaries })
     }
 
-    /// Drops a handle. The last one runs sled's final sync and panics if that fails; returns whether
-    /// it did not.
+    /// Drops a handle. The last one closes the tree, which panics if the engine cannot finish its
+    /// files; returns whether it did not.
     pub(super) fn close(self) -> bool {
         catch_unwind(AssertUnwindSafe(|| drop(self))).is_ok()
     }
 
-    /// An error that sled's background threads met. The tree then accepts no more writes.
-    pub(super) fn background_error(&self) -> Option<sled::Error> {
-        self.config.global_error().err()
+    /// The stored bytes of a key.
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<EngineBytes>, TreeError> {
+        Ok(self.engine.get(key)?)
     }
 
-    /// The stored bytes of a key.
-    pub(super) fn get(&self, key: &[u8]) -> Result<Option<sled::IVec>, TreeError> {
-        Ok(self.db.get(key)?)
+    /// The entries in a range of keys, in order.
+    pub(super) fn range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> EngineScan {
+        self.engine
+            .scan(range.start_bound().map(AsRef::as_ref), range.end_bound().map(AsRef::as_ref))
+    }
+
+    /// The entries whose keys have a prefix, in order.
+    pub(super) fn scan_prefix(&self, prefix: impl AsRef<[u8]>) -> EngineScan {
+        let prefix = prefix.as_ref();
+        let mut end = prefix.to_vec();
+        while let Some(last) = end.pop() {
+            if last < u8::MAX {
+                end.push(last + 1);
+                return self.range(prefix..end.as_slice());
+            }
+        }
+        self.range(prefix..)
+    }
+
+    /// Applies a batch atomically.
+    pub(super) fn apply(&self, batch: WriteBatch) -> Result<(), TreeError> {
+        Ok(self.engine.apply(&mut batch.into_writes())?)
+    }
+
+    /// Makes everything that was applied durable.
+    pub(super) fn flush(&self) -> Result<(), TreeError> {
+        Ok(self.engine.flush()?)
+    }
+
+    /// The engine itself.
+    pub(super) fn engine(&self) -> &dyn Engine {
+        &*self.engine
     }
 
     /// A number of the `m/` keys; 0 if it was never written.
@@ -124,8 +155,7 @@ impl Tree {
         &self,
         window: WindowId,
     ) -> Result<Vec<(SegmentIndex, Position)>, TreeError> {
-        self.db
-            .scan_prefix(keys::positions(window))
+        self.scan_prefix(keys::positions(window))
             .map(|entry| {
                 let (key, value) = entry?;
                 let segment = keys::position_segment(&key).ok_or(TreeError::Damaged("position"))?;
@@ -140,7 +170,7 @@ impl Tree {
     }
 
     /// A value of which the first part was read, with its further chunks.
-    pub(super) fn joined(&self, key: &[u8], head: sled::IVec) -> Result<LargeValue, TreeError> {
+    pub(super) fn joined(&self, key: &[u8], head: EngineBytes) -> Result<LargeValue, TreeError> {
         let (chunks, at) = batch::head(&head).ok_or(TreeError::Damaged("value"))?;
         if chunks == 0 {
             return Ok(LargeValue { value: Bytes::from_owner(head).slice(at..), chunks });
@@ -157,7 +187,7 @@ impl Tree {
     pub(super) fn windows(&self) -> Result<Vec<KnownWindow>, TreeError> {
         let mut windows = Vec::new();
         // The names are read from their keys, because a million records take seconds to decode.
-        for entry in self.db.scan_prefix([keys::NAME]) {
+        for entry in self.scan_prefix([keys::NAME]) {
             let (key, value) = entry?;
             let name = keys::named(&key).ok_or(TreeError::Damaged("name"))?.into();
             let id = u32::try_from(record::from_number(&value)?).map(WindowId);
@@ -176,7 +206,7 @@ impl Tree {
     pub(super) fn dropping_windows(
         &self,
     ) -> impl Iterator<Item = Result<(Arc<str>, WindowId), TreeError>> {
-        self.db.scan_prefix([keys::DROPPING]).map(|entry| {
+        self.scan_prefix([keys::DROPPING]).map(|entry| {
             let (key, value) = entry?;
             let id = keys::window_of(&key).ok_or(TreeError::Damaged("window"))?;
             Ok((WindowRecord::decode(&value)?.name, id))
@@ -199,7 +229,7 @@ impl Tree {
         stays: impl Fn(&str, &WindowIdentity) -> bool,
     ) -> Result<WindowCount, TreeError> {
         let mut count = WindowCount::default();
-        for entry in self.db.scan_prefix([keys::WINDOW]) {
+        for entry in self.scan_prefix([keys::WINDOW]) {
             let record = WindowRecord::decode(&entry?.1)?;
             count.known += 1;
             count.staying += usize::from(stays(&record.name, &record.identity));
@@ -209,7 +239,7 @@ impl Tree {
 
     pub(super) fn identities(&self) -> Result<BTreeMap<Arc<str>, WindowIdentity>, TreeError> {
         let mut identities = BTreeMap::new();
-        for entry in self.db.scan_prefix([keys::WINDOW]) {
+        for entry in self.scan_prefix([keys::WINDOW]) {
             let record = WindowRecord::decode(&entry?.1)?;
             identities.insert(record.name, record.identity);
         }
@@ -220,8 +250,8 @@ impl Tree {
     pub(super) fn keys(
         &self,
         prefix: &[u8],
-    ) -> impl DoubleEndedIterator<Item = Result<sled::IVec, TreeError>> {
-        self.db.scan_prefix(prefix).keys().map(|key| Ok(key?))
+    ) -> impl DoubleEndedIterator<Item = Result<EngineBytes, TreeError>> {
+        self.scan_prefix(prefix).map(|entry| Ok(entry?.0))
     }
 
     /// Deletes the keys with a prefix.
@@ -243,7 +273,7 @@ impl Tree {
         segment: SegmentIndex,
     ) -> Result<Vec<PendingEntry>, TreeError> {
         let mut entries = Vec::new();
-        for entry in self.db.scan_prefix(keys::all_pending(window, segment)) {
+        for entry in self.scan_prefix(keys::all_pending(window, segment)) {
             let (key, value) = entry?;
             // Chunks are read with their value.
             if let Some(entry) = keys::pending_of(&key) {
@@ -261,7 +291,7 @@ impl Tree {
         segment: SegmentIndex,
     ) -> Result<Vec<EventHash>, TreeError> {
         let mut seen = Vec::new();
-        for entry in self.db.scan_prefix(keys::seen_all(window, segment)) {
+        for entry in self.scan_prefix(keys::seen_all(window, segment)) {
             seen.extend(record::from_seen(&entry?.1)?);
         }
         seen.sort_unstable();
@@ -280,5 +310,30 @@ impl Tree {
         id: EventHash,
     ) -> Result<Option<Seq>, TreeError> {
         self.get(&keys::tombstone(window, id))?.map(|v| record::from_number(&v)).transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::MemoryDisk;
+
+    #[test]
+    fn a_prefix_ends_before_the_next_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = Tree::open(&*MemoryDisk::default().opener(), dir.path(), 0).unwrap();
+        let mut batch = WriteBatch::default();
+        let all = [&[7][..], &[8], &[8, 0], &[8, 255], &[8, 255, 255], &[9], &[255], &[255, 255]];
+        all.iter().for_each(|key| batch.put(key.to_vec(), Vec::new()));
+        tree.apply(batch).unwrap();
+        let keys =
+            |prefix: &[u8]| -> Vec<_> { tree.keys(prefix).map(|key| key.unwrap()).collect() };
+        assert_eq!(keys(&[]), all);
+        assert_eq!(keys(&[8]), all[1..5]);
+        assert_eq!(keys(&[8, 255]), all[3..5]);
+        assert_eq!(keys(&[255]), all[6..]);
+        assert_eq!(keys(&[255, 255]), all[7..]);
+        let last = tree.keys(&[8]).next_back().unwrap().unwrap();
+        assert_eq!(last, all[4]);
     }
 }

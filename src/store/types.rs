@@ -20,7 +20,7 @@ use crate::mirror::window::{Edge, Edges, EventShape, WindowIdentity};
 pub struct StoreOptions {
     /// The directory. Created with mode 0700 if missing; permissions of other users are removed.
     pub path: PathBuf,
-    /// Bytes of sled's page cache.
+    /// Bytes of the engine's cache.
     pub cache_bytes: u64,
     /// How long a deferrable commit may be deferred to share a flush; at most 30 s.
     pub max_defer: Duration,

@@ -51,9 +51,9 @@ impl WriteWatcher {
     pub(super) fn start(tree: &Tree) -> io::Result<Self> {
         let tree = tree.clone();
         Self::start_with(move || {
-            if tree.background_error().is_some() {
+            if tree.engine().background_error().is_some() {
                 // The flush that waits returns the same error.
-                tree.db.flush().ok();
+                tree.flush().ok();
             }
         })
     }
@@ -137,7 +137,7 @@ mod tests {
     use std::thread::ThreadId;
 
     use super::*;
-    use crate::store::open;
+    use crate::store::{engine, open};
 
     /// A watcher that sends the id of its thread at each check.
     fn watcher() -> (WriteWatcher, mpsc::Receiver<ThreadId>) {
@@ -177,12 +177,12 @@ mod tests {
     #[test]
     fn a_watcher_ends_with_its_store_even_during_a_write() {
         let dir = tempfile::tempdir().unwrap();
-        let config = sled::Config::new().path(dir.path().join("store"));
-        let tree = Tree::open(config.clone()).unwrap();
+        let open_tree = || Tree::open(&engine::open, &dir.path().join("store"), 1 << 20).unwrap();
+        let tree = open_tree();
         let watcher = WriteWatcher::start(&tree).unwrap();
         let write = watcher.watch_write();
         drop((watcher, tree, write));
         open::await_release(dir.path());
-        Tree::open(config).unwrap();
+        open_tree();
     }
 }

@@ -1,9 +1,9 @@
 //! The writer: the only thread that writes to the tree.
 //!
 //! Queued jobs are written as a group. Each run of commits of different windows is one atomic
-//! batch. The whole group is then flushed, synced (sled's flush alone does not reach the disk's own
-//! cache), published and answered, in this order. No job is answered before it is durable. Any
-//! error of these steps ends the store, because a failed sync cannot be retried.
+//! batch. The whole group is then flushed, published and answered, in this order. No job is answered
+//! before it is durable. Any error of these steps ends the store, because a failed sync cannot be
+//! retried.
 //!
 //! If disk space is short (`disk_space`), the whole group is refused and nothing is written. Only
 //! two kinds of registrations are still done: those that change nothing and, so that a daemon can
@@ -40,7 +40,6 @@ use super::reserve::SpaceReserve;
 use super::row_commit::RowCommit;
 use super::shared::StoreShared;
 use super::tree::Tree;
-use super::tree_files::TreeFiles;
 use super::watermark::{self, Watermark};
 use super::write_watcher::WriteWatcher;
 use super::{RegisteredWindow, WindowRegistration, register};
@@ -65,7 +64,6 @@ pub(super) struct Writer<P> {
     /// Watches the writes to `tree`, and has a handle to it.
     pub(super) watcher: WriteWatcher,
     pub(super) tree: Tree,
-    pub(super) files: TreeFiles,
     pub(super) jobs: mpsc::Receiver<WriteJob>,
     pub(super) space: DiskSpace<P>,
     pub(super) last_seq: Seq,
@@ -315,7 +313,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
     ) -> Result<Result<TreeHandles, CompactionError>, TreeError> {
         let finish = AssertUnwindSafe(|| compaction.finish());
         let finished = catch_unwind(finish).unwrap_or(Err(CompactionError::Panicked));
-        let TreeHandles { watcher, tree, files } = match finished {
+        let TreeHandles { watcher, tree } = match finished {
             Ok(new) => new,
             Err(CompactionError::Exchange(ExchangeError::Unknown(error))) => {
                 return Err(TreeError::Sync(error));
@@ -326,7 +324,6 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         Ok(Ok(TreeHandles {
             watcher: std::mem::replace(&mut self.watcher, watcher),
             tree: std::mem::replace(&mut self.tree, tree),
-            files: std::mem::replace(&mut self.files, files),
         }))
     }
 
@@ -429,8 +426,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
 
     fn make_durable(&mut self, group: &mut CommitGroup) -> Result<(), TreeError> {
         self.apply(group)?;
-        self.tree.db.flush()?;
-        self.files.sync().map_err(TreeError::Sync)
+        self.tree.flush()
     }
 
     /// Writes the watermark: for the first change after the opening, then at most every

@@ -13,7 +13,9 @@ use crate::env::Env;
 use crate::mirror::commit::Commit;
 use crate::mirror::page::Span;
 use crate::mirror::position::WindowId;
-use crate::store::{BATCH_BYTES, EventQuery, FeedFilter, Follower, StoreOptions};
+use crate::store::{
+    BATCH_BYTES, DiskFault, EventQuery, FeedFilter, Follower, MemoryDisk, StoreOptions,
+};
 use crate::tests::{NOON, env, open, registration, single, store_options, window};
 
 const NO_PAUSE: Duration = Duration::ZERO;
@@ -150,6 +152,43 @@ async fn a_compaction_that_ends_at_any_step_leaves_one_whole_store() {
         assert_eq!(events(&store, alice).await, before, "step {step}");
         assert_eq!(changes(&store, &start).await, feed, "step {step}");
         store.close().await.unwrap();
+    }
+}
+
+/// The writer copies what was written last, and must not use the copy before that is durable.
+#[tokio::test]
+async fn a_power_cut_during_an_exchange_loses_no_commit() {
+    for operations in 0.. {
+        let (dir, disk) = (tempfile::tempdir().unwrap(), MemoryDisk::default());
+        let options = store_options(dir.path());
+        let store = Store::open_in_memory(&disk, &options, &env()).unwrap().0;
+        let id = store.register(vec![registration(&window("alice"))], NOON).await.unwrap()[0].id;
+        put(&store, id, 3, 1).await;
+        let shared = store.shared().clone();
+        let copied = store.on_blocking_thread(move || {
+            let mut compaction = Compaction::begin(&shared, 0, 0)?;
+            while !compaction.copy_slice()? {}
+            compaction.reopen(0)
+        });
+        let compaction = Box::new(copied.await.unwrap());
+        put(&store, id, 4, 2).await;
+        let before = events(&store, id).await;
+        let first = disk.operations();
+        disk.fail_at(first + operations, DiskFault::PowerCut);
+        let replaced = store.ask(|reply| WriteJob::Replace { compaction, reply }).await;
+        let is_cut = disk.operations() > first + operations;
+        assert!(is_cut || matches!(replaced, Ok(Ok(_))));
+        drop(replaced);
+        store.close().await.ok();
+        disk.restart(0);
+        let (store, opening) = Store::open_in_memory(&disk, &options, &env()).unwrap();
+        assert_eq!(opening.moved_aside, None);
+        assert_eq!(events(&store, id).await, before, "cut after {operations} operations");
+        store.close().await.unwrap();
+        if !is_cut {
+            assert!(operations > 5);
+            break;
+        }
     }
 }
 

@@ -20,8 +20,7 @@ async fn records() -> Vec<ExportedRecord> {
         ["a", "b", "c"].map(|id| single(id, span, format!(r#"{{"id":"{id}"}}"#))).into();
     store.commit(commit).await.unwrap();
     let all = |tree: &Tree| {
-        tree.db
-            .iter()
+        tree.range::<&[u8]>(..)
             .map(|entry| entry.map(|(key, value)| (key.to_vec(), Some(value.to_vec()))))
             .collect::<Result<_, _>>()
             .map_err(TreeError::from)

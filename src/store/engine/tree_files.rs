@@ -1,4 +1,4 @@
-//! Syncs the files of an open tree.
+//! Syncs the files of a tree that sled has open.
 //!
 //! sled writes a page of more than about 128 KiB into a file of its own, and never syncs it. So each
 //! new one is synced before the log that names it.
@@ -9,9 +9,10 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::directory::existing;
+use super::super::directory::existing;
 
 /// The files of an open tree.
+#[derive(Debug)]
 pub(super) struct TreeFiles {
     db: File,
     /// The directory of the large pages.
@@ -21,12 +22,12 @@ pub(super) struct TreeFiles {
 }
 
 impl TreeFiles {
-    /// Syncs all files that sled never syncs, and their directories: the tree's, `dir`, and the
-    /// store's, `path`.
+    /// Syncs all files that sled never syncs, the tree's directory `dir`, and the directory that it
+    /// lies in.
     ///
     /// # Errors
     /// If the operating system refuses.
-    pub(super) fn open(path: &Path, dir: &Path) -> io::Result<Self> {
+    pub(super) fn open(dir: &Path) -> io::Result<Self> {
         let db = File::options().read(true).write(true).open(dir.join("db"))?;
         db.sync_all()?;
         if let Some(conf) = existing(File::open(dir.join("conf")))? {
@@ -38,7 +39,9 @@ impl TreeFiles {
             pages.sync_all()?;
         }
         File::open(dir)?.sync_all()?;
-        File::open(path)?.sync_all()?;
+        if let Some(parent) = dir.parent() {
+            File::open(parent)?.sync_all()?;
+        }
         Ok(files)
     }
 
@@ -83,7 +86,7 @@ mod tests {
     fn new_pages_are_synced_once() {
         let dir = tempfile::tempdir().unwrap();
         let db = sled::Config::new().path(dir.path().join("store")).open().unwrap();
-        let mut files = TreeFiles::open(dir.path(), &dir.path().join("store")).unwrap();
+        let mut files = TreeFiles::open(&dir.path().join("store")).unwrap();
         assert!(files.synced.is_empty());
         db.insert("large", vec![7; 200_000]).unwrap();
         db.flush().unwrap();

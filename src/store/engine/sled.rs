@@ -1,0 +1,100 @@
+//! sled as the store's engine. docs/design.md lists its traps, and what is done about each.
+
+use std::io;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::tree_files::TreeFiles;
+use super::{Engine, EngineBytes, EngineError, EngineScan, EngineWrite};
+
+/// An open tree of sled.
+#[derive(Debug)]
+struct SledEngine {
+    db: sled::Db,
+    /// What the tree was opened with; it knows of errors in the background.
+    config: sled::Config,
+    directory: PathBuf,
+    /// The tree's files, for syncing, once there was a flush.
+    files: Mutex<Option<TreeFiles>>,
+}
+
+/// Opens or creates a tree. Panics on some kinds of damage, and on some errors of the operating
+/// system; the last handle also panics if sled's final sync fails when it is dropped.
+pub(in crate::store) fn open(directory: &Path, cache: u64) -> Result<Arc<dyn Engine>, EngineError> {
+    let config = sled::Config::new()
+        .path(directory)
+        .cache_capacity(cache)
+        // sled's own flusher keeps rewriting segments even if nothing is committed. Without it,
+        // every replaced page cleans another one, which keeps the file as small.
+        .flush_every_ms(None)
+        .use_compression(false);
+    let (db, files) = (config.open()?, Mutex::new(None));
+    Ok(Arc::new(SledEngine { db, config, directory: directory.to_owned(), files }))
+}
+
+impl SledEngine {
+    /// Syncs what was flushed: sled's flush alone does not reach the disk's own cache. The first
+    /// call also syncs what sled never does.
+    fn sync(&self) -> io::Result<()> {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *files {
+            Some(files) => files.sync(),
+            None => {
+                *files = Some(TreeFiles::open(&self.directory)?);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Engine for SledEngine {
+    fn get(&self, key: &[u8]) -> Result<Option<EngineBytes>, EngineError> {
+        Ok(self.db.get(key)?)
+    }
+
+    fn scan(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> EngineScan {
+        Box::new(self.db.range::<&[u8], _>((from, to)).map(|entry| Ok(entry?)))
+    }
+
+    fn apply(&self, batch: &mut dyn Iterator<Item = EngineWrite>) -> Result<(), EngineError> {
+        let mut all = sled::Batch::default();
+        for (key, value) in batch {
+            match value {
+                Some(value) => all.insert(key, value),
+                None => all.remove(key),
+            }
+        }
+        Ok(self.db.apply_batch(all)?)
+    }
+
+    fn write(&self, (key, value): EngineWrite) -> Result<(), EngineError> {
+        match value {
+            Some(value) => self.db.insert(key, value)?,
+            None => self.db.remove(key)?,
+        };
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), EngineError> {
+        self.db.flush()?;
+        self.sync().map_err(EngineError::Sync)
+    }
+
+    fn background_error(&self) -> Option<EngineError> {
+        self.config.global_error().err().map(EngineError::from)
+    }
+
+    fn size_on_disk(&self) -> Result<u64, EngineError> {
+        Ok(self.db.size_on_disk()?)
+    }
+}
+
+impl From<sled::Error> for EngineError {
+    fn from(error: sled::Error) -> Self {
+        match error {
+            sled::Error::Io(error) => Self::Io(error),
+            fault => Self::Damaged(fault.to_string()),
+        }
+    }
+}
