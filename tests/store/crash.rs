@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Lines, Write as _};
+use std::ops::RangeInclusive;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -10,7 +11,8 @@ use std::time::Duration;
 
 use crate::kit::*;
 use calmirror::mirror::change::RemovalReason;
-use calmirror::mirror::page::{Item, Link};
+use calmirror::mirror::commit::Commit;
+use calmirror::mirror::page::Item;
 use calmirror::mirror::position::{Phase, WindowId};
 use calmirror::store::{CompactionOutcome, Store};
 
@@ -25,14 +27,21 @@ const LIFE: &str = "CALMIRROR_TEST_CRASH_LIFE";
 /// Set if a child compacts its store again and again.
 const COMPACTING: &str = "CALMIRROR_TEST_CRASH_COMPACTING";
 
-/// The upserts of every window's n-th commit: one event changes, one is created, one is removed.
-fn upserts(n: usize) -> Vec<Item> {
+/// The n-th commit of a window: one event changes, one is created, one is removed.
+pub(crate) fn nth(window: WindowId, n: usize) -> Commit {
     let subject = n.to_string();
-    vec![single("always", 1, &subject), lasting(&format!("n{n}"), 2, 30, &subject.repeat(500))]
+    let mut c = commit(window);
+    c.upserts =
+        vec![single("always", 1, &subject), lasting(&format!("n{n}"), 2, 30, &subject.repeat(500))];
+    if n > 5 {
+        c.removals = vec![removal(&format!("n{}", n - 5), RemovalReason::Deleted)];
+    }
+    c.position = Some(settled(&subject));
+    c
 }
 
 /// The ids in a window after n commits.
-fn expected(n: usize) -> Vec<String> {
+pub(crate) fn expected(n: usize) -> Vec<String> {
     let mut ids: Vec<String> = (n.saturating_sub(5) + 1..=n).map(|n| format!("n{n}")).collect();
     if n > 0 {
         ids.push("always".to_owned());
@@ -41,7 +50,8 @@ fn expected(n: usize) -> Vec<String> {
     ids
 }
 
-async fn reached(store: &Store, window: WindowId) -> usize {
+/// The number of the last commit that a window has.
+pub(crate) async fn reached(store: &Store, window: WindowId) -> usize {
     match store.position(window, 0).await.unwrap() {
         Some(position) => match position.phase {
             Phase::Settled { delta: Some(delta) } => delta.as_str().parse().unwrap(),
@@ -94,13 +104,7 @@ fn child() {
             writing.push(tokio::spawn(async move {
                 let window = attach(&store, &format!("w{w}")).await;
                 for n in reached(&store, window).await + 1.. {
-                    let mut c = commit(window);
-                    c.upserts = upserts(n);
-                    if n > 5 {
-                        c.removals = vec![removal(&format!("n{}", n - 5), RemovalReason::Deleted)];
-                    }
-                    c.position = Some(settled(Link::new(n.to_string()).as_str()));
-                    store.commit(c).await.unwrap();
+                    store.commit(nth(window, n)).await.unwrap();
                     writeln!(std::io::stdout(), "at {w} {n}").unwrap();
                 }
             }));
@@ -182,7 +186,7 @@ async fn kill_again_and_again(environment: &[(&str, &str)]) -> usize {
 }
 
 /// The n-th large commit: every event changes, one is created, one is removed.
-fn large(window: WindowId, n: usize) -> calmirror::mirror::commit::Commit {
+pub(crate) fn large(window: WindowId, n: usize) -> Commit {
     // Random text, which compression hardly shrinks.
     let mut random = fastrand::Rng::with_seed(n as u64);
     let noise: String = std::iter::repeat_with(|| random.alphanumeric()).take(60_000).collect();
@@ -236,6 +240,35 @@ async fn numbers(store: &Store, window: WindowId) -> BTreeMap<String, usize> {
     ids(&events).into_iter().zip(events.iter().map(number)).collect()
 }
 
+/// Checks what the interruption of a large commit has left of it, and makes it again. Returns its
+/// number, and whether it was there in part.
+pub(crate) async fn resume_large(
+    store: &Store,
+    window: WindowId,
+    possible: RangeInclusive<usize>,
+) -> (usize, bool) {
+    let reached = reached(store, window).await;
+    assert!(possible.contains(&reached), "{reached} of {possible:?}");
+    assert_eq!(fold(store, None).await, mirror(store, &[window]).await);
+    let mut numbers = numbers(store, window).await;
+    let stayed = numbers.remove(&format!("n{reached}")) == Some(reached);
+    let came = numbers.remove(&format!("n{}", reached + 1)).is_some();
+    let newer = numbers.values().filter(|n| **n == reached + 1).count();
+    // Removals come after all events, and only the position after them: an existing event was
+    // never missing.
+    assert!(reached == 0 || stayed || (came && newer == LARGE));
+    let older = numbers.values().filter(|n| **n == reached).count();
+    assert_eq!(newer + older, numbers.len(), "{numbers:?}");
+    assert!(reached == 0 || numbers.len() == LARGE);
+
+    // The page is committed again; rows already written stay unchanged.
+    let outcome = store.commit(large(window, reached + 1)).await.unwrap();
+    let new = LARGE - numbers.len() + usize::from(!came);
+    assert_eq!((outcome.created as usize, outcome.updated as usize), (new, older));
+    assert_eq!(outcome.events, LARGE as u64 + 1);
+    (reached + 1, newer > 0)
+}
+
 #[tokio::test]
 async fn a_commit_in_parts_that_a_kill_interrupts_is_resumed() {
     let dir = tempfile::tempdir().unwrap();
@@ -261,27 +294,8 @@ async fn a_commit_in_parts_that_a_kill_interrupts_is_resumed() {
 
         let store = open(&dir);
         let window = attach(&store, "w").await;
-        let reached = reached(&store, window).await;
-        assert!((answered..=begun).contains(&reached), "kill {kill}: {answered} {reached} {begun}");
-        assert_eq!(fold(&store, None).await, mirror(&store, &[window]).await, "kill {kill}");
-        let mut numbers = numbers(&store, window).await;
-        let stayed = numbers.remove(&format!("n{reached}")) == Some(reached);
-        let came = numbers.remove(&format!("n{}", reached + 1)).is_some();
-        let newer = numbers.values().filter(|n| **n == reached + 1).count();
-        // Removals come after all events, and only the position after them: an existing event was
-        // never missing.
-        assert!(reached == 0 || stayed || (came && newer == LARGE), "kill {kill}");
-        let older = numbers.values().filter(|n| **n == reached).count();
-        assert_eq!(newer + older, numbers.len(), "kill {kill}: {numbers:?}");
-        assert!(reached == 0 || numbers.len() == LARGE, "kill {kill}");
-        torn += usize::from(newer > 0);
-
-        // The page is committed again; rows already written stay unchanged.
-        let outcome = store.commit(large(window, reached + 1)).await.unwrap();
-        let new = LARGE - numbers.len() + usize::from(!came);
-        assert_eq!((outcome.created as usize, outcome.updated as usize), (new, older));
-        assert_eq!(outcome.events, LARGE as u64 + 1, "kill {kill}");
-        answered = reached + 1;
+        let (next, in_part) = resume_large(&store, window, answered..=begun).await;
+        (answered, torn) = (next, torn + usize::from(in_part));
         store.close().await.unwrap();
     }
     let store = open(&dir);

@@ -1,17 +1,26 @@
-//! The store's guarantees, tested with the real sled on a real file system.
+//! The store's guarantees, on each engine.
 
 use crate::kit::*;
-use calmirror::env::Env;
 use calmirror::mirror::change::RemovalReason;
 use calmirror::mirror::commit::{Commit, StoredKind};
 use calmirror::mirror::page::{EventKind, Link};
 use calmirror::mirror::position::{PendingEntry, Phase, Position};
 use calmirror::mirror::status::ResyncReason;
-use calmirror::store::{Store, StoreError, StoreOptions};
+use calmirror::store::{StoreError, StoreOptions};
 
-#[tokio::test]
-async fn commits_are_present_after_a_restart() {
-    let (dir, store, w) = fresh("alice").await;
+on_each_engine! {
+    commits_are_present_after_a_restart,
+    an_event_is_in_the_feed_once,
+    a_changed_master_changes_its_occurrences,
+    registering_a_window_again_reports_what_changed,
+    events_missing_from_an_enumeration_are_published_as_removed,
+    settled_once_is_never_reset,
+    only_a_start_uses_the_reserved_space,
+    a_refused_commit_in_parts_writes_nothing,
+}
+
+async fn commits_are_present_after_a_restart(engine: TestEngine) {
+    let (dir, store, w) = engine.fresh("alice").await;
     let mut c = commit(w);
     c.upserts =
         vec![single("a", 10, "A"), master("M", "S"), bare("o1", "M", 5), bare("o2", "M", 6)];
@@ -23,7 +32,7 @@ async fn commits_are_present_after_a_restart() {
     assert_eq!((outcome.created, outcome.updated, outcome.removed, outcome.events), (3, 0, 0, 3));
     store.close().await.unwrap();
 
-    let store = open(&dir);
+    let store = engine.open(&dir);
     let attached = store.register(vec![wanted("alice")], at(0)).await.unwrap().remove(0);
     assert_eq!((attached.id, attached.events, attached.rounds), (w, 3, 3));
     assert!(attached.resync.is_none());
@@ -50,9 +59,8 @@ async fn commits_are_present_after_a_restart() {
     store.close().await.unwrap();
 }
 
-#[tokio::test]
-async fn an_event_is_in_the_feed_once() {
-    let (_dir, store, w) = fresh("alice").await;
+async fn an_event_is_in_the_feed_once(engine: TestEngine) {
+    let (_dir, store, w) = engine.fresh("alice").await;
     let step = |store: &calmirror::store::Store, upserts, removals| {
         let mut c = commit(w);
         (c.upserts, c.removals) = (upserts, removals);
@@ -74,9 +82,8 @@ async fn an_event_is_in_the_feed_once() {
     store.close().await.unwrap();
 }
 
-#[tokio::test]
-async fn a_changed_master_changes_its_occurrences() {
-    let (_dir, store, w) = fresh("alice").await;
+async fn a_changed_master_changes_its_occurrences(engine: TestEngine) {
+    let (_dir, store, w) = engine.fresh("alice").await;
     put(
         &store,
         w,
@@ -111,9 +118,8 @@ async fn a_changed_master_changes_its_occurrences() {
     store.close().await.unwrap();
 }
 
-#[tokio::test]
-async fn registering_a_window_again_reports_what_changed() {
-    let (_dir, store, w) = fresh("alice").await;
+async fn registering_a_window_again_reports_what_changed(engine: TestEngine) {
+    let (_dir, store, w) = engine.fresh("alice").await;
     let mut c = commit(w);
     c.upserts = vec![single("a", 1, "1")];
     c.position = Some(settled("l"));
@@ -169,9 +175,8 @@ async fn registering_a_window_again_reports_what_changed() {
     store.close().await.unwrap();
 }
 
-#[tokio::test]
-async fn events_missing_from_an_enumeration_are_published_as_removed() {
-    let (_dir, store, w) = fresh("alice").await;
+async fn events_missing_from_an_enumeration_are_published_as_removed(engine: TestEngine) {
+    let (_dir, store, w) = engine.fresh("alice").await;
     let mut c = commit(w);
     c.upserts = vec![
         master("M", "S"),
@@ -199,10 +204,9 @@ async fn events_missing_from_an_enumeration_are_published_as_removed() {
     store.close().await.unwrap();
 }
 
-#[tokio::test]
-async fn settled_once_is_never_reset() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut store = open(&dir);
+async fn settled_once_is_never_reset(engine: TestEngine) {
+    let dir = engine.directory();
+    let mut store = engine.open(&dir);
     let w = attach(&store, "alice").await;
     let enumerating = |reason| Position::start(reason, Default::default());
     let with_todo = Position { has_pending: true, ..settled("link-0") };
@@ -224,7 +228,7 @@ async fn settled_once_is_never_reset() {
         c.position = Some(position.clone());
         store.commit(c).await.unwrap();
         store.close().await.unwrap();
-        store = open(&dir);
+        store = engine.open(&dir);
         let attached = store.register(vec![wanted("alice")], at(0)).await.unwrap().remove(0);
         assert_eq!((attached.settled_once, attached.held), (settled_once, held), "{position:?}");
     }
@@ -237,11 +241,10 @@ async fn settled_once_is_never_reset() {
     store.close().await.unwrap();
 }
 
-#[tokio::test]
-async fn only_a_start_uses_the_reserved_space() {
-    let dir = tempfile::tempdir().unwrap();
+async fn only_a_start_uses_the_reserved_space(engine: TestEngine) {
+    let dir = engine.directory();
     let options = StoreOptions { min_free_bytes: u64::MAX, ..options(&dir) };
-    let store = Store::open(&options, &Env::real()).unwrap().0;
+    let store = engine.try_open(&options).unwrap().0;
     let w = store.register(vec![wanted("a")], at(0)).await.unwrap().remove(0).id;
     // A start registers its windows in several calls.
     let c = store.register_for_start(vec![wanted("c")], vec![], at(0)).await.unwrap().remove(0).id;
@@ -261,9 +264,8 @@ async fn only_a_start_uses_the_reserved_space() {
     store.close().await.unwrap();
 }
 
-#[tokio::test]
-async fn a_refused_commit_in_parts_writes_nothing() {
-    let (_dir, store, w) = fresh("a").await;
+async fn a_refused_commit_in_parts_writes_nothing(engine: TestEngine) {
+    let (_dir, store, w) = engine.fresh("a").await;
     // Parts follow the order of the hashes: the series is in the last one.
     let mut names: Vec<String> = (0..200).map(|n| format!("e{n}")).collect();
     names.sort_by_key(|name| hash(name));

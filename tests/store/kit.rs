@@ -16,8 +16,8 @@ use calmirror::mirror::window::{
     BodyFormat, CalendarRef, Completion, Edge, Edges, EventShape, WindowIdentity,
 };
 use calmirror::store::{
-    BATCH_BYTES, Change, Changes, EventQuery, FeedError, FeedFilter, Follower, KnownWindow, Store,
-    StoreOptions, WindowRegistration,
+    BATCH_BYTES, Change, Changes, EventQuery, FeedError, FeedFilter, Follower, KnownWindow,
+    MemoryDisk, OpenError, OpenReport, Store, StoreOptions, WindowRegistration,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -38,8 +38,71 @@ pub(crate) fn options(dir: &tempfile::TempDir) -> StoreOptions {
 }
 
 pub(crate) fn open(dir: &tempfile::TempDir) -> Store {
-    Store::open(&options(dir), &Env::real()).unwrap().0
+    TestEngine::Sled.open(dir)
 }
+
+/// The engine of a test's stores.
+#[derive(Clone, Debug)]
+pub(crate) enum TestEngine {
+    Sled,
+    Memory(MemoryDisk),
+}
+
+impl TestEngine {
+    pub(crate) fn memory() -> Self {
+        Self::Memory(MemoryDisk::default())
+    }
+
+    pub(crate) fn try_open(
+        &self,
+        options: &StoreOptions,
+    ) -> Result<(Store, OpenReport), OpenError> {
+        match self {
+            Self::Sled => Store::open(options, &Env::real()),
+            Self::Memory(disk) => Store::open_in_memory(disk, options, &Env::real()),
+        }
+    }
+
+    pub(crate) fn open(&self, dir: &tempfile::TempDir) -> Store {
+        self.try_open(&options(dir)).unwrap().0
+    }
+
+    /// A directory for a store. With an engine in memory no file has to reach a disk.
+    pub(crate) fn directory(&self) -> tempfile::TempDir {
+        let in_memory = match self {
+            Self::Sled => None,
+            Self::Memory(_) => tempfile::tempdir_in("/dev/shm").ok(),
+        };
+        in_memory.unwrap_or_else(|| tempfile::tempdir().unwrap())
+    }
+
+    /// A store with one window.
+    pub(crate) async fn fresh(&self, name: &str) -> (tempfile::TempDir, Store, WindowId) {
+        let dir = self.directory();
+        let store = self.open(&dir);
+        let window = attach(&store, name).await;
+        (dir, store, window)
+    }
+}
+
+/// Runs each test, an `async fn(TestEngine)`, on sled and in memory.
+macro_rules! on_each_engine {
+    ($($test:ident),+ $(,)?) => {
+        mod on_sled {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(crate::kit::TestEngine::Sled).await;
+            })+
+        }
+        mod in_memory {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(crate::kit::TestEngine::memory()).await;
+            })+
+        }
+    };
+}
+pub(crate) use on_each_engine;
 
 pub(crate) fn id(id: &str) -> EventId {
     EventId::new(id)
@@ -87,10 +150,7 @@ pub(crate) async fn attach(store: &Store, name: &str) -> WindowId {
 
 /// A store with one window.
 pub(crate) async fn fresh(name: &str) -> (tempfile::TempDir, Store, WindowId) {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
-    let window = attach(&store, name).await;
-    (dir, store, window)
+    TestEngine::Sled.fresh(name).await
 }
 
 /// Writes these events.

@@ -1,5 +1,5 @@
 //! The store with the real sled on a real file system: its guarantees, its life, and what its
-//! machine does to it.
+//! machine does to it; and with an engine in memory whose power is cut at every operation.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
 mod crash;
@@ -11,3 +11,4 @@ mod kit;
 mod life;
 mod model;
 mod open;
+mod power;

@@ -1,13 +1,15 @@
-//! Any sequence of commits and restarts: the store against a simple model. Before a restart, some
-//! rows are moved to where 0.1 wrote them.
+//! Any sequence of commits and restarts: the store against a simple model, on each engine. On sled
+//! some rows are moved to where 0.1 wrote them before a restart; in memory the power is cut during
+//! some commits.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::kit::*;
 use calmirror::mirror::change::RemovalReason;
+use calmirror::mirror::commit::Commit;
 use calmirror::mirror::page::{EventKind, Item, Span};
 use calmirror::mirror::position::WindowId;
-use calmirror::store::{EventQuery, Store, StoreError};
+use calmirror::store::{DiskFault, EventQuery, Store, StoreError};
 use jiff::Timestamp;
 use proptest::prelude::*;
 use serde_json::Value;
@@ -20,6 +22,8 @@ struct StoreStep {
     removals: Vec<u8>,
     orphans: Vec<u8>,
     restart: bool,
+    /// How many operations before the power is cut, and how many of the next ones survive.
+    cut: Option<(u64, usize)>,
 }
 
 /// An item of a commit.
@@ -67,14 +71,16 @@ fn spec() -> impl Strategy<Value = Spec> {
 
 fn step() -> impl Strategy<Value = StoreStep> {
     let few = |n| prop::collection::vec(0..7u8, 0..n);
-    (0..2usize, 0..2u8, prop::collection::vec(spec(), 0..5), few(3), few(3), 0..12u8).prop_map(
-        |(window, segment, upserts, removals, orphans, restart)| StoreStep {
+    let cut = prop::option::weighted(0.2, (0..2u64, 0..2usize));
+    (0..2usize, 0..2u8, prop::collection::vec(spec(), 0..5), few(3), few(3), 0..12u8, cut).prop_map(
+        |(window, segment, upserts, removals, orphans, restart, cut)| StoreStep {
             window,
             segment,
             upserts,
             removals,
             orphans,
             restart: restart == 0,
+            cut,
         },
     )
 }
@@ -179,9 +185,9 @@ fn tidy(step: &mut StoreStep) {
     step.removals.retain(|id| met.insert(*id));
 }
 
-async fn check(mut steps: Vec<StoreStep>) {
-    let dir = tempfile::tempdir().unwrap();
-    let mut store = open(&dir);
+async fn check(engine: &TestEngine, mut steps: Vec<StoreStep>) {
+    let dir = engine.directory();
+    let mut store = engine.open(&dir);
     let windows = [attach(&store, "w0").await, attach(&store, "w1").await];
     let mut model = [Rows::new(), Rows::new()];
     let (mut reader, mut after) = (FeedCopy::new(), store.cursor(0));
@@ -189,8 +195,10 @@ async fn check(mut steps: Vec<StoreStep>) {
         tidy(step);
         if step.restart {
             store.close().await.unwrap();
-            move_rows_back(&dir, |hash| hash % 2 == step.segment);
-            store = open(&dir);
+            if matches!(engine, TestEngine::Sled) {
+                move_rows_back(&dir, |hash| hash % 2 == step.segment);
+            }
+            store = engine.open(&dir);
         }
         let items: Vec<Item> = step.upserts.iter().map(Spec::item).collect();
         let mut commit = commit(windows[step.window]);
@@ -199,6 +207,13 @@ async fn check(mut steps: Vec<StoreStep>) {
         commit.removals =
             step.removals.iter().map(|id| removal(&name(*id), RemovalReason::Deleted)).collect();
         commit.orphans = step.orphans.iter().map(|id| hash(&name(*id))).collect();
+        let mut after_step = model.clone();
+        apply(&mut after_step[step.window], step, &items);
+        if cut_power(engine, &store, step, &commit).await {
+            store = engine.open(&dir);
+            let found = mirror(&store, &windows).await;
+            assert!([&model, &after_step].into_iter().any(|model| found == expected(model)));
+        }
         let before = store.durable_seq();
         let outcome = store.commit(commit.clone()).await;
         if apply(&mut model[step.window], step, &items) {
@@ -229,11 +244,34 @@ async fn check(mut steps: Vec<StoreStep>) {
         verify_ranges(&store, windows[step.window], &model[step.window]).await;
     }
     store.close().await.unwrap();
-    move_rows_back(&dir, |hash| hash % 3 == 0);
-    let store = open(&dir);
+    if matches!(engine, TestEngine::Sled) {
+        move_rows_back(&dir, |hash| hash % 3 == 0);
+    }
+    let store = engine.open(&dir);
     verify(&store, &windows, &reader).await;
     verify_ranges(&store, windows[0], &model[0]).await;
     store.close().await.unwrap();
+}
+
+/// Makes a commit during which the power is cut, if the step says so. Returns whether the store has
+/// to be opened again: it has the commit, or nothing of it.
+async fn cut_power(engine: &TestEngine, store: &Store, step: &StoreStep, commit: &Commit) -> bool {
+    let (TestEngine::Memory(disk), Some((operations, kept))) = (engine, step.cut) else {
+        return false;
+    };
+    disk.fail_at(disk.operations() + operations, DiskFault::PowerCut);
+    match store.commit(commit.clone()).await {
+        Err(StoreError::Failed(_)) => {
+            store.close().await.unwrap_err();
+            disk.restart(kept);
+            true
+        }
+        // It needs fewer operations, or is refused.
+        _ => {
+            disk.fail_at(u64::MAX, DiskFault::PowerCut);
+            false
+        }
+    }
 }
 
 async fn verify(store: &Store, windows: &[WindowId], reader: &FeedCopy) {
@@ -268,11 +306,20 @@ async fn verify_ranges(store: &Store, window: WindowId, rows: &Rows) {
     }
 }
 
+fn run(engine: &TestEngine, steps: Vec<StoreStep>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(check(engine, steps));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
     #[test]
     fn the_feed_folds_to_the_mirror(steps in prop::collection::vec(step(), 1..24)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(check(steps));
+        run(&TestEngine::Sled, steps);
+    }
+
+    #[test]
+    fn the_feed_folds_to_the_mirror_after_power_cuts(steps in prop::collection::vec(step(), 1..24)) {
+        run(&TestEngine::memory(), steps);
     }
 }
