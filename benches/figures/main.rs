@@ -34,6 +34,10 @@ use std::time::Instant;
 
 use table::{Table, note};
 
+/// The daemon's allocator, because the store fills and commits in this process too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     if bare::be() {
         return;
@@ -68,6 +72,9 @@ fn main() {
         }
         if table.wants(idle::NAME) {
             idle::run(&mut table).await;
+        }
+        if table.wants(idle::MOST) {
+            idle::most(&mut table).await;
         }
         // Filling a million windows takes many times as long as all others, so it runs only if named.
         if table.names(million::NAME) {
