@@ -13,11 +13,11 @@ pub(in crate::store) struct Counters {
     pub(in crate::store) events: u64,
     pub(in crate::store) rounds: u64,
     pub(in crate::store) resyncs: u64,
-    #[serde(with = "OptionalResync", default)]
+    #[serde(with = "optional_resync", default)]
     pub(in crate::store) last_resync: Option<LastResync>,
     pub(in crate::store) last_success: Option<Timestamp>,
     /// `None` before the window first settled.
-    #[serde(with = "OptionalAudit", default)]
+    #[serde(with = "optional_audit", default)]
     pub(in crate::store) audit: Option<AuditRecord>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::store) paused_until: Option<Timestamp>,
@@ -39,10 +39,26 @@ impl Counters {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(remote = "Option<LastResync>", untagged)]
-enum OptionalResync {
-    None,
-    Some(#[serde(with = "ResyncRecord")] LastResync),
+struct StoredResync(#[serde(with = "ResyncRecord")] LastResync);
+
+/// The stored form of an optional [`LastResync`].
+mod optional_resync {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use super::{LastResync, StoredResync};
+
+    pub(super) fn serialize<S: Serializer>(
+        resync: &Option<LastResync>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        resync.clone().map(StoredResync).serialize(to)
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(
+        from: D,
+    ) -> Result<Option<LastResync>, D::Error> {
+        Ok(Option::<StoredResync>::deserialize(from)?.map(|StoredResync(resync)| resync))
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -73,10 +89,26 @@ pub(super) enum ReasonRecord {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(remote = "Option<AuditRecord>", untagged)]
-enum OptionalAudit {
-    None,
-    Some(#[serde(with = "AuditTimesRecord")] AuditRecord),
+struct StoredAudit(#[serde(with = "AuditTimesRecord")] AuditRecord);
+
+/// The stored form of an optional [`AuditRecord`].
+mod optional_audit {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use super::{AuditRecord, StoredAudit};
+
+    pub(super) fn serialize<S: Serializer>(
+        audit: &Option<AuditRecord>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        (*audit).map(StoredAudit).serialize(to)
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(
+        from: D,
+    ) -> Result<Option<AuditRecord>, D::Error> {
+        Ok(Option::<StoredAudit>::deserialize(from)?.map(|StoredAudit(audit)| audit))
+    }
 }
 
 #[derive(Serialize, Deserialize)]

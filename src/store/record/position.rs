@@ -45,20 +45,20 @@ struct PositionRecord {
 #[serde(remote = "Phase", rename_all = "snake_case")]
 enum PhaseRecord {
     Enumerating {
-        #[serde(with = "OptionalLink", default)]
+        #[serde(with = "optional_link", default)]
         next: Option<Link>,
         #[serde(with = "ReasonRecord")]
         reason: ResyncReason,
         page: u32,
     },
     Sweeping {
-        #[serde(with = "OptionalLink", default)]
+        #[serde(with = "optional_link", default)]
         delta: Option<Link>,
         #[serde(with = "ReasonRecord")]
         reason: ResyncReason,
     },
     Settled {
-        #[serde(with = "OptionalLink", default)]
+        #[serde(with = "optional_link", default)]
         delta: Option<Link>,
     },
     Following {
@@ -71,11 +71,19 @@ enum PhaseRecord {
     },
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(remote = "Option<Link>", untagged)]
-enum OptionalLink {
-    None,
-    Some(#[serde(with = "link")] Link),
+/// The stored form of an optional [`Link`]: every round reads one.
+mod optional_link {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use super::Link;
+
+    pub(super) fn serialize<S: Serializer>(link: &Option<Link>, to: S) -> Result<S::Ok, S::Error> {
+        link.as_ref().map(Link::as_str).serialize(to)
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Option<Link>, D::Error> {
+        Option::<String>::deserialize(from).map(|link| link.map(Link::new))
+    }
 }
 
 /// The stored form of [`Link`].
