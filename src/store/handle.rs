@@ -10,6 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
+use super::deferred::DeferredQueue;
 use super::disk_space::{self, DiskSpace, Footprint};
 #[cfg(any(test, feature = "simulator"))]
 use super::engine::memory::MemoryDisk;
@@ -21,7 +22,7 @@ use super::reserve::SpaceReserve;
 use super::row_commit::RowCommit;
 use super::shared::StoreShared;
 use super::tree::Tree;
-use super::writer::Writer;
+use super::writer::{MAX_BATCH_BYTES, MAX_BATCH_COMMITS, Writer};
 use super::{OpenReport, RegisteredWindow, StoreOptions, WindowRegistration, open};
 use crate::env::Env;
 use crate::metrics::StoreMetrics;
@@ -45,6 +46,7 @@ pub struct Store {
 struct Inner {
     /// Dropped before the thread is joined, so that the writer stops without `close` too.
     jobs: Option<mpsc::Sender<WriteJob>>,
+    deferred: DeferredQueue,
     thread: Option<JoinHandle<()>>,
     shared: Arc<StoreShared>,
     max_defer: Duration,
@@ -108,6 +110,7 @@ impl Store {
         ));
         shared.metrics.cache_bytes.store(options.cache_bytes, Ordering::Relaxed);
         let (jobs, queue) = mpsc::channel(QUEUE);
+        let deferred = DeferredQueue::default();
         let path = options.path.clone();
         let mut writer = Writer {
             shared: shared.clone(),
@@ -117,7 +120,7 @@ impl Store {
             space: DiskSpace::new(options.min_free_bytes, move || disk_space::free(&path)),
             last_seq: opened.last_seq,
             group: 0,
-            deferred: Vec::new(),
+            deferred: deferred.clone(),
             watermark: (opened.last_seq, None),
             reserve_held: false,
             reserve: (options.min_free_bytes > 0).then(|| SpaceReserve::of(&options.path)),
@@ -143,6 +146,7 @@ impl Store {
             .map_err(|e| OpenError { path: options.path.clone(), why: OpenFault::Io(e) })?;
         let inner = Inner {
             jobs: Some(jobs),
+            deferred,
             thread: Some(thread),
             shared,
             max_defer: options.max_defer.min(Duration::from_secs(30)),
@@ -213,8 +217,15 @@ impl Store {
         let deferred = Some(self.inner.shared.defer(commit.window));
         let (reply, _) = oneshot::channel();
         let commit = self.rows(commit);
+        if let Some(why) = self.inner.shared.end_reason() {
+            return Err(why);
+        }
         let job = WriteJob::Commit { commit, deferred, reply };
-        self.inner.shared.env.block_on_external(self.send(job)).await
+        if !self.inner.deferred.push(job, MAX_BATCH_COMMITS, MAX_BATCH_BYTES) {
+            return Ok(());
+        }
+        let (reply, _) = oneshot::channel();
+        self.inner.shared.env.block_on_external(self.send(WriteJob::Flush { reply })).await
     }
 
     /// The longest time a submitted commit may stay deferred: call [`Store::flush`] this often.

@@ -30,6 +30,7 @@ mod compact;
 mod compaction;
 mod copy;
 mod cursor;
+mod deferred;
 mod dictionary;
 mod directory;
 mod disk_space;

@@ -11,8 +11,8 @@
 //!
 //! A commit that is too large for one batch is written in parts (`parts`).
 //!
-//! Deferred commits wait here without a timer: `supervisor/maintenance` sends [`WriteJob::Flush`]
-//! when they have waited long enough.
+//! Deferred commits wait (`deferred`) without a timer: `supervisor/maintenance` sends
+//! [`WriteJob::Flush`] when they have waited long enough.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,10 +27,11 @@ use tokio::time::Instant;
 
 use super::batch::WriteBatch;
 use super::compaction::{Compaction, CompactionError, TreeHandles};
+use super::deferred::DeferredQueue;
 use super::disk_space::DiskSpace;
 use super::error::{PlanError, StoreError, TreeError};
 use super::exchange::ExchangeError;
-use super::job::{CommitGroup, WriteJob, estimated_bytes, refuse};
+use super::job::{CommitGroup, WriteJob, answer_flush, estimated_bytes, refuse};
 use super::keys;
 use super::parts;
 use super::plan;
@@ -50,9 +51,9 @@ use crate::mirror::position::WindowId;
 use crate::mirror::status::ResyncReason;
 
 /// Most commits in one batch. 256 took 4 ms to become durable; more only wait longer.
-const MAX_BATCH_COMMITS: usize = 256;
+pub(super) const MAX_BATCH_COMMITS: usize = 256;
 /// Most bytes, roughly, in one batch of several commits.
-const MAX_BATCH_BYTES: usize = 1 << 20;
+pub(super) const MAX_BATCH_BYTES: usize = 1 << 20;
 /// Windows registered in one batch.
 const MAX_BATCH_WINDOWS: usize = 1024;
 /// How often the watermark is written.
@@ -68,7 +69,7 @@ pub(super) struct Writer<P> {
     pub(super) space: DiskSpace<P>,
     pub(super) last_seq: Seq,
     pub(super) group: u64,
-    pub(super) deferred: Vec<WriteJob>,
+    pub(super) deferred: DeferredQueue,
     /// The seq of the watermark, and when this opening last wrote it.
     pub(super) watermark: (Seq, Option<Instant>),
     /// Disk space held for the next opening; `None` if no space is to be kept free.
@@ -89,28 +90,22 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             let mut next = Some(first);
             while let Some(job) = next {
                 bytes += estimated_bytes(&job);
-                match job {
-                    WriteJob::Close { reply } => {
-                        closing = Some(reply);
-                        break;
-                    }
-                    WriteJob::Commit { deferred: Some(_), .. } => self.deferred.push(job),
-                    job => urgent.push(job),
+                if let WriteJob::Close { reply } = job {
+                    closing = Some(reply);
+                    break;
                 }
+                urgent.push(job);
                 // Nothing of this group is written after the tree was replaced.
                 let full = matches!(urgent.last(), Some(WriteJob::Replace { .. }))
-                    || urgent.len() + self.deferred.len() >= MAX_BATCH_COMMITS
+                    || urgent.len() >= MAX_BATCH_COMMITS
                     || bytes >= MAX_BATCH_BYTES;
                 next = if full { None } else { self.jobs.try_recv().ok() };
-            }
-            let waiting = self.deferred.len() >= MAX_BATCH_COMMITS || bytes >= MAX_BATCH_BYTES;
-            if urgent.is_empty() && !waiting && closing.is_none() {
-                continue;
             }
             self.write(urgent);
         }
         self.write(Vec::new());
         self.jobs.close();
+        drop(self.deferred.take());
         if self.shared.end_reason().is_none() {
             self.write_watermark(true);
             self.shared.end(StoreError::Closed);
@@ -123,7 +118,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
 
     /// Writes the deferred commits, then the urgent jobs, as one group.
     fn write(&mut self, urgent: Vec<WriteJob>) {
-        let mut jobs = std::mem::take(&mut self.deferred);
+        let mut jobs = self.deferred.take();
         jobs.extend(urgent);
         // Registrations come first at a start and may use the disk space that the opening freed.
         // The reserve is therefore allocated again with the first other job.
@@ -140,13 +135,15 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             }
             return;
         }
-        if jobs.iter().any(|job| !matches!(job, WriteJob::Flush { .. })) {
-            let enough = self.space.allows(jobs.iter().map(estimated_bytes).sum());
-            // Before the jobs are answered, so that the next `submit` sees it.
-            self.shared.note_space(enough);
-            if !enough {
-                jobs = self.refuse_for_space(jobs);
-            }
+        if jobs.iter().all(|job| matches!(job, WriteJob::Flush { .. })) {
+            // What was deferred before is durable.
+            return jobs.into_iter().for_each(answer_flush);
+        }
+        let enough = self.space.allows(jobs.iter().map(estimated_bytes).sum());
+        // Before the jobs are answered, so that the next `submit` sees it.
+        self.shared.note_space(enough);
+        if !enough {
+            jobs = self.refuse_for_space(jobs);
         }
         if jobs.is_empty() {
             return;
@@ -183,7 +180,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         for job in jobs {
             match job {
                 // The deferred commits are refused as well, so nothing is left to flush.
-                WriteJob::Flush { reply } => drop(reply.send(Ok(()))),
+                job @ WriteJob::Flush { .. } => answer_flush(job),
                 WriteJob::Register { ref wanted, ref unwanted, at, .. }
                     if self.fits_start_reserve(&job) || self.is_noop(wanted, unwanted, at) =>
                 {

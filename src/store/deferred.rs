@@ -1,0 +1,81 @@
+//! The deferred commits that wait for the next group. They do not wake the writer: it takes them
+//! with the first job that a caller waits for, or when there are enough for a batch of their own.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::job::{WriteJob, estimated_bytes};
+
+/// The deferred commits that the writer has not taken yet. Cheap to clone; clones share them.
+#[derive(Clone, Default)]
+pub(super) struct DeferredQueue(Arc<Mutex<WaitingCommits>>);
+
+#[derive(Default)]
+struct WaitingCommits {
+    jobs: Vec<WriteJob>,
+    bytes: usize,
+}
+
+impl DeferredQueue {
+    /// Adds a deferred commit. Returns whether there are enough for a batch of at most this many
+    /// commits and bytes: then the writer has to be woken.
+    pub(super) fn push(&self, job: WriteJob, max_commits: usize, max_bytes: usize) -> bool {
+        let bytes = estimated_bytes(&job);
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.bytes += bytes;
+        waiting.jobs.push(job);
+        waiting.jobs.len() >= max_commits || waiting.bytes >= max_bytes
+    }
+
+    /// Takes all, in the order in which they were added.
+    pub(super) fn take(&self) -> Vec<WriteJob> {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *waiting).jobs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::oneshot;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::env::Env;
+    use crate::mirror::commit::Commit;
+    use crate::store::writer::MAX_BATCH_COMMITS;
+    use crate::tests::{NOON, open, registration, window};
+
+    #[test]
+    fn a_full_batch_wakes_the_writer_and_is_taken_once() {
+        let queue = DeferredQueue::default();
+        let push = |max_commits, max_bytes| {
+            let (reply, _) = oneshot::channel();
+            let edit = Box::new(|_: &_, _: &mut _| Ok(()));
+            queue.push(WriteJob::Edit { edit, bytes: 10, reply }, max_commits, max_bytes)
+        };
+        assert!(!push(3, 100) && !push(3, 100), "too few");
+        assert!(push(3, 100) && push(3, 100), "enough commits");
+        assert_eq!((queue.take().len(), queue.take().len()), (4, 0));
+        assert!(!push(9, 20) && push(9, 20), "enough bytes");
+    }
+
+    /// Nothing flushes, reads or closes the store: only their number wakes the writer.
+    #[tokio::test]
+    async fn a_full_batch_is_written_without_a_flush() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), &Env::real());
+        let wanted = vec![registration(&window("alice"))];
+        let id = store.register(wanted, NOON).await.unwrap().remove(0).id;
+        for _ in 0..MAX_BATCH_COMMITS {
+            store.submit(Commit { deferrable: true, ..Commit::new(id, 0, NOON) }).await.unwrap();
+        }
+        let written = async {
+            while store.shared().any_deferred() {
+                tokio::task::yield_now().await;
+            }
+        };
+        assert!(timeout(Duration::from_secs(20), written).await.is_ok());
+        store.close().await.unwrap();
+    }
+}
