@@ -162,6 +162,7 @@ impl Worker {
         let mut interval = self.handle.window().settings.interval.as_secs_f32();
         let mut due = self.first_due(first);
         loop {
+            due = self.to_grid(due);
             self.publish_due(due);
             // A stop wakes the handle too, so that a sleeping worker waits for two things only.
             // `biased`: a wake-up is taken before the due time; left over, it would end the next
@@ -257,6 +258,14 @@ impl Worker {
         // Graph may have asked an earlier process to pause for this mailbox.
         let now = Instant::now();
         self.budget.paused_until().map_or(now, |until| until.max(now)) + spread
+    }
+
+    /// A time at which a round may begin together with others.
+    fn to_grid(&self, due: Instant) -> Instant {
+        let now = Instant::now();
+        let wait = due.saturating_duration_since(now);
+        // A time that has passed counts as the lateness of the round.
+        if wait.is_zero() { due } else { now + schedule::to_grid(wait, self.services.env.now()) }
     }
 
     fn publish_due(&self, due: Instant) {

@@ -21,6 +21,20 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// How many requests one run through a segment may repeat.
 pub const MAX_RETRIES: u32 = 4;
 
+/// Rounds begin at multiples of this time of the wall clock: those due between two of them begin
+/// together, so that a large fleet wakes its threads less often.
+const GRID: Duration = Duration::from_millis(10);
+
+/// A wait that begins at `now`, extended to the next multiple of 10 ms of the wall clock. No wait is
+/// not extended.
+pub fn to_grid(wait: Duration, now: Timestamp) -> Duration {
+    let Ok(end) = now.checked_add(wait) else { return wait };
+    let grid = i128::try_from(GRID.as_nanos()).unwrap_or(1);
+    let past = end.as_nanosecond().rem_euclid(grid);
+    let missing = if wait.is_zero() || past == 0 { 0 } else { grid - past };
+    wait + Duration::from_nanos(u64::try_from(missing).unwrap_or(0))
+}
+
 /// `interval × (1 ± jitter/2)`; `chance` is in `[0, 1)`.
 pub fn delay(interval: Duration, jitter: f64, chance: f64) -> Duration {
     interval.mul_f64((1.0 + jitter.clamp(0.0, 1.0) * (chance - 0.5)).max(0.0))

@@ -191,6 +191,8 @@ async fn a_worker_runs_rounds_until_it_is_stopped() {
         let last = fixture.handle.status(fixture.services.env.now()).last_round.unwrap();
         assert_eq!((last.number, fixture.handle.state()), (round, WindowState::Settled));
     }
+    let next = fixture.handle.status(fixture.services.env.now()).next_due.unwrap();
+    assert_eq!(next.subsec_nanosecond() % 10_000_000, 0, "rounds begin together: {next}");
     assert_eq!(fixture.script.urls().len(), 3, "a round, and one with a repeated request");
     fixture.stop.cancel();
     fixture.handle.wake_worker();

@@ -33,6 +33,21 @@ fn backoff_doubles_up_to_its_ceiling() {
     assert_eq!(at(u32::MAX), MAX_BACKOFF);
 }
 
+#[test]
+fn waits_end_at_multiples_of_ten_milliseconds() {
+    let ms = Duration::from_millis;
+    for (now, wait, expected) in [
+        ("2026-11-02T12:00:00Z", ms(60_000), ms(60_000)),
+        ("2026-11-02T12:00:00Z", ms(60_001), ms(60_010)),
+        ("2026-11-02T12:00:00.004Z", ms(60_000), ms(60_006)),
+        ("2026-11-02T12:00:00.004Z", ms(6), ms(6)),
+        ("2026-11-02T12:00:00.004Z", Duration::ZERO, Duration::ZERO),
+        ("1969-11-02T12:00:00.004Z", ms(1), ms(6)),
+    ] {
+        assert_eq!(to_grid(wait, now.parse().unwrap()), expected, "{now} {wait:?}");
+    }
+}
+
 fn window(name: &str, move_every: Duration) -> Window {
     let days = |days| Edge::Relative { years: 0, months: 0, days };
     let mut window = crate::tests::window(name);
