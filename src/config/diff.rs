@@ -51,10 +51,9 @@ pub fn diff(old: &Config, new: &Config) -> ConfigDiff {
     if !is_set(old) && !is_set(new) {
         difference.refused.retain(|key| *key != "graph.base_url");
     }
-    let mut before: HashMap<&str, &Arc<Window>> =
-        old.windows.iter().map(|window| (&*window.name, window)).collect();
-    for window in &new.windows {
-        let Some(was) = before.remove(&*window.name) else {
+    let (known, removed) = pair(&old.windows, &new.windows);
+    for (window, was) in new.windows.iter().zip(known) {
+        let Some(was) = was else {
             difference.added.push(window.clone());
             continue;
         };
@@ -67,7 +66,7 @@ pub fn diff(old: &Config, new: &Config) -> ConfigDiff {
         let (old, new) = (was.clone(), window.clone());
         difference.changed.push(ChangedWindow { old, new, effect, keys });
     }
-    difference.removed = before.into_values().cloned().collect();
+    difference.removed = removed.into_iter().cloned().collect();
     // Only a few windows differ, so sorting them is cheaper than sorting all.
     difference.added.sort_by(|a, b| a.name.cmp(&b.name));
     difference.changed.sort_by(|a, b| a.new.name.cmp(&b.new.name));
@@ -93,6 +92,32 @@ impl ConfigDiff {
     }
 }
 
+/// For every new window the old one of its name, and the old windows without a new one. Most lists
+/// differ in few lines, and a window that follows its predecessor is found without hashing a name.
+pub(super) fn pair<'a>(
+    old: &'a [Arc<Window>],
+    new: &[Arc<Window>],
+) -> (Vec<Option<&'a Arc<Window>>>, Vec<&'a Arc<Window>>) {
+    let mut known = vec![None; new.len()];
+    let (mut elsewhere, mut ahead) = (Vec::new(), old);
+    let mut before: HashMap<&str, &Arc<Window>> = HashMap::new();
+    for (window, known) in new.iter().zip(&mut known) {
+        match ahead {
+            [was, rest @ ..] if was.name == window.name => (*known, ahead) = (Some(was), rest),
+            [left, was, rest @ ..] if was.name == window.name => {
+                before.insert(&left.name, left);
+                (*known, ahead) = (Some(was), rest);
+            }
+            _ => elsewhere.push((window, known)),
+        }
+    }
+    before.extend(ahead.iter().map(|window| (&*window.name, window)));
+    for (window, known) in elsewhere {
+        *known = before.remove(&*window.name);
+    }
+    (known, before.into_values().collect())
+}
+
 /// The keys in which two windows of one name differ, and their strongest effect.
 fn compare(old: &Window, new: &Window, moved: bool) -> (ReloadEffect, Vec<&'static str>) {
     // Without `..`: a new field has to be compared.
@@ -116,4 +141,37 @@ fn accounts(old: &Config, new: &Config) -> Vec<Arc<str>> {
     let names: BTreeSet<&Arc<str>> = old.accounts.keys().chain(new.accounts.keys()).collect();
     let differs = |name: &&Arc<str>| old.accounts.get(*name) != new.accounts.get(*name);
     names.into_iter().filter(differs).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::window;
+
+    #[test]
+    fn every_window_is_found_wherever_its_line_is() {
+        let list = |names: &str| -> Vec<Arc<Window>> {
+            names.chars().map(|name| Arc::new(window(&name.to_string()))).collect()
+        };
+        for (old, new, removed) in [
+            ("abcd", "abcd", ""),
+            ("abcd", "bcde", "a"),
+            ("abcd", "axbcd", ""),
+            ("abcd", "xbcd", "a"),
+            ("abcdef", "aef", "bcd"),
+            ("abcd", "dcba", ""),
+            ("abcd", "bxa", "cd"),
+            ("", "ab", ""),
+            ("ab", "", "ab"),
+        ] {
+            let (old, new) = (list(old), list(new));
+            let (known, gone) = pair(&old, &new);
+            for (window, known) in new.iter().zip(known) {
+                let expected = old.iter().find(|known| known.name == window.name);
+                assert_eq!(known, expected, "{new:?}");
+            }
+            let gone: BTreeSet<&str> = gone.iter().map(|window| &*window.name).collect();
+            assert_eq!(gone, removed.split("").filter(|name| !name.is_empty()).collect());
+        }
+    }
 }

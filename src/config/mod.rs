@@ -30,7 +30,7 @@ mod windows;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -99,10 +99,9 @@ impl Config {
     /// Takes the windows that are equal to those of `old` from there, so that a daemon with a
     /// million windows does not keep each of them twice after a reload.
     pub fn share_windows(&mut self, old: &Self) {
-        let known: HashMap<&str, &Arc<Window>> =
-            old.windows.iter().map(|window| (&*window.name, window)).collect();
-        for window in &mut self.windows {
-            if let Some(known) = known.get(&*window.name).filter(|known| **known == window) {
+        let (known, _) = diff::pair(&old.windows, &self.windows);
+        for (window, known) in self.windows.iter_mut().zip(known) {
+            if let Some(known) = known.filter(|known| *known == window) {
                 *window = Arc::clone(known);
             }
         }

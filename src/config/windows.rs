@@ -56,7 +56,8 @@ struct WindowEntry {
     account: Arc<str>,
     calendar: CalendarRef,
     settings: Arc<WindowSettings>,
-    edges: Edges,
+    /// The number of its [`StreamRange`].
+    range: u32,
 }
 
 impl<'a> WindowCollector<'a> {
@@ -123,7 +124,7 @@ impl<'a> WindowCollector<'a> {
         }
     }
 
-    fn entry(&self, reader: &mut TableReader<'_>) -> Option<WindowEntry> {
+    fn entry(&mut self, reader: &mut TableReader<'_>) -> Option<WindowEntry> {
         let settings = self.defaults.overridden(reader);
         let calendar = reader.read("calendar", |written| {
             let text = written.text()?;
@@ -137,7 +138,11 @@ impl<'a> WindowCollector<'a> {
             None => CalendarRef::Default,
         };
         let settings = Arc::new(settings.values);
-        Some(WindowEntry { account: account?, calendar, settings, edges: edges? })
+        let (account, Edges { start, end }) = (account?, edges?);
+        let next = u32::try_from(self.ranges.len()).unwrap_or(u32::MAX);
+        let range = (account.clone(), calendar.clone(), start, end);
+        let range = *self.ranges.entry(range).or_insert(next);
+        Some(WindowEntry { account, calendar, settings, range })
     }
 
     fn account(&self, reader: &mut TableReader<'_>) -> Option<Arc<str>> {
@@ -269,6 +274,11 @@ impl<'a> WindowCollector<'a> {
             let problem = format!("{}: {problem}", file.display());
             reader.warn("mailboxes_file", Issue { problem, remedy });
         }
+        // A table that grows hashes every name once more each time.
+        let lines = text.lines().count();
+        self.names.reserve(lines);
+        self.streams.reserve(lines);
+        self.all.reserve(lines);
         let path: Arc<Path> = Arc::from(file);
         let before = (self.all.len(), reader.report.faults.len());
         let mut doubts = 0;
@@ -339,12 +349,8 @@ impl<'a> WindowCollector<'a> {
             return;
         }
         self.names.insert(name.clone(), origin.clone());
-        let Edges { start, end } = entry.edges;
-        let range = (entry.account.clone(), entry.calendar.clone(), start, end);
-        let next = u32::try_from(self.ranges.len()).unwrap_or(u32::MAX);
-        let range = *self.ranges.entry(range).or_insert(next);
         // Addresses and ids of users are case-insensitive.
-        let stream = (range, lower_case(&mailbox));
+        let stream = (entry.range, lower_case(&mailbox));
         if let Some(first) = self.streams.get(&stream) {
             let wrong = Issue::new(
                 format!("the windows {first:?} and {name:?} track the same calendar and time"),
