@@ -74,6 +74,8 @@ impl Daemon {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        // The addresses are bound before the windows are registered, and served after.
+        daemon.get("/healthz").await;
         daemon
     }
 
