@@ -88,6 +88,17 @@ impl Env {
         }
     }
 
+    /// Marks the work of a thread of the blocking pool, which may block: what it awaits need not be
+    /// moved to another one ([`Env::may_block`]).
+    pub async fn blocking<F: Future>(work: F) -> F::Output {
+        MAY_BLOCK.scope((), work).await
+    }
+
+    /// Whether the caller was marked by [`Env::blocking`].
+    pub fn may_block() -> bool {
+        MAY_BLOCK.try_with(|()| ()).is_ok()
+    }
+
     /// Runs a long computation on the blocking thread pool.
     pub async fn compute<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         match self.block_on_external(tokio::task::spawn_blocking(work)).await {
@@ -104,6 +115,10 @@ impl Env {
         // The generator is never left half-advanced, so a poisoned lock is still usable.
         draw(&mut self.entropy.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+tokio::task_local! {
+    static MAY_BLOCK: ();
 }
 
 /// Runs only this future on the current thread.

@@ -3,9 +3,9 @@
 //! Store reads and rendering run on the runtime's blocking threads, for at most [`MAX_CONCURRENT`]
 //! requests at a time. So the runtime's own threads always answer `/healthz`, and the workers
 //! always find a blocking thread. Responses are sent in slices: the first of about [`SLICE_BYTES`],
-//! the next as large as what the reader has taken so far. All slices not yet read by clients share
-//! one budget, [`BUDGET`]. Turns (permits to compute) and bytes are
-//! granted in request order. A computation that never ends costs only its turn.
+//! the next up to four times what the reader has taken so far. All slices not yet read by clients
+//! share one budget, [`BUDGET`]. Turns (permits to compute) and bytes are granted in request order.
+//! A computation that never ends costs only its turn.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,8 +24,7 @@ use super::coding::CompressorPool;
 use super::problem::Problem;
 use crate::env::Env;
 
-/// Requests that compute at the same time. Each takes a blocking thread, and a second one while it
-/// reads the store; the process has 32.
+/// Requests that compute at the same time. Each takes a blocking thread; the process has 32.
 pub(super) const MAX_CONCURRENT: usize = 8;
 
 /// Target size of a response's first slices; the last event or window in one may exceed this.
@@ -34,6 +33,9 @@ pub(super) const SLICE_BYTES: usize = 32 << 10;
 /// The largest target size of a slice. Each slice costs two switches to other threads, so a reader
 /// that keeps up gets larger ones.
 pub(super) const MAX_SLICE_BYTES: usize = 256 << 10;
+
+/// How many times what the reader has taken so far a slice may be.
+const GROWTH: usize = 4;
 
 /// The share of the unused budget that a slice larger than [`SLICE_BYTES`] may take.
 const BUDGET_SHARE: usize = 1 << 7;
@@ -148,7 +150,7 @@ impl RequestLimits {
         let (turn, handle) = (turn.clone(), Handle::current());
         let thread = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            handle.block_on(work)
+            handle.block_on(Env::blocking(work))
         });
         match timeout(MAX_TURN, self.env.block_on_external(thread)).await {
             Ok(Ok(done)) => Ok(done),
@@ -187,7 +189,7 @@ impl RequestLimits {
     /// The size of the next slice of a response of which the reader has taken `taken` bytes.
     fn next_size(&self, taken: usize) -> usize {
         let share = self.bytes.available_permits() / BUDGET_SHARE;
-        taken.min(share).clamp(SLICE_BYTES, MAX_SLICE_BYTES)
+        taken.saturating_mul(GROWTH).min(share).clamp(SLICE_BYTES, MAX_SLICE_BYTES)
     }
 
     async fn make<T: Send + 'static>(

@@ -5,6 +5,7 @@
 //! back what a reader was given.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -231,7 +232,8 @@ impl StoreShared {
         look(tree).map(|value| (value, applied)).map_err(|fault| self.fail(&fault))
     }
 
-    /// Reads on a blocking thread and returns when everything that was read is durable.
+    /// Reads on a blocking thread, which may be the caller's, and returns when everything that was
+    /// read is durable.
     pub(super) async fn read<T: Send + 'static>(
         self: &Arc<Self>,
         read: impl FnOnce(&Self) -> Result<(T, u64), StoreError> + Send + 'static,
@@ -241,15 +243,19 @@ impl StoreShared {
         }
         let shared = self.clone();
         let reading = async {
-            let (value, applied) = match tokio::task::spawn_blocking(move || read(&shared)).await {
-                Ok(read) => read?,
-                // The engine panics on some kinds of damage.
-                Err(error) if error.is_panic() => {
-                    return Err(self.fail(&TreeError::Damaged("tree")));
-                }
-                // The runtime ended before the read began, which says nothing about the store.
-                Err(_) => return Err(StoreError::Closed),
+            // The engine panics on some kinds of damage.
+            let read = AssertUnwindSafe(move || read(&shared));
+            let read = move || catch_unwind(read);
+            let read = match Env::may_block() {
+                true => read(),
+                false => match tokio::task::spawn_blocking(read).await {
+                    Ok(read) => read,
+                    // The runtime ended before the read began, which says nothing about the store.
+                    Err(_) => return Err(StoreError::Closed),
+                },
             };
+            let (value, applied) =
+                read.unwrap_or_else(|_| Err(self.fail(&TreeError::Damaged("tree"))))?;
             let mut durable = self.durable_group.subscribe();
             tokio::select! {
                 biased;
@@ -328,6 +334,18 @@ mod tests {
     fn reading(shared: &Arc<StoreShared>) -> tokio::task::JoinHandle<Result<u64, StoreError>> {
         let shared = shared.clone();
         tokio::spawn(async move { shared.read(|s| s.read_tree(|tree| tree.number(KEY))).await })
+    }
+
+    #[tokio::test]
+    async fn a_read_runs_on_the_callers_thread_if_that_may_block() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = shared(&dir);
+        let reader = || shared.read(|_| Ok((std::thread::current().id(), 0)));
+        let here = std::thread::current().id();
+        assert_eq!(Env::blocking(reader()).await.unwrap(), here);
+        assert_ne!(reader().await.unwrap(), here);
+        let panics = shared.read::<()>(|_| panic!("as the engine does"));
+        assert!(matches!(Env::blocking(panics).await, Err(StoreError::Failed(_))));
     }
 
     /// Lets a read get as far as it can while the writer does nothing.
