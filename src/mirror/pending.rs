@@ -351,11 +351,32 @@ pub(super) fn needs_only_master(item: &Item) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use jiff::Timestamp;
 
     use super::*;
     use crate::mirror::commit::Removal;
+    use crate::mirror::page::Span;
     use crate::mirror::position::WindowId;
+
+    #[test]
+    fn a_waiting_item_does_not_keep_its_page_in_memory() {
+        let page = Bytes::from(b"{\"id\":\"o\"}, and all other items".to_vec());
+        let item = Item {
+            id: EventId::new("o"),
+            kind: EventKind::Occurrence,
+            master: Some(EventId::new("m")),
+            etag: None,
+            span: Span { start: Timestamp::UNIX_EPOCH, end: Timestamp::UNIX_EPOCH },
+            all_day: false,
+            availability: None,
+            full: false,
+            content: page.slice(..10),
+        };
+        let mut pending = PendingWork::default();
+        pending.add_waiting(&EventId::new("m"), item);
+        assert!(page.is_unique());
+    }
 
     #[test]
     fn a_cancelled_removal_discards_its_proof() {

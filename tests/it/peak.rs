@@ -54,9 +54,10 @@ async fn a_huge_response_costs_bounded_memory() {
 }
 
 /// The memory allowed with one of the responses below, or with thirty at once, MiB. The memory that
-/// responses share, and the one response that may exceed it, take 128 MiB. Measured in the test
-/// profile: 117 to 146 MiB, 218 to 270 with thirty.
-const MOST: u64 = 300;
+/// responses share, and the one response that may exceed it, take 128 MiB; the allocator keeps what
+/// the responses before have freed for a second. Measured in the test profile: 117 to 146 MiB, 218
+/// to 270 with thirty, once 320.
+const MOST: u64 = 380;
 /// The longest `/healthz` may take meanwhile: one second, more in unoptimised builds.
 const HEALTHY: Duration = Duration::from_secs(if cfg!(debug_assertions) { 5 } else { 1 });
 /// The longest a stop may take meanwhile.
