@@ -32,6 +32,8 @@ impl Availability {
     /// Reads the JSON of both members; `None` if the event has neither: a bare occurrence has those
     /// of its master.
     pub fn of(show_as: Option<&str>, cancelled: Option<&str>) -> Option<Self> {
+        // `null` and absent mean the same.
+        let [show_as, cancelled] = [show_as, cancelled].map(|raw| raw.filter(|raw| *raw != "null"));
         if show_as.is_none() && cancelled.is_none() {
             return None;
         }
@@ -75,7 +77,8 @@ mod tests {
             }
         }
         let other = Availability { show_as: ShowAs::Other, cancelled: false };
-        assert_eq!(of(r#"{"isCancelled":null}"#), Some(other));
+        assert_eq!(of(r#"{"isCancelled":false,"showAs":null}"#), Some(other));
+        assert_eq!(of(r#"{"isCancelled":null}"#), None);
         assert_eq!(of(r#"{"subject":"x"}"#), None);
     }
 }

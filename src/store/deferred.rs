@@ -1,7 +1,7 @@
 //! The deferred commits that wait for the next group. They do not wake the writer: it takes them
 //! with the first job that a caller waits for, or when there are enough for a batch of their own.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::job::{WriteJob, estimated_bytes};
 
@@ -13,23 +13,40 @@ pub(super) struct DeferredQueue(Arc<Mutex<WaitingCommits>>);
 struct WaitingCommits {
     jobs: Vec<WriteJob>,
     bytes: usize,
+    /// Whether nothing takes further ones.
+    closed: bool,
 }
 
 impl DeferredQueue {
     /// Adds a deferred commit. Returns whether there are enough for a batch of at most this many
-    /// commits and bytes: then the writer has to be woken.
-    pub(super) fn push(&self, job: WriteJob, max_commits: usize, max_bytes: usize) -> bool {
+    /// commits and bytes: then the writer has to be woken. `None`: the queue is closed.
+    pub(super) fn push(&self, job: WriteJob, max_commits: usize, max_bytes: usize) -> Option<bool> {
         let bytes = estimated_bytes(&job);
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.lock();
+        if waiting.closed {
+            return None;
+        }
         waiting.bytes += bytes;
         waiting.jobs.push(job);
-        waiting.jobs.len() >= max_commits || waiting.bytes >= max_bytes
+        Some(waiting.jobs.len() >= max_commits || waiting.bytes >= max_bytes)
     }
 
     /// Takes all, in the order in which they were added.
     pub(super) fn take(&self) -> Vec<WriteJob> {
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *waiting).jobs
+        let mut waiting = self.lock();
+        waiting.bytes = 0;
+        std::mem::take(&mut waiting.jobs)
+    }
+
+    /// Refuses further ones, and drops those that were not taken.
+    pub(super) fn close(&self) {
+        let mut waiting = self.lock();
+        waiting.closed = true;
+        waiting.jobs = Vec::new();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, WaitingCommits> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -54,10 +71,12 @@ mod tests {
             let edit = Box::new(|_: &_, _: &mut _| Ok(()));
             queue.push(WriteJob::Edit { edit, bytes: 10, reply }, max_commits, max_bytes)
         };
-        assert!(!push(3, 100) && !push(3, 100), "too few");
-        assert!(push(3, 100) && push(3, 100), "enough commits");
+        assert_eq!([push(3, 100), push(3, 100)], [Some(false); 2], "too few");
+        assert_eq!([push(3, 100), push(3, 100)], [Some(true); 2], "enough commits");
         assert_eq!((queue.take().len(), queue.take().len()), (4, 0));
-        assert!(!push(9, 20) && push(9, 20), "enough bytes");
+        assert_eq!([push(9, 20), push(9, 20)], [Some(false), Some(true)], "enough bytes");
+        queue.close();
+        assert_eq!((push(9, 20), queue.take().len()), (None, 0), "closed");
     }
 
     /// Nothing flushes, reads or closes the store: only their number wakes the writer.

@@ -221,8 +221,10 @@ impl Store {
             return Err(why);
         }
         let job = WriteJob::Commit { commit, deferred, reply };
-        if !self.inner.deferred.push(job, MAX_BATCH_COMMITS, MAX_BATCH_BYTES) {
-            return Ok(());
+        match self.inner.deferred.push(job, MAX_BATCH_COMMITS, MAX_BATCH_BYTES) {
+            None => return Err(self.inner.shared.end_reason().unwrap_or(StoreError::Closed)),
+            Some(false) => return Ok(()),
+            Some(true) => {}
         }
         let (reply, _) = oneshot::channel();
         self.inner.shared.env.block_on_external(self.send(WriteJob::Flush { reply })).await

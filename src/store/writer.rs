@@ -105,7 +105,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         }
         self.write(Vec::new());
         self.jobs.close();
-        drop(self.deferred.take());
+        self.deferred.close();
         if self.shared.end_reason().is_none() {
             self.write_watermark(true);
             self.shared.end(StoreError::Closed);

@@ -15,8 +15,16 @@ struct SledEngine {
     /// What the tree was opened with; it knows of errors in the background.
     config: sled::Config,
     directory: PathBuf,
-    /// The tree's files, for syncing, once there was a flush.
-    files: Mutex<Option<TreeFiles>>,
+    synced: Mutex<SyncState>,
+}
+
+/// What a sync needs of the ones before.
+#[derive(Debug, Default)]
+struct SyncState {
+    /// The tree's files, once there was a sync.
+    files: Option<TreeFiles>,
+    /// Whether a sync has failed.
+    failed: bool,
 }
 
 /// Opens or creates a tree. Panics on some kinds of damage, and on some errors of the operating
@@ -29,22 +37,25 @@ pub(in crate::store) fn open(directory: &Path, cache: u64) -> Result<Arc<dyn Eng
         // every replaced page cleans another one, which keeps the file as small.
         .flush_every_ms(None)
         .use_compression(false);
-    let (db, files) = (config.open()?, Mutex::new(None));
-    Ok(Arc::new(SledEngine { db, config, directory: directory.to_owned(), files }))
+    let (db, synced) = (config.open()?, Mutex::default());
+    Ok(Arc::new(SledEngine { db, config, directory: directory.to_owned(), synced }))
 }
 
 impl SledEngine {
     /// Syncs what was flushed: sled's flush alone does not reach the disk's own cache. The first
     /// call also syncs what sled never does.
     fn sync(&self) -> io::Result<()> {
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *files {
-            Some(files) => files.sync(),
-            None => {
-                *files = Some(TreeFiles::open(&self.directory)?);
-                Ok(())
-            }
+        let mut state = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.failed {
+            // The system reports an error only once.
+            return Err(io::Error::other("an earlier sync failed"));
         }
+        let synced = match &mut state.files {
+            Some(files) => files.sync(),
+            None => TreeFiles::open(&self.directory).map(|files| state.files = Some(files)),
+        };
+        state.failed = synced.is_err();
+        synced
     }
 }
 

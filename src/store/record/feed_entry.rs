@@ -73,7 +73,10 @@ impl FeedEntry {
         out.extend_from_slice(&self.id.0);
         out.extend_from_slice(&self.at.to_be_bytes());
         let mut layout = LAYOUT;
-        if let Some(start) = self.start {
+        // An entry with a start has all details, and a removal has none.
+        let placed =
+            self.gone.is_none() && (self.kind == ChangeKind::Created || self.update.is_some());
+        if let Some(start) = self.start.filter(|_| placed) {
             layout = PLACED;
             out.extend_from_slice(&start.to_be_bytes());
         }
