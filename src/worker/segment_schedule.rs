@@ -22,7 +22,8 @@ impl SegmentSchedule {
     }
 
     /// Records when the segments that settled in a round are due again. The round began at
-    /// `begun`; the wall clock reads `now`.
+    /// `begun`; the wall clock reads `now`. For windows of several segments: that of a single one
+    /// never rests.
     pub(super) fn record(
         &mut self,
         settings: &WindowSettings,
@@ -31,10 +32,6 @@ impl SegmentSchedule {
         settled: SegmentSet,
         now: Timestamp,
     ) {
-        if segments.len() < 2 {
-            self.due = Box::default();
-            return;
-        }
         let mut due = std::mem::take(&mut self.due).into_vec();
         if due.len() != segments.len() {
             // The segments were halved or the edges moved: the due times belong to other segments.
