@@ -96,11 +96,11 @@ def main():
     options.add_argument("--people", type=int, default=100)
     options.add_argument("--mutate-every", default="50ms")
     options.add_argument("--faults", default="0.05")
-    told = options.parse_args()
+    chosen = options.parse_args()
     home = pathlib.Path(tempfile.mkdtemp(prefix="hour-", dir=PROGRAM.parent.parent))
     environment = {**os.environ, "SIMULATED_SECRET": "any"}
-    flags = [f"--people={told.people}", f"--mutate-every={told.mutate_every}"]
-    flags += [f"--faults={told.faults}", "--behaviour=nasty", "--listen=127.0.0.1:0"]
+    flags = [f"--people={chosen.people}", f"--mutate-every={chosen.mutate_every}"]
+    flags += [f"--faults={chosen.faults}", "--behaviour=nasty", "--listen=127.0.0.1:0"]
     simulator = subprocess.Popen(
         [PROGRAM, "simulate", *flags], stdout=open(home / "simulated", "w"), stderr=subprocess.DEVNULL
     )
@@ -118,7 +118,7 @@ def main():
     samples, kills, began = [], [], time.monotonic()
     daemon = start()
     try:
-        while (now := time.monotonic() - began) < told.minutes * 60:
+        while (now := time.monotonic() - began) < chosen.minutes * 60:
             if now - (kills[-1] if kills else 0) >= KILL_EVERY:
                 daemon.send_signal(signal.SIGKILL)
                 daemon.wait()

@@ -193,9 +193,9 @@ async fn reload(table: &mut Table, daemon: &mut Daemon, directory: &Path, window
     // The first mailbox leaves, another one comes.
     write_mailboxes(directory, 1..windows + 1);
     let began = Instant::now();
-    let told = daemon.post("/v1/reload").await;
+    let outcome = daemon.post("/v1/reload").await;
     let took = began.elapsed();
-    assert_eq!(told["windows"]["unchanged"], windows - 1);
+    assert_eq!(outcome["windows"]["unchanged"], windows - 1);
     table.row(Row {
         figure: format!("{NAME}: reload of one line"),
         measured: format!("{:.2} s", took.as_secs_f64()),

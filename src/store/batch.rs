@@ -1,7 +1,7 @@
 //! The writes of a batch: an ordered set of keys, each put or deleted once.
 //!
-//! A `WriteBatch` becomes one atomic batch of the engine. Values above 64 KiB are split over several keys,
-//! because sled keeps items above about 128 KiB in separate files and never syncs those.
+//! A `WriteBatch` becomes one atomic batch of the engine. Values above 64 KiB are split over several
+//! keys, because sled keeps items above about 128 KiB in separate files and never syncs those.
 
 use std::collections::BTreeMap;
 

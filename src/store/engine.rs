@@ -24,7 +24,8 @@ pub(super) type EngineBytes = ::sled::IVec;
 /// A key to put with its value, or to delete.
 pub(super) type EngineWrite = (EngineBytes, Option<EngineBytes>);
 
-/// The entries of a range, in the order of their keys from either end.
+/// The entries of a range, in the order of their keys from either end. From the last one only over
+/// keys that outside data cannot shape: sled can loop and panic on others (docs/design.md).
 pub(super) type EngineScan =
     Box<dyn DoubleEndedIterator<Item = Result<(EngineBytes, EngineBytes), EngineError>> + Send>;
 

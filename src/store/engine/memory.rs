@@ -1,5 +1,5 @@
-//! An engine in memory, for tests. It tells what is applied from what is durable, so that a test can
-//! cut the power, and it fails when it is told to.
+//! An engine in memory, for tests. It separates what is applied from what is durable, so that a test
+//! can cut the power, and each of its operations can be made to fail.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
