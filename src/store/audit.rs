@@ -13,7 +13,7 @@ use super::keys::{
     self, COUNTERS, DROPPING, EVENT, FEED, INCARNATION, LONG, NAME, POSITION, SEEN, TIME,
     TOMBSTONE, WINDOW,
 };
-use super::record::{self, FeedChecksum, FeedEntry, WindowRecord};
+use super::record::{self, FeedChecksum, FeedEntry, FeedPack, WindowRecord};
 use super::rows::StoredRow;
 use super::tree::Tree;
 use crate::env::Env;
@@ -35,10 +35,9 @@ pub(super) fn audit(tree: &Tree, suspect: bool, env: &Env) -> Result<(), TreeErr
     let last = tree.number(keys::LAST_SEQ)?;
     let windows = u32::try_from(tree.number(keys::NEXT_WINDOW)?).unwrap_or(u32::MAX);
     for _ in 0..PLACES {
-        let from = keys::feed(1 + env.random_u64() % last.max(1));
-        for entry in tree.range(from..keys::feed(u64::MAX)).take(AT_ONCE) {
-            let (key, value) = entry?;
-            change(tree, &key, &value)?;
+        let from = 1 + env.random_u64() % last.max(1);
+        for pack in tree.feed_packs(from).take(AT_ONCE / 4) {
+            changes(tree, pack?)?;
         }
         let window =
             WindowId(u32::try_from(env.random_u64() % u64::from(windows.max(1))).unwrap_or(0));
@@ -68,8 +67,10 @@ fn audit_all(tree: &Tree) -> Result<(), TreeError> {
                 *shown.entry(window).or_default() += u64::from(stored.row.is_shown());
             }
             Some(&FEED) => {
-                change(tree, &key, &value)?;
-                sum.add(keys::seq_of(&key).unwrap_or(0));
+                let key = keys::seq_of(&key).ok_or(TreeError::Damaged("change"))?;
+                let pack = FeedPack::decode(key, &value)?;
+                pack.entries.iter().for_each(|(seq, _)| sum.add(*seq));
+                changes(tree, pack)?;
             }
             Some(&WINDOW) => {
                 let record = WindowRecord::decode(&value)?;
@@ -134,13 +135,18 @@ fn row(tree: &Tree, window: WindowId, id: EventHash, stored: &StoredRow) -> Resu
     }
 }
 
-/// Checks that the row or tombstone of a change exists.
-fn change(tree: &Tree, key: &[u8], value: &[u8]) -> Result<(), TreeError> {
-    let seq = keys::seq_of(key).ok_or(TreeError::Damaged("change"))?;
-    let FeedEntry { window, id, gone, .. } = FeedEntry::decode(value)?;
-    let whole = match gone {
-        None => tree.row(window, id)?.is_some_and(|stored| stored.row.seq == seq),
-        Some(_) => tree.tombstone(window, id)? == Some(seq) && tree.get(&keys::age(seq))?.is_some(),
-    };
-    if whole { Ok(()) } else { Err(TreeError::Damaged("change (event or tombstone missing)")) }
+/// Checks that the rows or tombstones of changes exist.
+fn changes(tree: &Tree, pack: FeedPack) -> Result<(), TreeError> {
+    for (seq, FeedEntry { window, id, gone, .. }) in pack.entries {
+        let whole = match gone {
+            None => tree.row(window, id)?.is_some_and(|stored| stored.row.seq == seq),
+            Some(_) => {
+                tree.tombstone(window, id)? == Some(seq) && tree.get(&keys::age(seq))?.is_some()
+            }
+        };
+        if !whole {
+            return Err(TreeError::Damaged("change (event or tombstone missing)"));
+        }
+    }
+    Ok(())
 }

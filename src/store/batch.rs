@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::engine::{EngineBytes, EngineWrite};
 use super::keys;
-use super::record::{FeedChecksum, FeedEntry};
+use super::record::FeedChecksum;
 use crate::mirror::change::Seq;
 
 /// The largest value under one key.
@@ -37,16 +37,14 @@ impl WriteBatch {
         self.writes.insert(key, None);
     }
 
-    /// Adds a change to the feed.
-    pub(super) fn put_change(&mut self, seq: Seq, entry: &FeedEntry) {
+    /// Counts a change that is added to the feed.
+    pub(super) fn count_added_change(&mut self, seq: Seq) {
         self.sum.add(seq);
-        self.put(keys::feed(seq), entry.encode());
     }
 
-    /// Deletes an existing change from the feed.
-    pub(super) fn delete_change(&mut self, seq: Seq) {
+    /// Counts an existing change that is removed from the feed.
+    pub(super) fn count_removed_change(&mut self, seq: Seq) {
         self.sum.remove(seq);
-        self.delete(keys::feed(seq));
     }
 
     /// The effect of the added and deleted changes on the feed's checksum.

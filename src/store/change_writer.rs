@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::batch::WriteBatch;
 use super::error::TreeError;
+use super::feed_edit::FeedEdit;
 use super::keys;
 use super::record::{self, FeedEntry, TombstoneEntry, UpdateEntry};
 use super::row::EventRow;
@@ -47,17 +48,36 @@ impl RowChange {
 
 /// Assigns seqs and writes rows, index entries and feed entries.
 pub(super) struct ChangeWriter<'a> {
-    pub(super) batch: &'a mut WriteBatch,
-    pub(super) tree: &'a Tree,
-    pub(super) window: WindowId,
-    pub(super) name: Arc<str>,
+    batch: &'a mut WriteBatch,
+    tree: &'a Tree,
+    window: WindowId,
+    name: Arc<str>,
     /// Microseconds.
-    pub(super) at: i64,
-    pub(super) seq: Seq,
-    pub(super) outcome: CommitOutcome,
+    at: i64,
+    seq: Seq,
+    feed: FeedEdit,
+    outcome: CommitOutcome,
 }
 
-impl ChangeWriter<'_> {
+impl<'a> ChangeWriter<'a> {
+    /// Begins behind the last assigned seq. `at` is in microseconds.
+    pub(super) fn new(
+        tree: &'a Tree,
+        batch: &'a mut WriteBatch,
+        (window, name): (WindowId, Arc<str>),
+        at: i64,
+        seq: Seq,
+    ) -> Self {
+        let (feed, outcome) = (FeedEdit::default(), CommitOutcome::default());
+        Self { batch, tree, window, name, at, seq, feed, outcome }
+    }
+
+    /// Writes the entries of the feed; returns the last assigned seq.
+    pub(super) fn finish(self) -> Result<(CommitOutcome, Seq), TreeError> {
+        self.feed.write(self.tree, self.batch)?;
+        Ok((self.outcome, self.seq))
+    }
+
     /// Writes a changed row. `difference` says what a reader sees of it, `show` completes the row
     /// as it was.
     pub(super) fn write_change(
@@ -76,7 +96,7 @@ impl ChangeWriter<'_> {
             }
             (None, Some(is)) => {
                 if let Some(tombstone) = self.tree.tombstone(self.window, id)? {
-                    self.batch.delete_change(tombstone);
+                    self.feed.remove(tombstone);
                     self.batch.delete(keys::age(tombstone));
                     self.batch.delete(keys::tombstone(self.window, id));
                 }
@@ -108,7 +128,7 @@ impl ChangeWriter<'_> {
                 (self.tree.entry(was)?.map_or(was, |entry| entry.essential(was)), Vec::new())
             }
         };
-        self.batch.delete_change(was);
+        self.feed.remove(was);
         self.outcome.updated += 1;
         let update = UpdateEntry { essential, changed };
         Ok(self.put_entry(id, ChangeKind::Updated, Some(start), Some(update), None))
@@ -125,7 +145,7 @@ impl ChangeWriter<'_> {
     ) -> Seq {
         self.seq += 1;
         let entry = FeedEntry { window: self.window, id, kind, at: self.at, start, update, gone };
-        self.batch.put_change(self.seq, &entry);
+        self.feed.add(self.seq, entry);
         self.seq
     }
 
@@ -137,7 +157,7 @@ impl ChangeWriter<'_> {
         reason: RemovalReason,
         shown: &[u8],
     ) {
-        self.batch.delete_change(row.seq);
+        self.feed.remove(row.seq);
         self.outcome.removed += 1;
         // What was taken out of valid JSON is valid UTF-8.
         let summary = String::from_utf8(event::summary(shown)).ok();

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::error::{StoreError, TreeError};
-use super::keys;
 use super::record::{FeedEntry, instant};
 use super::result_page::ResultPage;
 use super::row::EventRow;
@@ -117,16 +116,14 @@ fn read_slice(
     names: &mut BTreeMap<WindowId, Arc<str>>,
 ) -> Result<FeedSlice, TreeError> {
     let mut slice = FeedSlice { seq: after, ..FeedSlice::default() };
-    for item in tree.range(keys::feed(after.saturating_add(1))..=keys::feed(end)) {
+    for item in entries(tree, after, end) {
         if slice.found.len() == limit || slice.scanned == SLICE || slice.living.bytes >= enough {
             slice.more = true;
             break;
         }
-        let (key, value) = item?;
-        let seq = keys::seq_of(&key).ok_or(TreeError::Damaged("change"))?;
+        let (seq, entry) = item?;
         slice.scanned += 1;
         slice.seq = seq;
-        let entry = FeedEntry::decode(&value)?;
         let Some(name) = wanted.name(tree, &entry, names)? else { continue };
         if entry.gone.is_none() {
             let stored = tree.row_bytes_at(entry.window, entry.id, entry.start)?;
@@ -137,6 +134,27 @@ fn read_slice(
         slice.found.push((seq, entry, name));
     }
     Ok(slice)
+}
+
+/// The entries after a seq and up to another, in order.
+fn entries(
+    tree: &Tree,
+    after: Seq,
+    end: Seq,
+) -> impl Iterator<Item = Result<(Seq, FeedEntry), TreeError>> {
+    let packs = tree.feed_packs(after.saturating_add(1));
+    let entries = packs.flat_map(|pack| {
+        let (entries, fault) = match pack {
+            Ok(pack) => (pack.entries, None),
+            Err(fault) => (Vec::new(), Some(Err(fault))),
+        };
+        entries.into_iter().map(Ok).chain(fault)
+    });
+    let is_before =
+        move |item: &Result<(Seq, FeedEntry), _>| item.as_ref().is_ok_and(|(seq, _)| *seq <= after);
+    entries
+        .skip_while(is_before)
+        .take_while(move |item| item.as_ref().map_or(true, |(seq, _)| *seq <= end))
 }
 
 impl FeedFilter {
@@ -174,13 +192,11 @@ pub(super) fn reach(
     let mut group = 0;
     while !full {
         let measure = |tree: &Tree| -> Result<(), TreeError> {
-            let range = keys::feed(seq.saturating_add(1))..=keys::feed(end);
-            for (scanned, item) in tree.range(range).enumerate() {
+            for (scanned, item) in entries(tree, seq, end).enumerate() {
                 if scanned == SLICE {
                     return Ok(());
                 }
-                let (key, value) = item?;
-                let entry = FeedEntry::decode(&value)?;
+                let (at, entry) = item?;
                 if wanted.name(tree, &entry, &mut names)?.is_some() {
                     if lines >= limit || size >= bytes {
                         full = true;
@@ -189,7 +205,7 @@ pub(super) fn reach(
                     lines += 1;
                     size += event_size(tree, &entry, &mut masters)?;
                 }
-                seq = keys::seq_of(&key).ok_or(TreeError::Damaged("change"))?;
+                seq = at;
             }
             (seq, full) = (end, true);
             Ok(())

@@ -12,7 +12,7 @@
 //!
 //! Files, from the bottom up: `engine` (what keeps the tree on disk); `keys`, `record`, `row` and
 //! `batch` (what is written); `tree` (reading the tree) and `rows` (where a row lies); `parts`,
-//! `plan`, `commit_applier`, `change_writer`, `register` and `purge` (from a request to a batch);
+//! `plan`, `commit_applier`, `change_writer`, `feed_edit`, `register` and `purge` (from a request to a batch);
 //! `job`, `writer` and `write_watcher` (the thread, its jobs, and the end of a write that failed);
 //! `dictionary`, `row_commit` and `recompress` (compression); `shared` (state of writer and
 //! readers); `handle` (the store's interface); `lookup` (what workers read); `query`, `render`,
@@ -41,6 +41,7 @@ mod export;
 mod export_file;
 mod export_reader;
 mod feed;
+mod feed_edit;
 mod follower;
 mod handle;
 mod import;

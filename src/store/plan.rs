@@ -31,19 +31,12 @@ pub(super) fn plan(
 ) -> Result<(CommitOutcome, Seq), PlanError> {
     let commit = &rows.commit;
     let record = tree.live_window(commit.window)?;
-    let mut feed = ChangeWriter {
-        batch,
-        tree,
-        window: commit.window,
-        name: record.name.clone(),
-        at: commit.at.as_microsecond(),
-        seq: last_seq,
-        outcome: CommitOutcome::default(),
-    };
+    let window = (commit.window, record.name.clone());
+    let mut changes = ChangeWriter::new(tree, batch, window, commit.at.as_microsecond(), last_seq);
     if !rows.rows.is_empty() || !commit.removals.is_empty() || !commit.orphans.is_empty() {
-        CommitApplier::new(tree, rows, &record).run(&mut feed)?;
+        CommitApplier::new(tree, rows, &record).run(&mut changes)?;
     }
-    let ChangeWriter { seq, mut outcome, .. } = feed;
+    let (mut outcome, seq) = changes.finish()?;
     if seq != last_seq {
         batch.put(keys::LAST_SEQ.to_vec(), record::number(seq));
     }

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use super::batch::WriteBatch;
 use super::change_writer::ChangeWriter;
 use super::error::TreeError;
+use super::feed_edit::FeedEdit;
 use super::keys;
 use super::record::{self, FeedEntry};
 use super::register;
 use super::result_page::ResultPage;
 use super::tree::Tree;
 use crate::mirror::change::{RemovalReason, Seq};
-use crate::mirror::commit::CommitOutcome;
 use crate::mirror::page::EventHash;
 use crate::mirror::position::WindowId;
 
@@ -52,8 +52,7 @@ pub(super) fn drop_slice(
         }
         PurgeProgress::WriteTombstones(after) => {
             let name = tree.dropping(window)?.map_or_else(|| Arc::from(""), |r| r.name);
-            let outcome = CommitOutcome::default();
-            let mut feed = ChangeWriter { batch, tree, window, name, at, seq: last_seq, outcome };
+            let mut changes = ChangeWriter::new(tree, batch, (window, name), at, last_seq);
             let rows = tree.rows(window, after, SLICE)?;
             let last = rows.last().map(|(id, _)| *id).filter(|_| rows.len() == SLICE);
             for (id, stored) in rows.iter().filter(|(_, s)| s.row.is_shown()) {
@@ -61,10 +60,10 @@ pub(super) fn drop_slice(
                 shown.add(tree, window, stored.row.clone())?;
                 let event = shown.show().pop().unwrap_or_default();
                 let reason = RemovalReason::WindowDropped;
-                feed.write_tombstone(*id, &stored.row, reason, &event);
-                feed.write(*id, Some(stored), None);
+                changes.write_tombstone(*id, &stored.row, reason, &event);
+                changes.write(*id, Some(stored), None);
             }
-            let seq = feed.seq;
+            let (_, seq) = changes.finish()?;
             if seq != last_seq {
                 batch.put(keys::LAST_SEQ.to_vec(), record::number(seq));
             }
@@ -133,15 +132,17 @@ pub(super) fn trim_slice(
         }
     }
     let mut min_seq = None;
+    let mut feed = FeedEdit::default();
     for key in &oldest[..due] {
         let seq = keys::seq_of(key).ok_or(TreeError::Damaged("age"))?;
         if let Some(FeedEntry { window, id, .. }) = tree.entry(seq)? {
             batch.delete(keys::tombstone(window, id));
         }
-        batch.delete_change(seq);
+        feed.remove(seq);
         batch.delete(key.to_vec());
         min_seq = Some(seq);
     }
+    feed.write(tree, batch)?;
     if let Some(min_seq) = min_seq {
         batch.put(keys::MIN_SEQ.to_vec(), record::number(min_seq));
     }

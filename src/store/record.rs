@@ -15,7 +15,9 @@
 //! a new optional member needs no new format. A new variant of an enumeration does need one.
 
 mod counters;
+mod feed_checksum;
 mod feed_entry;
+mod feed_pack;
 mod position;
 mod window;
 
@@ -23,7 +25,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::counters::Counters;
-pub(super) use self::feed_entry::{FeedChecksum, FeedEntry, TombstoneEntry, UpdateEntry};
+pub(super) use self::feed_checksum::FeedChecksum;
+pub(super) use self::feed_entry::{FeedEntry, TombstoneEntry, UpdateEntry};
+pub(super) use self::feed_pack::FeedPack;
 pub(super) use self::position::{from_position, position};
 pub(super) use self::window::WindowRecord;
 use super::dictionary::{DictionaryNumber, FIRST_TRAINED};
@@ -37,7 +41,7 @@ const LAYOUT: u8 = 1;
 /// The layout of an event row with a compressed body.
 pub(super) const COMPRESSED_ROW: u8 = 2;
 /// The newest layout of any value.
-pub(super) const NEWEST: u8 = 3;
+pub(super) const NEWEST: u8 = 4;
 /// Bytes before the payload of a sealed value.
 pub(super) const SEAL: usize = 5;
 

@@ -17,7 +17,9 @@ use super::engine::{Engine, EngineBytes, EngineScan, OpenEngine};
 use super::error::{PlanError, StoreError, TreeError};
 use super::keys;
 use super::pending;
-use super::record::{self, Counters, DictionaryRecord, FeedChecksum, FeedEntry, WindowRecord};
+use super::record::{
+    self, Counters, DictionaryRecord, FeedChecksum, FeedEntry, FeedPack, WindowRecord,
+};
 use super::{KnownWindow, WindowCount};
 use crate::mirror::change::Seq;
 use crate::mirror::page::EventHash;
@@ -298,9 +300,28 @@ impl Tree {
         Ok(seen)
     }
 
+    /// The pack of the feed that has an entry, if it exists.
+    pub(super) fn feed_pack(&self, seq: Seq) -> Result<Option<FeedPack>, TreeError> {
+        let pack = self.feed_packs(seq).next().transpose()?;
+        Ok(pack.filter(|pack| pack.entries.iter().any(|(found, _)| *found == seq)))
+    }
+
+    /// The packs that may have entries from a seq on, in order.
+    pub(super) fn feed_packs(
+        &self,
+        from: Seq,
+    ) -> impl Iterator<Item = Result<FeedPack, TreeError>> {
+        self.range(keys::feed(from)..=keys::feed(Seq::MAX)).map(|item| {
+            let (key, value) = item?;
+            let key = keys::seq_of(&key).ok_or(TreeError::Damaged("change"))?;
+            FeedPack::decode(key, &value)
+        })
+    }
+
     /// An entry of the feed.
     pub(super) fn entry(&self, seq: Seq) -> Result<Option<FeedEntry>, TreeError> {
-        self.get(&keys::feed(seq))?.map(|v| FeedEntry::decode(&v)).transpose()
+        let entries = self.feed_pack(seq)?.into_iter().flat_map(|pack| pack.entries);
+        Ok(entries.into_iter().find(|(found, _)| *found == seq).map(|(_, entry)| entry))
     }
 
     /// The seq of the tombstone of an id.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::pin::pin;
 
 use calmirror::env::Env;
-use calmirror::mirror::change::{ChangeKind, RemovalReason};
+use calmirror::mirror::change::{ChangeKind, RemovalReason, Seq};
 use calmirror::mirror::commit::Commit;
 use calmirror::mirror::page::Item;
 use calmirror::mirror::position::WindowId;
@@ -66,6 +66,32 @@ async fn a_follower_continues_at_a_cursor() {
     for bad in ["x", "x~1", &*beyond, &*format!("{}~", cursors[0])] {
         let refused = Follower::after(&store, bad, FeedFilter::All);
         assert!(matches!(refused, Err(FeedError::Malformed)), "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn entries_of_one_commit_are_read_from_each_cursor_to_each_end() {
+    let (_dir, store, window) = fresh("a").await;
+    let ids: Vec<String> = (0..40).map(|n| format!("e{n}")).collect();
+    put(&store, window, ids.iter().map(|id| single(id, 0, "x")).collect()).await;
+    // One is updated, and one removed, out of the middle.
+    put(&store, window, vec![single("e7", 0, "y")]).await;
+    remove(&store, window, "e8").await;
+    let mut follower = Follower::from_beginning(&store, FeedFilter::All);
+    let all = follower.read(100, BATCH_BYTES).await.unwrap().value;
+    let seqs: Vec<Seq> = all.iter().map(|change| change.seq).collect();
+    let found: BTreeSet<&str> = all.iter().map(|change| change.id.as_str()).collect();
+    assert_eq!((found.len(), seqs.len()), (40, 40));
+    assert_eq!((seqs[38], seqs[39]), (41, 42));
+    for (after, from) in all.iter().zip(1..) {
+        for limit in [1, 3, 20] {
+            let cursor = store.cursor(after.seq);
+            let mut follower = Follower::after(&store, &cursor, FeedFilter::All).unwrap();
+            let (end, _) = follower.reach(limit, BATCH_BYTES).await.unwrap();
+            let read = follower.read_to(end, 100, BATCH_BYTES).await.unwrap();
+            let read: Vec<Seq> = read.value.iter().map(|change| change.seq).collect();
+            assert_eq!(read, seqs[from..(from + limit).min(40)], "{limit} after {}", after.seq);
+        }
     }
 }
 

@@ -1,17 +1,21 @@
-//! The entries of the feed, and a checksum of all of them.
+//! The entries of the feed. They lie together in packs; 0.1 wrote each under a key of its own.
 
 use std::sync::Arc;
 
-use super::{LAYOUT, RecordReader, seal, seal_as, text, unseal, unseal_up_to};
+use super::{RecordReader, text};
 use crate::mirror::change::{ChangeKind, RemovalReason, Seq};
 use crate::mirror::page::{EventHash, EventId};
 use crate::mirror::position::WindowId;
-use crate::store::error::TreeError;
 
-/// The layout of an entry that says what changed, or what was removed.
+/// The layout of a single entry that says what changed, or what was removed.
 const DETAILED: u8 = 2;
-/// The layout of an entry with the start of its event; the rest is as in [`DETAILED`].
+/// The newest layout of a single entry: with the start of its event, the rest as in [`DETAILED`].
 const PLACED: u8 = 3;
+
+// The code of an entry in a pack: its kind and reason, and what follows.
+const KIND: u8 = 0x07;
+const HAS_START: u8 = 0x80;
+const HAS_DETAILS: u8 = 0x40;
 
 /// One entry of the feed. The content of the event is in its row.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,203 +62,158 @@ impl FeedEntry {
         self.update.as_ref().map_or(seq, |update| update.essential)
     }
 
-    /// The entry as a sealed value.
-    pub(in crate::store) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(64);
-        let kind = match (self.kind, self.gone.as_ref().map(|g| g.reason)) {
+    /// Rough number of bytes in a pack.
+    pub(super) fn rough_size(&self) -> usize {
+        let gone = self.gone.as_ref().map_or(0, |gone| {
+            gone.id.as_str().len()
+                + gone.window.len()
+                + gone.summary.as_ref().map_or(0, String::len)
+        });
+        let changed = self.update.iter().flat_map(|update| &update.changed);
+        26 + gone + changed.map(|name| 4 + name.len()).sum::<usize>()
+    }
+
+    /// The code of the kind and the reason, without flags.
+    fn code(&self) -> u8 {
+        match (self.kind, self.gone.as_ref().map(|gone| gone.reason)) {
             (ChangeKind::Created, _) => 0,
             (ChangeKind::Updated, _) => 1,
             (ChangeKind::Removed, Some(RemovalReason::LeftWindow)) => 3,
             (ChangeKind::Removed, Some(RemovalReason::WindowDropped)) => 4,
             (ChangeKind::Removed, _) => 2,
-        };
-        out.push(kind);
-        out.extend_from_slice(&self.window.0.to_be_bytes());
+        }
+    }
+
+    /// Appends the entry without what its pack says.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        let summary = self.gone.as_ref().and_then(|gone| gone.summary.as_ref());
+        let details = self.update.is_some() || summary.is_some();
+        let flag = |set: bool, flag| if set { flag } else { 0 };
+        out.push(self.code() | flag(self.start.is_some(), HAS_START) | flag(details, HAS_DETAILS));
         out.extend_from_slice(&self.id.0);
-        out.extend_from_slice(&self.at.to_be_bytes());
-        let mut layout = LAYOUT;
-        // An entry with a start has all details, and a removal has none.
-        let placed =
-            self.gone.is_none() && (self.kind == ChangeKind::Created || self.update.is_some());
-        if let Some(start) = self.start.filter(|_| placed) {
-            layout = PLACED;
+        if let Some(start) = self.start {
             out.extend_from_slice(&start.to_be_bytes());
         }
         if let Some(gone) = &self.gone {
-            text(&mut out, gone.id.as_str());
-            text(&mut out, &gone.window);
-            if let Some(summary) = &gone.summary {
-                layout = DETAILED;
-                text(&mut out, summary);
-            }
+            text(out, gone.id.as_str());
+            text(out, &gone.window);
+        }
+        if let Some(summary) = summary {
+            text(out, summary);
         }
         if let Some(UpdateEntry { essential, changed }) = &self.update {
-            layout = layout.max(DETAILED);
             out.extend_from_slice(&essential.to_be_bytes());
-            for name in changed {
-                text(&mut out, name);
-            }
+            // An event has a few dozen members, and `change_writer` limits their names.
+            out.extend_from_slice(&u32::try_from(changed.len()).unwrap_or(u32::MAX).to_be_bytes());
+            changed.iter().for_each(|name| text(out, name));
         }
-        seal_as(layout, &out)
     }
 
-    /// Reads what [`FeedEntry::encode`] wrote.
-    pub(in crate::store) fn decode(value: &[u8]) -> Result<Self, TreeError> {
-        let (layout, payload) = unseal_up_to(PLACED, value, "change")?;
+    /// Reads what [`FeedEntry::write`] wrote.
+    pub(super) fn read(input: &mut RecordReader<'_>, window: WindowId, at: i64) -> Option<Self> {
+        let code = input.u8()?;
+        let (kind, reason) = kind_of(code & KIND)?;
+        let id = EventHash(input.array()?);
+        let start = if code & HAS_START != 0 { Some(input.i64()?) } else { None };
+        let details = code & HAS_DETAILS != 0;
+        let gone = reason.map(|reason| TombstoneEntry::read(input, reason, details));
+        let gone = if let Some(gone) = gone { Some(gone?) } else { None };
+        let update = if kind == ChangeKind::Updated && details {
+            let essential = input.u64()?;
+            let names = 0..input.u32()?;
+            let changed = names.map(|_| input.text().map(str::to_owned)).collect::<Option<_>>()?;
+            Some(UpdateEntry { essential, changed })
+        } else {
+            None
+        };
+        Some(Self { window, id, kind, at, start, update, gone })
+    }
+
+    /// Reads an entry that has a key of its own.
+    pub(super) fn read_single(layout: u8, payload: &[u8]) -> Option<Self> {
         let mut input = RecordReader(payload);
-        let entry = (|| {
-            let code = input.u8()?;
-            let window = WindowId(u32::from_be_bytes(input.array()?));
-            let id = EventHash(input.array()?);
-            let at = input.i64()?;
-            let (kind, reason) = match code {
-                0 => (ChangeKind::Created, None),
-                1 => (ChangeKind::Updated, None),
-                2 => (ChangeKind::Removed, Some(RemovalReason::Deleted)),
-                3 => (ChangeKind::Removed, Some(RemovalReason::LeftWindow)),
-                4 => (ChangeKind::Removed, Some(RemovalReason::WindowDropped)),
-                _ => return None,
-            };
-            let start = if layout == PLACED { Some(input.i64()?) } else { None };
-            let gone = match reason {
-                Some(reason) => Some(TombstoneEntry {
-                    reason,
-                    id: EventId::new(input.text()?),
-                    window: Arc::from(input.text()?),
-                    summary: if layout == DETAILED { Some(input.text()?.to_owned()) } else { None },
-                }),
-                None => None,
-            };
-            let update = match kind {
-                ChangeKind::Updated if layout >= DETAILED => {
-                    let essential = input.u64()?;
-                    let mut changed = Vec::new();
-                    while !input.0.is_empty() {
-                        changed.push(input.text()?.to_owned());
-                    }
-                    Some(UpdateEntry { essential, changed })
+        let (kind, reason) = kind_of(input.u8()?)?;
+        let window = WindowId(input.u32()?);
+        let id = EventHash(input.array()?);
+        let at = input.i64()?;
+        let start = if layout == PLACED { Some(input.i64()?) } else { None };
+        let gone =
+            reason.map(|reason| TombstoneEntry::read(&mut input, reason, layout == DETAILED));
+        let gone = if let Some(gone) = gone { Some(gone?) } else { None };
+        let update = match kind {
+            ChangeKind::Updated if layout >= DETAILED => {
+                let essential = input.u64()?;
+                let mut changed = Vec::new();
+                while !input.0.is_empty() {
+                    changed.push(input.text()?.to_owned());
                 }
-                _ => None,
-            };
-            Some(Self { window, id, kind, at, start, update, gone })
-        })();
-        entry.ok_or(TreeError::Unknown("change"))
-    }
-}
-
-/// A checksum of the changes in the feed: their number and the XOR of their mixed seqs.
-///
-/// Stored beside the last seq, away from the changes themselves, so that a hole in the feed shows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::store) struct FeedChecksum {
-    count: u64,
-    mixed: u64,
-}
-
-impl FeedChecksum {
-    /// Adds a change.
-    pub(in crate::store) fn add(&mut self, seq: Seq) {
-        self.count = self.count.wrapping_add(1);
-        self.mixed ^= mix(seq);
-    }
-
-    /// Removes a change.
-    pub(in crate::store) fn remove(&mut self, seq: Seq) {
-        self.count = self.count.wrapping_sub(1);
-        self.mixed ^= mix(seq);
-    }
-
-    /// Adds the additions and removals of another checksum.
-    pub(in crate::store) fn merge(&mut self, other: Self) {
-        self.count = self.count.wrapping_add(other.count);
-        self.mixed ^= other.mixed;
-    }
-
-    /// The checksum as a sealed value.
-    pub(in crate::store) fn encode(self) -> Vec<u8> {
-        seal(&[self.count.to_be_bytes(), self.mixed.to_be_bytes()].concat())
-    }
-
-    /// Reads what [`FeedChecksum::encode`] wrote.
-    pub(in crate::store) fn decode(value: &[u8]) -> Result<Self, TreeError> {
-        match unseal(value, "sum")?.as_chunks::<8>() {
-            ([count, mixed], []) => {
-                Ok(Self { count: u64::from_be_bytes(*count), mixed: u64::from_be_bytes(*mixed) })
+                Some(UpdateEntry { essential, changed })
             }
-            _ => Err(TreeError::Unknown("sum")),
-        }
+            _ => None,
+        };
+        Some(Self { window, id, kind, at, start, update, gone })
     }
 }
 
-/// Spreads a seq over all 64 bits (the finalizer of SplitMix64), so that sets that differ in a few
-/// neighbouring seqs get different checksums.
-fn mix(seq: Seq) -> u64 {
-    let mut z = seq.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+impl TombstoneEntry {
+    fn read(input: &mut RecordReader<'_>, reason: RemovalReason, summary: bool) -> Option<Self> {
+        let id = EventId::new(input.text()?);
+        let window = Arc::from(input.text()?);
+        let summary = if summary { Some(input.text()?.to_owned()) } else { None };
+        Some(Self { reason, id, window, summary })
+    }
+}
+
+fn kind_of(code: u8) -> Option<(ChangeKind, Option<RemovalReason>)> {
+    Some(match code {
+        0 => (ChangeKind::Created, None),
+        1 => (ChangeKind::Updated, None),
+        2 => (ChangeKind::Removed, Some(RemovalReason::Deleted)),
+        3 => (ChangeKind::Removed, Some(RemovalReason::LeftWindow)),
+        4 => (ChangeKind::Removed, Some(RemovalReason::WindowDropped)),
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
-    fn entry() -> impl Strategy<Value = FeedEntry> {
-        let names = prop::collection::vec("[a-z]{1,9}", 0..4);
-        let update = (any::<u64>(), names)
-            .prop_map(|(essential, changed)| UpdateEntry { essential, changed });
-        let reason = prop::sample::select(vec![
-            RemovalReason::Deleted,
-            RemovalReason::LeftWindow,
-            RemovalReason::WindowDropped,
-        ]);
-        let gone = (reason, ".{0,9}", ".{0,9}", prop::option::of(".{0,9}")).prop_map(
-            |(reason, id, window, summary)| {
-                let (id, window) = (EventId::new(id), Arc::from(window));
-                TombstoneEntry { reason, id, window, summary }
-            },
-        );
-        let details = prop_oneof![
-            (Just(ChangeKind::Created), Just(None), Just(None)),
-            (Just(ChangeKind::Updated), prop::option::of(update), Just(None)),
-            (Just(ChangeKind::Removed), Just(None), gone.prop_map(Some)),
-        ];
-        (any::<(u32, [u8; 16], i64)>(), prop::option::of(any::<i64>()), details).prop_map(
-            |((window, id, at), start, (kind, update, gone))| {
-                // An update of this version has details, and a removal no start.
-                let start = start.filter(|_| match kind {
-                    ChangeKind::Created => true,
-                    ChangeKind::Updated => update.is_some(),
-                    ChangeKind::Removed => false,
-                });
-                let (window, id) = (WindowId(window), EventHash(id));
-                FeedEntry { window, id, kind, at, start, update, gone }
-            },
-        )
-    }
+    const TEXT: [u8; 6] = [0, 0, 0, 2, b'a', b'b'];
 
-    proptest! {
-        #[test]
-        fn an_entry_reads_back(entry in entry()) {
-            prop_assert_eq!(FeedEntry::decode(&entry.encode()).unwrap(), entry);
-        }
-
-        #[test]
-        fn a_cut_entry_is_damage(entry in entry(), at in any::<prop::sample::Index>()) {
-            let mut value = entry.encode();
-            value.truncate(at.index(value.len()));
-            prop_assert!(matches!(FeedEntry::decode(&value), Err(TreeError::Damaged("change"))));
-        }
+    fn single(layout: u8, code: u8, details: &[u8]) -> FeedEntry {
+        let head = [&[code][..], &[0, 0, 0, 7], &[9; 16], &[0, 0, 0, 0, 0, 0, 0, 1]].concat();
+        FeedEntry::read_single(layout, &[&head, details].concat()).unwrap()
     }
 
     #[test]
-    fn an_entry_of_0_1_is_written_byte_for_byte() {
-        let (window, id) = (WindowId(7), EventHash([9; 16]));
-        let kind = ChangeKind::Created;
-        let entry = FeedEntry { window, id, kind, at: 1, start: None, update: None, gone: None };
-        let payload = [&[0, 0, 0, 0, 7][..], &[9; 16], &[0, 0, 0, 0, 0, 0, 0, 1]].concat();
-        assert_eq!(entry.encode(), seal(&payload));
+    fn an_entry_of_its_own_key_is_read_in_each_layout() {
+        let created = FeedEntry {
+            window: WindowId(7),
+            id: EventHash([9; 16]),
+            kind: ChangeKind::Created,
+            at: 1,
+            start: None,
+            update: None,
+            gone: None,
+        };
+        assert_eq!(single(1, 0, &[]), created);
+        let start = Some(5);
+        assert_eq!(single(PLACED, 0, &5i64.to_be_bytes()), FeedEntry { start, ..created.clone() });
+        let updated = FeedEntry { kind: ChangeKind::Updated, ..created.clone() };
+        assert_eq!(single(1, 1, &[]), updated);
+        let update = Some(UpdateEntry { essential: 6, changed: vec!["ab".to_owned()] });
+        let details = [&6u64.to_be_bytes()[..], &TEXT].concat();
+        assert_eq!(single(DETAILED, 1, &details), FeedEntry { update, ..updated });
+        let gone = |reason, summary| {
+            let (id, window) = (EventId::new("ab"), Arc::from("ab"));
+            let gone = Some(TombstoneEntry { reason, id, window, summary });
+            FeedEntry { kind: ChangeKind::Removed, gone, ..created.clone() }
+        };
+        let reason = RemovalReason::LeftWindow;
+        assert_eq!(single(1, 3, &TEXT.repeat(2)), gone(reason, None));
+        let summary = Some("ab".to_owned());
+        let reason = RemovalReason::WindowDropped;
+        assert_eq!(single(DETAILED, 4, &TEXT.repeat(3)), gone(reason, summary));
     }
 }
