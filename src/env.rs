@@ -8,16 +8,23 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
+use std::thread::{Thread, available_parallelism};
 
 use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Semaphore;
+use tokio::task::JoinError;
 use tokio::time::Instant;
+
+/// Work that takes its turn at once, for each core: some of it waits for the disk.
+const TURNS_PER_CORE: usize = 2;
 
 /// Wall clock and entropy. Cheap to clone; clones share the entropy.
 #[derive(Clone, Debug)]
 pub struct Env {
     clock: WallClock,
     entropy: Arc<Mutex<fastrand::Rng>>,
+    /// Limits the work in [`Env::in_turn`].
+    turns: Arc<Semaphore>,
 }
 
 #[derive(Clone, Debug)]
@@ -29,15 +36,20 @@ enum WallClock {
 impl Env {
     /// The system clock, and entropy seeded by the operating system.
     pub fn real() -> Self {
-        Self { clock: WallClock::System, entropy: Arc::new(Mutex::new(fastrand::Rng::new())) }
+        Self::new(WallClock::System, fastrand::Rng::new())
     }
 
     /// A wall clock that reads `start` now and then follows tokio's clock, and entropy from `seed`.
     pub fn simulated(seed: u64, start: Timestamp) -> Self {
-        Self {
-            clock: WallClock::Simulated { at: Arc::new(Mutex::new(start)), since: Instant::now() },
-            entropy: Arc::new(Mutex::new(fastrand::Rng::with_seed(seed))),
-        }
+        let at = Arc::new(Mutex::new(start));
+        let clock = WallClock::Simulated { at, since: Instant::now() };
+        Self::new(clock, fastrand::Rng::with_seed(seed))
+    }
+
+    fn new(clock: WallClock, entropy: fastrand::Rng) -> Self {
+        let cores = available_parallelism().map_or(1, usize::from);
+        let turns = Arc::new(Semaphore::new(cores * TURNS_PER_CORE));
+        Self { clock, entropy: Arc::new(Mutex::new(entropy)), turns }
     }
 
     /// The current wall-clock time.
@@ -99,9 +111,9 @@ impl Env {
         MAY_BLOCK.try_with(|()| ()).is_ok()
     }
 
-    /// Runs a long computation on the blocking thread pool.
+    /// Runs a long computation on the blocking thread pool, in turn ([`Env::in_turn`]).
     pub async fn compute<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        match self.block_on_external(tokio::task::spawn_blocking(work)).await {
+        match self.block_on_external(self.in_turn(work)).await {
             Ok(value) => value,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
@@ -109,6 +121,25 @@ impl Env {
                 Err(_) => std::future::pending().await,
             },
         }
+    }
+
+    /// Runs work of many callers on the blocking thread pool, where each waits for its turn: more
+    /// at once would not end sooner, but each thread has memory of its own, which hundreds of
+    /// enumerations would fill. The work ends even if the caller does not wait for it.
+    ///
+    /// # Errors
+    /// If the work panicked, or the runtime ended before the work began.
+    pub async fn in_turn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        // The semaphore is never closed.
+        let turn = self.turns.clone().acquire_owned().await.ok();
+        tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            work()
+        })
+        .await
     }
 
     fn with<T>(&self, draw: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
@@ -137,5 +168,43 @@ fn block_on<F: Future>(work: F) -> F::Output {
             Poll::Ready(value) => return value,
             Poll::Pending => std::thread::park(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_turn_lasts_as_long_as_its_work_even_if_nobody_waits_for_it() {
+        let env = Env::real();
+        let places = env.turns.available_permits();
+        let gate = Arc::new(Barrier::new(places + 1));
+        let begun = Arc::new(AtomicUsize::new(0));
+        let works: Vec<_> = (0..places)
+            .map(|_| {
+                let (env, gate, begun) = (env.clone(), gate.clone(), begun.clone());
+                let work = move || {
+                    begun.fetch_add(1, Ordering::Relaxed);
+                    gate.wait();
+                };
+                tokio::spawn(async move { env.in_turn(work).await })
+            })
+            .collect();
+        while begun.load(Ordering::Relaxed) < places {
+            tokio::task::yield_now().await;
+        }
+        works.iter().for_each(|work| work.abort());
+        tokio::task::yield_now().await;
+        let (next, free) = (env.in_turn(|| ()).now_or_never(), env.turns.available_permits());
+        gate.wait();
+        assert!(next.is_none());
+        assert_eq!(free, 0);
+        env.in_turn(|| ()).await.unwrap();
     }
 }

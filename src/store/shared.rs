@@ -248,7 +248,7 @@ impl StoreShared {
             let read = move || catch_unwind(read);
             let read = match Env::may_block() {
                 true => read(),
-                false => match tokio::task::spawn_blocking(read).await {
+                false => match self.env.in_turn(read).await {
                     Ok(read) => read,
                     // The runtime ended before the read began, which says nothing about the store.
                     Err(_) => return Err(StoreError::Closed),
