@@ -7,10 +7,10 @@
 # ./etc contains calmirror.toml. The directory is mounted instead of the file, so that a reload sees
 # a file that an editor has replaced.
 #
-# The builder is any Debian-like image with Rust and a C compiler; without a registry, a locally
+# The builder is any Debian-like image with Rust, a C compiler and make; without a registry, a locally
 # made one works too (see tests/packaging/container.sh). Its glibc is linked statically and has to
 # be 2.34 or newer: from that version on, name lookups load nothing from the file system.
-ARG BUILDER=docker.io/library/rust:1-slim-trixie
+ARG BUILDER=docker.io/library/rust:1-trixie
 
 FROM ${BUILDER} AS build
 WORKDIR /src

@@ -36,7 +36,7 @@ use table::{Table, note};
 
 /// The daemon's allocator, because the store fills and commits in this process too.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() {
     if bare::be() {

@@ -22,9 +22,9 @@ mkdir -p "$kept"
 storage=(--root "$kept/storage" --runroot "$kept/run" --storage-driver vfs)
 image=localhost/calmirror:test
 
-# The builder: Debian with a C compiler, and this machine's Rust.
+# The builder: Debian with a C compiler and make, and this machine's Rust.
 if ! buildah "${storage[@]}" inspect --type image localhost/builder >/dev/null 2>&1; then
-    mmdebstrap --quiet --variant=minbase --include=gcc,libc6-dev,ca-certificates bookworm \
+    mmdebstrap --quiet --variant=minbase --include=gcc,make,libc6-dev,ca-certificates bookworm \
         "$SCRATCH/builder" >"$SCRATCH/log" 2>&1 || skip "no Debian tree: $(tail -n 1 "$SCRATCH/log")"
     rust=$(rustc --print sysroot)
     mkdir -p "$SCRATCH/builder/usr/local/rust"
