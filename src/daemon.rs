@@ -9,7 +9,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,7 +25,6 @@ use crate::env::Env;
 use crate::error_chain::error_chain;
 use crate::graph::{Budgets, GraphClient, Tokens, Transport};
 use crate::metrics::{Metrics, ReaderMetrics};
-use crate::mirror::window::{Window, WindowIdentity};
 use crate::platform::notify::Notify;
 use crate::platform::start_progress::StartProgress;
 use crate::platform::telemetry::Telemetry;
@@ -146,8 +145,6 @@ impl Daemon {
         let DaemonOptions { config, reloads, env, transport, .. } = options;
         let settings = api_settings(&config, options.open_loopback)?;
         let store = open(&config, &env).await?;
-        options.progress.set("comparing the store with the configuration");
-        check_drops(&store, &config, options.accept_drops).await?;
         // Bound before the first request to Graph, so that a taken address fails early.
         let bound = PreparedListeners::all(&config.sections.api).await?;
 
@@ -172,7 +169,8 @@ impl Daemon {
         let accounts = tokens(&config, &BTreeMap::new(), &transport, &env);
         let mut supervisor = Supervisor::new(services, config.sections.feed.retention);
         let specs = window_specs(&config, &config.windows, &accounts);
-        supervisor.start(specs, &options.progress).await?;
+        let permit = |count| check_drops(count, options.accept_drops);
+        supervisor.start_if(specs, &options.progress, permit).await?;
 
         let app = AppState {
             store: store.clone(),
@@ -358,14 +356,9 @@ async fn open(config: &Config, env: &Env) -> Result<Store, StartError> {
     Ok(store)
 }
 
-async fn check_drops(store: &Store, config: &Config, accept: bool) -> Result<(), StartError> {
-    let window = |window: &Arc<Window>| (window.name.clone(), window.clone());
-    let windows: HashMap<Arc<str>, Arc<Window>> = config.windows.iter().map(window).collect();
-    let identity = config.identities();
-    let stays = move |name: &str, known: &WindowIdentity| {
-        windows.get(name).is_some_and(|window| identity(window) == *known)
-    };
-    let WindowCount { known, staying } = store.count_windows(stays).await?;
+/// Whether this many of the store's windows may stay without permission to drop the others.
+fn check_drops(count: WindowCount, accept: bool) -> Result<(), StartError> {
+    let WindowCount { known, staying } = count;
     let dropped = known - staying;
     if !accept && reload::is_mass_drop(dropped, known) {
         return Err(StartError::Drops { dropped, known });

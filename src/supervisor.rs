@@ -30,7 +30,7 @@ use crate::mirror::status::WindowState;
 use crate::mirror::window::{Window, WindowIdentity};
 use crate::platform::notify::Notify;
 use crate::platform::start_progress::StartProgress;
-use crate::store::StoreError;
+use crate::store::{StoreError, WindowCount};
 use crate::worker::{FirstRun, HEARTBEAT, RoundRequest, Services, WindowHandle, WorkerExit};
 pub use fleet::{Fleet, FleetError, StartedRound};
 use start::registrations;
@@ -155,8 +155,7 @@ impl Supervisor {
         self.fleet.clone()
     }
 
-    /// Starts a worker for every window in `specs`. Windows that the store knows under another
-    /// identity are removed first; windows that are not in `specs` are dropped in the background.
+    /// [`Supervisor::start_if`], however many windows are dropped.
     ///
     /// # Errors
     /// The store has failed.
@@ -165,7 +164,22 @@ impl Supervisor {
         specs: Vec<WindowSpec>,
         progress: &StartProgress,
     ) -> Result<(), StoreError> {
-        let drops = self.register_fleet(specs, progress).await?;
+        self.start_if(specs, progress, |_| Ok(())).await
+    }
+
+    /// Starts a worker for every window in `specs`. Windows that the store knows under another
+    /// identity are removed first; windows that are not in `specs` are dropped in the background.
+    /// `permit` is called before anything is written.
+    ///
+    /// # Errors
+    /// The store has failed, or the error of `permit`.
+    pub async fn start_if<E: From<StoreError>>(
+        &mut self,
+        specs: Vec<WindowSpec>,
+        progress: &StartProgress,
+        permit: impl FnOnce(WindowCount) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let drops = self.register_fleet(specs, progress, permit).await?;
         let Services { store, env, client, .. } = (*self.services).clone();
         let (retention, graph) = (self.retention.subscribe(), client.metrics());
         self.spawn_task("store maintenance", move |stop| {

@@ -112,14 +112,6 @@ impl Config {
         identity(window, self.tenant(window))
     }
 
-    /// [`Self::identity`] for use without the configuration.
-    pub fn identities(&self) -> impl Fn(&Window) -> WindowIdentity + Send + 'static {
-        let tenant =
-            |(name, account): (&Arc<str>, &Account)| (name.clone(), account.tenant.clone());
-        let tenants: BTreeMap<Arc<str>, Arc<str>> = self.accounts.iter().map(tenant).collect();
-        move |window| identity(window, tenants.get(&window.account).cloned())
-    }
-
     /// The tenant of the window's account.
     fn tenant(&self, window: &Window) -> Option<Arc<str>> {
         self.accounts.get(&window.account).map(|account| account.tenant.clone())

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::config::{Diagnostics, Sources};
-use crate::graph::HttpTransport;
+use crate::graph::{HttpTransport, script};
 use crate::platform::start_progress::StartProgress;
 use crate::reload::ReloadError;
 use crate::store::WindowRegistration;
@@ -55,6 +55,10 @@ async fn a_start_that_drops_most_windows_needs_permission() {
         ..registration(window)
     });
     store.register(known.collect(), env().now()).await.unwrap();
+    let stored = store.windows().await.unwrap();
+    let transport = Arc::new(HttpTransport::new().unwrap());
+    let shared: Arc<dyn Transport> = transport.clone();
+    let accounts = tokens(&all, &BTreeMap::new(), &shared, &env());
     // The windows kept, those of them that get another mailbox, and how many that drops.
     for (kept, other, refused) in
         [(40, 0, None), (20, 0, None), (19, 0, Some(21)), (40, 20, None), (40, 21, Some(21))]
@@ -63,14 +67,28 @@ async fn a_start_that_drops_most_windows_needs_permission() {
         for window in new.windows.iter_mut().take(other) {
             Arc::make_mut(window).mailbox = "other@contoso.com".into();
         }
-        let expected = refused.map(|dropped| (dropped, 40));
-        let result = check_drops(&store, &new, false).await;
-        let drops = result.err().map(|error| match error {
+        let specs = window_specs(&new, &new.windows, &accounts);
+        let mut counted = None;
+        let permit = |count| {
+            counted = Some(count);
+            Err(StartError::Graph("not asked".to_owned()))
+        };
+        let services = Services {
+            store: store.clone(),
+            client: script::client(&transport),
+            env: env(),
+            metrics: Arc::default(),
+        };
+        let mut supervisor = Supervisor::new(services, Duration::from_secs(86_400));
+        supervisor.start_if(specs, &StartProgress::default(), permit).await.unwrap_err();
+        let drops = check_drops(counted.unwrap(), false).err().map(|error| match error {
             StartError::Drops { dropped, known } => (dropped, known),
             error => panic!("{error}"),
         });
+        let expected = refused.map(|dropped| (dropped, 40));
         assert_eq!(drops, expected, "{kept} kept, {other} of them another mailbox");
-        check_drops(&store, &new, true).await.unwrap();
+        check_drops(counted.unwrap(), true).unwrap();
+        assert_eq!(store.windows().await.unwrap(), stored, "a refused start has written");
     }
 }
 

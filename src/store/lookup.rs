@@ -4,16 +4,14 @@
 //! for long.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
-
-use jiff::Timestamp;
 
 use super::error::StoreError;
 use super::row::EventRow;
 use super::shared::StoreShared;
 use super::{
-    AuditRow, KnownWindow, OutsideCount, RegisteredWindow, Store, WindowCount, WindowRegistration,
-    register,
+    AuditRow, ComparedWindows, KnownWindow, OutsideCount, Store, WantedWindows, compare, keys,
 };
 use crate::mirror::audit::EventDigest;
 use crate::mirror::change::RemovalReason;
@@ -44,34 +42,37 @@ impl Store {
         self.read_tree(|tree| tree.identities()).await
     }
 
-    /// Returns the wanted windows together with the stored state of each, as
-    /// [`Store::replace_windows`] would, or `None` where that would have to write something. Several
-    /// calls run at the same time, which the writer cannot do.
+    /// The windows that are being dropped, by name.
     ///
     /// # Errors
     /// If the store can no longer be used.
-    pub async fn unchanged_windows(
-        &self,
-        wanted: Vec<WindowRegistration>,
-        at: Timestamp,
-    ) -> Result<Vec<(WindowRegistration, Option<RegisteredWindow>)>, StoreError> {
-        self.read_tree(move |tree| {
-            let registered = register::unchanged(tree, &wanted, at)?;
-            Ok(wanted.into_iter().zip(registered).collect())
+    pub async fn dropping(&self) -> Result<BTreeMap<Arc<str>, Vec<WindowId>>, StoreError> {
+        self.read_tree(|tree| tree.dropping_by_name()).await
+    }
+
+    /// The window with the highest number that is not being dropped, if there is one.
+    ///
+    /// # Errors
+    /// If the store can no longer be used.
+    pub async fn last_window(&self) -> Result<Option<WindowId>, StoreError> {
+        self.read_tree(|tree| {
+            let last = tree.keys(&[keys::WINDOW]).next_back().transpose()?;
+            Ok(last.and_then(|key| keys::window_of(&key)))
         })
         .await
     }
 
-    /// Counts the windows that are not being dropped, and those of them for which `stays` returns
-    /// true.
+    /// Compares the windows with these numbers, except those that are being dropped, with the wanted
+    /// ones. Several calls run at the same time, which the writer cannot do.
     ///
     /// # Errors
     /// If the store can no longer be used.
-    pub async fn count_windows(
+    pub async fn compare_windows(
         &self,
-        stays: impl Fn(&str, &WindowIdentity) -> bool + Send + 'static,
-    ) -> Result<WindowCount, StoreError> {
-        self.read_tree(move |tree| tree.count_windows(stays)).await
+        ids: Range<u32>,
+        wanted: WantedWindows,
+    ) -> Result<ComparedWindows, StoreError> {
+        self.read_tree(move |tree| compare::compare(tree, ids, &*wanted)).await
     }
 
     /// The position of a segment. Waits until deferred commits of that window are durable.

@@ -15,7 +15,8 @@
 //! `plan`, `commit_applier`, `change_writer`, `feed_edit`, `register` and `purge` (from a request to a batch);
 //! `job`, `writer` and `write_watcher` (the thread, its jobs, and the end of a write that failed);
 //! `dictionary`, `row_commit` and `recompress` (compression); `shared` (state of writer and
-//! readers); `handle` (the store's interface); `lookup` (what workers read); `query`, `render`,
+//! readers); `handle` (the store's interface); `lookup` (what workers read); `compare`
+//! (what a start reads); `query`, `render`,
 //! `feed`, `follower`, `change_line` and `cursor` (what readers get); `directory`, `open`,
 //! `watermark` and `audit` (opening); `disk_space` and `reserve` (full disks); `written_keys` and
 //! `copy` (a copy of the tree while it is written); `exchange`, `compaction` and `compact` (giving
@@ -28,6 +29,7 @@ mod change_writer;
 mod commit_applier;
 mod compact;
 mod compaction;
+mod compare;
 mod copy;
 mod cursor;
 mod deferred;
@@ -84,6 +86,6 @@ pub use self::handle::Store;
 pub use self::import::{ImportError, import};
 pub use self::recompress::RecompressPlace;
 pub use self::types::{
-    AuditRow, Change, Changes, EventQuery, Events, KnownWindow, OpenReport, OutsideCount,
-    RegisteredWindow, StoreOptions, WindowCount, WindowRegistration,
+    AuditRow, Change, Changes, ComparedWindows, EventQuery, Events, KnownWindow, OpenReport,
+    OutsideCount, RegisteredWindow, StoreOptions, WantedWindows, WindowCount, WindowRegistration,
 };

@@ -64,21 +64,6 @@ pub(super) fn register(
     Ok(RegisteredWindow { replaces, ..registered(id, &record, Counters::default(), &[], None) })
 }
 
-/// The wanted windows for which nothing has to be written, `None` for the others.
-pub(super) fn unchanged(
-    tree: &Tree,
-    wanted: &[WindowRegistration],
-    at: Timestamp,
-) -> Result<Vec<Option<RegisteredWindow>>, TreeError> {
-    let dropping = tree.dropping_by_name()?;
-    let registered = |wanted| {
-        let (mut next, mut batch) = (0, WriteBatch::default());
-        let registered = register(tree, wanted, at, &mut next, &dropping, &mut batch)?;
-        Ok(batch.is_empty().then_some(registered))
-    };
-    wanted.iter().map(registered).collect()
-}
-
 /// Registers a wanted window that the store has under this name and identity.
 fn register_known(
     tree: &Tree,
@@ -88,23 +73,31 @@ fn register_known(
     at: Timestamp,
     batch: &mut WriteBatch,
 ) -> Result<RegisteredWindow, TreeError> {
-    let moved = (record.start, record.end) != (wanted.start, wanted.end);
-    let reshaped = record.shape != wanted.shape;
     let mut counters = tree.counters(id)?;
     let positions = tree.positions(id)?;
-    counters.settled_once = Some(settled_before(&counters, &positions));
-    let resync = if moved {
-        (record.start, record.end) = (wanted.start, wanted.end);
-        (record.edges, record.edges_at) = (wanted.edges, at);
-        Some(ResyncReason::WindowMoved)
-    } else {
-        reshaped.then_some(ResyncReason::ShapeChanged)
-    };
+    let resync = resync_reason(&record, wanted);
     if let Some(reason) = resync {
+        counters.settled_once = Some(settled_before(&counters, &positions));
+        if reason == ResyncReason::WindowMoved {
+            (record.start, record.end) = (wanted.start, wanted.end);
+            (record.edges, record.edges_at) = (wanted.edges, at);
+        }
         record.shape = wanted.shape.clone();
         reset(tree, id, &mut record, &mut counters, reason, at, batch)?;
     }
     Ok(registered(id, &record, counters, &positions, resync))
+}
+
+/// Why the segments of a known window have to be enumerated again, if its settings have changed.
+pub(super) fn resync_reason(
+    record: &WindowRecord,
+    wanted: &WindowRegistration,
+) -> Option<ResyncReason> {
+    if (record.start, record.end) != (wanted.start, wanted.end) {
+        Some(ResyncReason::WindowMoved)
+    } else {
+        (record.shape != wanted.shape).then_some(ResyncReason::ShapeChanged)
+    }
 }
 
 /// Whether every segment has a delta link (or is listed completely) and no pending entries.
@@ -177,7 +170,7 @@ pub(super) fn mark_dropping(id: WindowId, record: &WindowRecord, batch: &mut Wri
 }
 
 /// The stored state of a registered window.
-fn registered(
+pub(super) fn registered(
     id: WindowId,
     record: &WindowRecord,
     counters: Counters,
@@ -185,6 +178,7 @@ fn registered(
     resync: Option<ResyncReason>,
 ) -> RegisteredWindow {
     let settled = resync.is_none() && all_settled(record, positions);
+    let settled_once = settled || settled_before(&counters, positions);
     // The fallback of a segment survives a reset.
     let listed = positions.iter().filter(|(_, p)| p.fallback.is_snapshot());
     RegisteredWindow {
@@ -201,7 +195,7 @@ fn registered(
         audit: counters.audit,
         paused_until: counters.paused_until,
         settled,
-        settled_once: settled || counters.settled_once == Some(true),
+        settled_once,
         held: positions.iter().any(|(_, p)| p.is_held()),
         snapshots: listed.map(|(segment, _)| *segment).collect(),
         segment_days: record.segment_days,

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::KnownWindow;
 use super::batch::{self, WriteBatch};
 use super::dictionary::{Dictionaries, Dictionary};
 use super::engine::{Engine, EngineBytes, EngineScan, OpenEngine};
@@ -20,7 +21,6 @@ use super::pending;
 use super::record::{
     self, Counters, DictionaryRecord, FeedChecksum, FeedEntry, FeedPack, WindowRecord,
 };
-use super::{KnownWindow, WindowCount};
 use crate::mirror::change::Seq;
 use crate::mirror::page::EventHash;
 use crate::mirror::position::{PendingEntry, Position, SegmentIndex, WindowId};
@@ -223,20 +223,6 @@ impl Tree {
             dropping.entry(name).or_default().push(id);
         }
         Ok(dropping)
-    }
-
-    /// Counts the live windows, and those of them for which `stays` returns true.
-    pub(super) fn count_windows(
-        &self,
-        stays: impl Fn(&str, &WindowIdentity) -> bool,
-    ) -> Result<WindowCount, TreeError> {
-        let mut count = WindowCount::default();
-        for entry in self.scan_prefix([keys::WINDOW]) {
-            let record = WindowRecord::decode(&entry?.1)?;
-            count.known += 1;
-            count.staying += usize::from(stays(&record.name, &record.identity));
-        }
-        Ok(count)
     }
 
     pub(super) fn identities(&self) -> Result<BTreeMap<Arc<str>, WindowIdentity>, TreeError> {

@@ -66,6 +66,9 @@ pub struct WindowRegistration {
     pub edges: Edges,
 }
 
+/// Finds the wanted window of a name, and its place in the configuration.
+pub type WantedWindows = Arc<dyn Fn(&str) -> Option<(usize, WindowRegistration)> + Send + Sync>;
+
 /// A window that the store knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownWindow {
@@ -84,6 +87,18 @@ pub struct WindowCount {
     pub known: usize,
     /// Those that stay.
     pub staying: usize,
+}
+
+/// Live windows of the store, compared with the wanted ones.
+#[derive(Debug, Default)]
+pub struct ComparedWindows {
+    /// How many there are. Those stay whose identity is wanted under their name.
+    pub count: WindowCount,
+    /// Those whose name no wanted window has.
+    pub unwanted: Vec<(WindowId, Arc<str>)>,
+    /// Those for which [`Store::register`](super::Store::register) would write nothing, with the
+    /// place of the wanted window. What they replace is missing.
+    pub unchanged: Vec<(usize, RegisteredWindow)>,
 }
 
 /// A window as the store has it.
