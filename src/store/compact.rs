@@ -4,7 +4,6 @@
 //! content is measured only after the files have grown by a quarter, or after a day. A store to
 //! which nothing was written is left alone.
 
-use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -255,7 +254,7 @@ impl Store {
 /// Bytes of the next keys and values after a key, and the key to continue after.
 fn slice_bytes(tree: &Tree, after: &[u8]) -> Result<(u64, Option<Vec<u8>>), TreeError> {
     let mut bytes = 0;
-    for entry in tree.range::<&[u8]>((Bound::Excluded(after), Bound::Unbounded)) {
+    for entry in tree.engine().scan_all(after) {
         let (key, value) = entry?;
         bytes += key.len() + value.len();
         if bytes >= SLICE {

@@ -20,8 +20,9 @@ use super::{directory, open};
 
 /// Bytes copied at once. Readers and the writer wait for about a millisecond.
 const SLICE: usize = 256 << 10;
-/// sled's cache while the copy is filled in the order of the keys, which needs none.
-const FILL_CACHE: u64 = 32 << 20;
+/// The cache while the copy is filled in the order of the keys, which needs none. The cache of the
+/// tree in use is as large as it may be at the same time.
+const FILL_CACHE: u64 = 4 << 20;
 /// Rough bytes of disk that a copy takes for each byte of keys and values.
 const EXPANSION: u64 = 3;
 

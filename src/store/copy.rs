@@ -3,7 +3,6 @@
 //! First the tree is read in the order of its keys. Then the keys that were written meanwhile are
 //! read again, until nothing is left. Each slice is read while no batch is applied.
 
-use std::ops::Bound;
 use std::sync::{Arc, Mutex};
 
 use super::engine::EngineWrite;
@@ -76,7 +75,7 @@ fn read_in_order(
 ) -> Result<usize, TreeError> {
     let Some(after) = written.copied.take() else { return Ok(bytes) };
     let mut left = bytes;
-    for entry in tree.range::<&[u8]>((Bound::Excluded(&*after), Bound::Unbounded)) {
+    for entry in tree.engine().scan_all(&after) {
         let (key, value) = entry?;
         left = left.saturating_sub(key.len() + value.len());
         entries.push((key, Some(value)));

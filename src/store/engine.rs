@@ -51,6 +51,12 @@ pub(super) trait Engine: Debug + Send + Sync {
     /// The entries of a range, which may be empty or reversed.
     fn scan(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> EngineScan;
 
+    /// The entries after a key, for a reader of the whole tree. Takes more time than a scan, but
+    /// leaves no more in the cache than its size.
+    fn scan_all(&self, after: &[u8]) -> EngineScan {
+        self.scan(Bound::Excluded(after), Bound::Unbounded)
+    }
+
     /// Applies a batch atomically. The last write of a key counts.
     fn apply(&self, batch: &mut dyn Iterator<Item = EngineWrite>) -> Result<(), EngineError>;
 

@@ -22,10 +22,10 @@ const EVENTS: usize = 600;
 /// Events of 4 KB in one commit: 48 MB.
 const LARGE: usize = 12_000;
 
-/// Runs one of the children below and returns its output.
-fn run(child: &str, dir: &Path, environment: &[(&str, &str)]) -> String {
+/// Runs a test that is a child process and returns its output.
+pub(crate) fn run(child: &str, dir: &Path, environment: &[(&str, &str)]) -> String {
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", &format!("faults::{child}"), "--nocapture"])
+        .args(["--ignored", "--exact", child, "--nocapture"])
         .env(DIR, dir)
         .envs(environment.iter().copied())
         .output()
@@ -34,18 +34,18 @@ fn run(child: &str, dir: &Path, environment: &[(&str, &str)]) -> String {
 }
 
 /// The value that a child printed under this name.
-fn said<'a>(text: &'a str, name: &str) -> &'a str {
+pub(crate) fn said<'a>(text: &'a str, name: &str) -> &'a str {
     let found = text.split_once(&format!("{name}=")).map(|(_, rest)| rest);
     found.and_then(|rest| rest.lines().next()).unwrap_or_else(|| panic!("no {name} in: {text}"))
 }
 
-fn of_child() -> Option<(PathBuf, tokio::runtime::Runtime)> {
+pub(crate) fn of_child() -> Option<(PathBuf, tokio::runtime::Runtime)> {
     let dir = std::env::var_os(DIR)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     Some((dir.into(), runtime))
 }
 
-fn options_at(dir: &Path) -> StoreOptions {
+pub(crate) fn options_at(dir: &Path) -> StoreOptions {
     StoreOptions { cache_bytes: 16 << 20, min_free_bytes: 0, ..StoreOptions::new(dir) }
 }
 
@@ -116,7 +116,7 @@ async fn a_single_read_error_while_opening_is_harmless() {
         let dir = dir.path().join(format!("{read}"));
         copy(&good, &dir);
         let text = run(
-            "child_opens",
+            "faults::child_opens",
             &dir,
             &[
                 ("LD_PRELOAD", shim.to_str().unwrap()),
@@ -170,7 +170,7 @@ async fn writes_of_another_process_during_the_opening_are_not_reverted() {
     let db = path.join("store/db");
     let environment =
         [("LD_PRELOAD", shim.to_str().unwrap()), ("LOCK_FAULT", db.to_str().unwrap())];
-    let text = run("child_opens", &path, &environment);
+    let text = run("faults::child_opens", &path, &environment);
     assert_eq!(said(&text, "refused"), "is in use by another process");
     expected.extend_from_slice(b"written by another process");
     assert!(fs::read(&db).unwrap() == expected, "another process's writes were overwritten");
@@ -227,7 +227,7 @@ async fn a_disk_full_during_a_write_loses_no_acknowledged_commit() {
             ("WRITE_FAULT_DIR", dir.to_str().unwrap()),
             ("WRITE_FAULT", &write.to_string()),
         ];
-        let text = run("child_commits", &dir, &environment);
+        let text = run("faults::child_commits", &dir, &environment);
         refused += usize::from(text.contains("refused=the disk is full"));
         ended += usize::from(text.contains("ended=the store's disk is full"));
         assert!(!text.contains("closed="), "write {write} did not fail: {text}");
@@ -309,7 +309,7 @@ fn child_idles() {
 #[test]
 fn an_idle_store_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let text = run("child_idles", dir.path(), &[]);
+    let text = run("faults::child_idles", dir.path(), &[]);
     assert_eq!(
         said(&text, "flusher"),
         "false",
@@ -349,13 +349,8 @@ fn child_commits_a_huge_page() {
             .collect();
         c.position = Some(settled("after"));
         drop(page);
-        // Resets the peak, which so far includes making the page.
-        fs::write("/proc/self/clear_refs", "5").ok();
-        let peak = || {
-            let status = fs::read_to_string("/proc/self/status").unwrap();
-            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-            line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
-        };
+        // So far the peak includes making the page.
+        reset_peak();
         let before = peak();
         let outcome = store.commit(c).await.unwrap();
         println!("more={}", peak() - before);
@@ -367,6 +362,17 @@ fn child_commits_a_huge_page() {
         println!("settled={}", store.position(w, 0).await.unwrap() == Some(settled("after")));
         store.close().await.unwrap();
     });
+}
+
+pub(crate) fn reset_peak() {
+    fs::write("/proc/self/clear_refs", "5").ok();
+}
+
+/// The most memory since the last reset, in MiB.
+pub(crate) fn peak() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
 }
 
 /// The number of events in the feed.
@@ -387,7 +393,7 @@ fn a_huge_commit_is_not_copied_in_memory() {
     // Free memory returns to the system at once: otherwise glibc keeps about 30 MiB in fragments,
     // varying between runs.
     let environment = [("MALLOC_TRIM_THRESHOLD_", "0")];
-    let text = run("child_commits_a_huge_page", dir.path(), &environment);
+    let text = run("faults::child_commits_a_huge_page", dir.path(), &environment);
     for name in ["created", "events", "again"] {
         assert_eq!(said(&text, name), LARGE.to_string(), "{name}");
     }

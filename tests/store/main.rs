@@ -2,6 +2,7 @@
 //! machine does to it; and with an engine in memory whose power is cut at every operation.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
+mod compaction;
 mod crash;
 mod export;
 mod faults;

@@ -110,6 +110,11 @@ fn check(engine: &OpenEngine, steps: Vec<EngineStep>) {
             }
         }
         assert_eq!(all(&*tree), model.clone().into_iter().collect::<Vec<_>>());
+        for after in [&[][..], &[1], &[1, 0xFF]] {
+            let behind = tree.scan_all(after).map(|entry| entry.unwrap().0.to_vec());
+            let range = (Bound::Excluded(after), Bound::Unbounded);
+            assert!(behind.eq(model.range::<[u8], _>(range).map(|(key, _)| key.clone())));
+        }
     }
     for key in model.keys() {
         assert_eq!(tree.get(key).unwrap().as_deref(), model.get(key).map(Vec::as_slice));
