@@ -207,8 +207,9 @@ impl Store {
         let compaction = Box::new(self.on_blocking_thread(check).await?);
         let replaced = self.ask(|reply| WriteJob::Replace { compaction, reply }).await?;
         let replaced = replaced?;
+        // Closing the old tree takes time.
         self.on_blocking_thread(move || {
-            replaced.close();
+            drop(replaced);
             Ok(())
         })
         .await

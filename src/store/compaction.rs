@@ -6,6 +6,7 @@
 //! writer applies what was written last, and exchanges the directories (`exchange`).
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -57,11 +58,23 @@ pub(super) enum CompactionError {
     Panicked,
 }
 
-/// An open tree with what belongs to it.
+/// An open tree with what belongs to it. Dropping it closes the tree, which is blocking but neither
+/// panics nor waits for ever.
 pub(super) struct TreeHandles {
-    /// Dropped first: it has a handle to the tree.
-    pub(super) watcher: WriteWatcher,
-    pub(super) tree: Tree,
+    // Dropped in this order.
+    /// Has a handle to the tree.
+    watcher: WriteWatcher,
+    tree: Tree,
+    last: LastHandle,
+}
+
+/// The handle to a tree that is dropped last. A tree that cannot be closed is no longer needed.
+struct LastHandle(Option<Tree>);
+
+impl Drop for LastHandle {
+    fn drop(&mut self) {
+        self.0.take().map(Tree::close);
+    }
 }
 
 /// A copy under way. Blocking: its methods write to the disk.
@@ -129,7 +142,8 @@ impl Compaction {
     pub(super) fn reopen(self, cache: u64) -> Result<Self, CompactionError> {
         let Self { shared, copy, target, directory, reserved } = self;
         target.make_durable()?;
-        target.close();
+        // A sync that fails from here on concerns nothing of the copy.
+        drop(target);
         open::await_unlocked(&directory);
         let tree = open::open_copy(&*shared.engine, &directory, cache)?;
         let target = TreeHandles::new(tree)?;
@@ -156,18 +170,15 @@ impl Compaction {
         while !self.copy_slice()? {}
         self.target.make_durable()?;
         directory::make_private(&self.directory)?;
-        if let Err(error) = exchange::exchange(&self.shared.path) {
-            // Dropping the tree could panic and hide the error.
-            self.target.close();
-            return Err(error.into());
-        }
+        exchange::exchange(&self.shared.path)?;
         Ok(self.target)
     }
 }
 
 impl TreeHandles {
     fn new(tree: Tree) -> Result<Self, CompactionError> {
-        let handles = Self { watcher: WriteWatcher::start(&tree)?, tree };
+        let last = LastHandle(Some(tree.clone()));
+        let handles = Self { watcher: WriteWatcher::start(&tree)?, tree, last };
         // The first flush takes longest. The writer must not wait for it.
         handles.make_durable()?;
         Ok(handles)
@@ -180,14 +191,24 @@ impl TreeHandles {
         Ok(())
     }
 
-    /// Closes the tree. Blocking.
-    pub(super) fn close(self) {
-        // The tree flushes when it is dropped, and then waits for ever if a write fails that nothing
+    /// Exchanges the tree for that of the writer.
+    pub(super) fn swap(&mut self, watcher: &mut WriteWatcher, tree: &mut Tree) {
+        std::mem::swap(&mut self.watcher, watcher);
+        std::mem::swap(&mut self.tree, tree);
+        self.last = LastHandle(Some(self.tree.clone()));
+    }
+
+    /// The tree.
+    pub(super) fn tree(&self) -> &Tree {
+        &self.tree
+    }
+}
+
+impl Drop for TreeHandles {
+    fn drop(&mut self) {
+        // The tree flushes when it is closed, and then waits for ever if a write fails that nothing
         // watches. Any error is found there again.
-        let watched = self.watcher.watch_write();
-        self.tree.flush().ok();
-        drop(watched);
-        drop(self.watcher);
-        self.tree.close();
+        let _watched = self.watcher.watch_write();
+        catch_unwind(AssertUnwindSafe(|| self.tree.flush().ok())).ok();
     }
 }

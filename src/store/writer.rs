@@ -310,18 +310,16 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
     ) -> Result<Result<TreeHandles, CompactionError>, TreeError> {
         let finish = AssertUnwindSafe(|| compaction.finish());
         let finished = catch_unwind(finish).unwrap_or(Err(CompactionError::Panicked));
-        let TreeHandles { watcher, tree } = match finished {
+        let mut handles = match finished {
             Ok(new) => new,
             Err(CompactionError::Exchange(ExchangeError::Unknown(error))) => {
                 return Err(TreeError::Sync(error));
             }
             Err(error) => return Ok(Err(error)),
         };
-        self.shared.replace(&tree);
-        Ok(Ok(TreeHandles {
-            watcher: std::mem::replace(&mut self.watcher, watcher),
-            tree: std::mem::replace(&mut self.tree, tree),
-        }))
+        self.shared.replace(handles.tree());
+        handles.swap(&mut self.watcher, &mut self.tree);
+        Ok(Ok(handles))
     }
 
     /// Plans a commit into the group's batch; a large one in parts, each in a batch of its own.

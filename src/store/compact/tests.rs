@@ -140,7 +140,7 @@ async fn a_compaction_that_ends_at_any_step_leaves_one_whole_store() {
                 compaction.check()?;
             }
             if step > 4 {
-                compaction.finish()?.close();
+                drop(compaction.finish()?);
             }
             Ok(())
         };
@@ -189,6 +189,41 @@ async fn a_power_cut_during_an_exchange_loses_no_commit() {
             assert!(operations > 5);
             break;
         }
+    }
+}
+
+/// The engine may panic when the last handle to a copy is dropped, also on the writer's thread.
+#[tokio::test]
+async fn a_copy_that_cannot_be_closed_does_not_end_the_store() {
+    let (dir, disk) = (tempfile::tempdir().unwrap(), MemoryDisk::default());
+    let open = |options: StoreOptions| Store::open_in_memory(&disk, &options, &env()).unwrap().0;
+    let store = open(store_options(dir.path()));
+    let id = store.register(vec![registration(&window("alice"))], NOON).await.unwrap()[0].id;
+    put(&store, id, 3, 1).await;
+    let before = events(&store, id).await;
+    store.close().await.unwrap();
+    // The writer of a full store refuses the copy, another one fails to finish it.
+    for min_free_bytes in [1 << 60, 0] {
+        let store = open(StoreOptions { min_free_bytes, ..store_options(dir.path()) });
+        let (shared, disk) = (store.shared().clone(), disk.clone());
+        let broken = store.on_blocking_thread(move || {
+            let mut compaction = Compaction::begin(&shared, 0, 0)?;
+            disk.fail_at(disk.operations(), DiskFault::Broken);
+            assert!(matches!(compaction.copy_slice(), Err(CompactionError::Copy(_))));
+            Ok(compaction)
+        });
+        let compaction = Box::new(broken.await.unwrap());
+        let replaced = store.ask(|reply| WriteJob::Replace { compaction, reply }).await;
+        match replaced.map(|replaced| replaced.map(drop)) {
+            Err(StoreError::Full) => assert!(min_free_bytes > 0),
+            Ok(Err(CompactionError::Copy(_))) => assert_eq!(min_free_bytes, 0),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(events(&store, id).await, before);
+        if min_free_bytes == 0 {
+            put(&store, id, 3, 2).await;
+        }
+        store.close().await.unwrap();
     }
 }
 

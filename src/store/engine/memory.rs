@@ -28,7 +28,7 @@ pub enum DiskFault {
     /// The disk is full. The tree then accepts no more writes until it is opened again.
     Full,
     /// The operating system reports an error. The tree then accepts no more writes until it is
-    /// opened again.
+    /// opened again, and panics when its last handle is dropped, as sled does.
     Broken,
 }
 
@@ -252,6 +252,15 @@ impl Engine for MemoryEngine {
         let state = self.disk.lock();
         let entries = state.read(self.tree)?.into_iter().flat_map(|tree| &tree.visible);
         Ok(entries.map(|(key, value)| (key.len() + value.len()) as u64).sum())
+    }
+}
+
+impl Drop for MemoryEngine {
+    fn drop(&mut self) {
+        let fault = self.disk.lock().fault_of(self.tree);
+        if fault == Some(DiskFault::Broken) && !std::thread::panicking() {
+            panic!("{}", DiskFault::Broken.error());
+        }
     }
 }
 

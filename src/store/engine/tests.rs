@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeBounds;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use proptest::prelude::*;
 
@@ -229,7 +230,8 @@ fn a_tree_with_an_error_refuses_writes_until_it_is_opened_again() {
         let in_part = [(b"a".to_vec(), b"3".to_vec()), (b"b".to_vec(), b"2".to_vec())];
         assert_eq!(all(&*tree), in_part, "readers go on");
         assert!(other.flush().is_ok() && other.background_error().is_none());
-        drop(tree);
+        let closed = catch_unwind(AssertUnwindSafe(|| drop(tree)));
+        assert_eq!(closed.is_err(), fault == DiskFault::Broken);
         let tree = opened(&*disk.opener(), &dir.path().join("one"));
         assert_eq!(tree.get(b"b").unwrap().as_deref(), Some(&b"1"[..]), "never flushed");
         assert!(tree.flush().is_ok());
