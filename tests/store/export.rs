@@ -17,6 +17,11 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use tokio_util::sync::CancellationToken;
 
+on_each_engine! {
+    an_imported_store_is_the_exported_one,
+    a_trained_dictionary_goes_along,
+}
+
 /// The bytes of an export.
 async fn exported(store: &Store) -> Vec<u8> {
     let mut export = store.export().unwrap();
@@ -46,8 +51,8 @@ fn imported(bytes: &[u8]) -> (tempfile::TempDir, Store, ExportSummary) {
 }
 
 /// A store with a series, removals of several kinds, a dropped window, positions and seen lists.
-async fn rich() -> (tempfile::TempDir, Store, WindowId) {
-    let (dir, store, w) = fresh("alice").await;
+async fn rich(engine: &TestEngine) -> (tempfile::TempDir, Store, WindowId) {
+    let (dir, store, w) = engine.fresh("alice").await;
     let other = attach(&store, "bob").await;
     put(&store, other, vec![single("z", 1, "z")]).await;
     let mut c = commit(w);
@@ -71,9 +76,8 @@ async fn rich() -> (tempfile::TempDir, Store, WindowId) {
     (dir, store, w)
 }
 
-#[tokio::test]
-async fn an_imported_store_is_the_exported_one() {
-    let (_dir, store, w) = rich().await;
+async fn an_imported_store_is_the_exported_one(engine: TestEngine) {
+    let (_dir, store, w) = rich(&engine).await;
     let old = store.cursor(4);
     let newest = store.cursor(store.durable_seq());
     let file = exported(&store).await;
@@ -194,9 +198,8 @@ async fn an_export_is_the_store_of_one_moment_while_commits_go_on() {
     store.close().await.unwrap();
 }
 
-#[tokio::test]
-async fn a_trained_dictionary_goes_along() {
-    let (_dir, store, w) = fresh("alice").await;
+async fn a_trained_dictionary_goes_along(engine: TestEngine) {
+    let (_dir, store, w) = engine.fresh("alice").await;
     for from in (0..20_000).step_by(2000) {
         let event = |n: i64| {
             let subject = format!("Donaudampfschiffahrtsgesellschaft {n} Kapitänsmütze {}", n * n);

@@ -13,6 +13,20 @@ use futures_util::FutureExt as _;
 
 use crate::kit::*;
 
+on_each_engine! {
+    a_follower_continues_at_a_cursor,
+    entries_of_one_commit_are_read_from_each_cursor_to_each_end,
+    a_follower_waits_for_a_commit,
+    a_trimmed_cursor_is_an_error,
+    closing_the_store_ends_its_followers,
+    old_tombstones_are_trimmed_and_old_cursors_refused,
+    cursors_are_valid_after_restarts,
+    an_update_names_what_it_changed,
+    a_removal_says_what_was_removed,
+    what_a_change_says_is_bounded,
+    the_same_event_in_other_bytes_writes_no_row,
+}
+
 /// Creates these events, in a commit each: the order within a commit is undefined.
 async fn create(store: &Store, window: WindowId, ids: &[&str]) {
     for id in ids {
@@ -29,9 +43,8 @@ fn changed(changes: &Changes) -> Vec<&str> {
     changes.value.iter().map(|change| change.id.as_str()).collect()
 }
 
-#[tokio::test]
-async fn a_follower_continues_at_a_cursor() {
-    let (dir, store, window) = fresh("a").await;
+async fn a_follower_continues_at_a_cursor(engine: TestEngine) {
+    let (dir, store, window) = engine.fresh("a").await;
     create(&store, window, &["a", "b"]).await;
     create(&store, window, &["c", "d"]).await;
     let mut follower = Follower::from_beginning(&store, FeedFilter::All);
@@ -45,7 +58,7 @@ async fn a_follower_continues_at_a_cursor() {
     let cursors: Vec<String> = first.value.into_iter().map(|change| change.cursor).collect();
     store.close().await.unwrap();
 
-    let store = open(&dir);
+    let store = engine.open(&dir);
     create(&store, window, &["e"]).await;
     for (cursor, rest) in [
         (&cursors[0], &["b", "c", "d", "e"][..]),
@@ -69,9 +82,8 @@ async fn a_follower_continues_at_a_cursor() {
     }
 }
 
-#[tokio::test]
-async fn entries_of_one_commit_are_read_from_each_cursor_to_each_end() {
-    let (_dir, store, window) = fresh("a").await;
+async fn entries_of_one_commit_are_read_from_each_cursor_to_each_end(engine: TestEngine) {
+    let (_dir, store, window) = engine.fresh("a").await;
     let ids: Vec<String> = (0..40).map(|n| format!("e{n}")).collect();
     put(&store, window, ids.iter().map(|id| single(id, 0, "x")).collect()).await;
     // One is updated, and one removed, out of the middle.
@@ -95,9 +107,8 @@ async fn entries_of_one_commit_are_read_from_each_cursor_to_each_end() {
     }
 }
 
-#[tokio::test]
-async fn a_follower_waits_for_a_commit() {
-    let (_dir, store, window) = fresh("a").await;
+async fn a_follower_waits_for_a_commit(engine: TestEngine) {
+    let (_dir, store, window) = engine.fresh("a").await;
     create(&store, window, &["a"]).await;
     let mut follower = Follower::from_now(&store, FeedFilter::All);
     let quiet = follower.read(10, BATCH_BYTES).await.unwrap();
@@ -116,10 +127,9 @@ async fn a_follower_waits_for_a_commit() {
     assert!(follower.wait().now_or_never().is_none());
 }
 
-#[tokio::test]
-async fn a_trimmed_cursor_is_an_error() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
+async fn a_trimmed_cursor_is_an_error(engine: TestEngine) {
+    let dir = engine.directory();
+    let store = engine.open(&dir);
     let (window, other) = (attach(&store, "a").await, attach(&store, "b").await);
     create(&store, window, &["a", "b", "c"]).await;
     let mut late = Follower::from_now(&store, FeedFilter::All);
@@ -144,9 +154,8 @@ async fn a_trimmed_cursor_is_an_error() {
     assert!(quiet.read(10, BATCH_BYTES).await.is_ok());
 }
 
-#[tokio::test]
-async fn closing_the_store_ends_its_followers() {
-    let (_dir, store, window) = fresh("a").await;
+async fn closing_the_store_ends_its_followers(engine: TestEngine) {
+    let (_dir, store, window) = engine.fresh("a").await;
     let mut follower = Follower::from_now(&store, FeedFilter::All);
     let mut unread = Follower::from_now(&store, FeedFilter::All);
     create(&store, window, &["a"]).await;
@@ -214,9 +223,8 @@ async fn tombstones_with_wrong_times_are_trimmed_with_their_neighbours() {
     store.close().await.unwrap();
 }
 
-#[tokio::test]
-async fn old_tombstones_are_trimmed_and_old_cursors_refused() {
-    let (dir, store, w) = fresh("a").await;
+async fn old_tombstones_are_trimmed_and_old_cursors_refused(engine: TestEngine) {
+    let (dir, store, w) = engine.fresh("a").await;
     let items = (0..600).map(|n| single(&format!("e{n}"), n, "")).collect();
     put(&store, w, items).await;
     let early = store.cursor(600);
@@ -240,18 +248,17 @@ async fn old_tombstones_are_trimmed_and_old_cursors_refused() {
     assert_eq!(store.trim(at(99)).await.unwrap(), 0);
     assert_eq!(changes_after(&store, 602, 9).await.unwrap().value[0].kind, ChangeKind::Created);
     store.close().await.unwrap();
-    let store = open(&dir);
+    let store = engine.open(&dir);
     assert!(matches!(store.seq(&early), Err(FeedError::SnapshotRequired)));
     assert_eq!(store.seq(&late).unwrap(), 602);
     store.close().await.unwrap();
 }
 
-#[tokio::test]
-async fn cursors_are_valid_after_restarts() {
-    let dir = tempfile::tempdir().unwrap();
+async fn cursors_are_valid_after_restarts(engine: TestEngine) {
+    let dir = engine.directory();
     let mut given: Vec<(String, u64)> = Vec::new();
     for n in 0..5 {
-        let store = open(&dir);
+        let store = engine.open(&dir);
         for (cursor, seq) in &given {
             assert_eq!(store.seq(cursor).unwrap(), *seq);
             assert_eq!(&store.cursor(*seq), cursor);
@@ -278,9 +285,8 @@ fn versioned(subject: &str, start: i64, version: u32) -> Item {
     Item { content: content.into(), ..item }
 }
 
-#[tokio::test]
-async fn an_update_names_what_it_changed() {
-    let (_dir, store, window) = fresh("a").await;
+async fn an_update_names_what_it_changed(engine: TestEngine) {
+    let (_dir, store, window) = engine.fresh("a").await;
     for (item, changed) in [
         (versioned("x", 0, 1), None),
         (versioned("y", 5, 2), Some(vec!["start".to_owned(), "subject".to_owned()])),
@@ -294,9 +300,8 @@ async fn an_update_names_what_it_changed() {
     }
 }
 
-#[tokio::test]
-async fn a_removal_says_what_was_removed() {
-    let (_dir, store, window) = fresh("a").await;
+async fn a_removal_says_what_was_removed(engine: TestEngine) {
+    let (_dir, store, window) = engine.fresh("a").await;
     put(&store, window, vec![single("a", 3, "x"), master("m", "series"), bare("o", "m", 7)]).await;
     remove(&store, window, "a").await;
     let summaries = async || {
@@ -312,9 +317,8 @@ async fn a_removal_says_what_was_removed() {
 }
 
 /// Values of more than about 128 KiB would not be durable, and Graph's own limits are lower.
-#[tokio::test]
-async fn what_a_change_says_is_bounded() {
-    let (_dir, store, window) = fresh("a").await;
+async fn what_a_change_says_is_bounded(engine: TestEngine) {
+    let (_dir, store, window) = engine.fresh("a").await;
     let with = |members: usize, value: &str| {
         let item = single("a", 0, &"s".repeat(200_000));
         let open = std::str::from_utf8(&item.content).unwrap().strip_suffix('}').unwrap();
@@ -332,9 +336,8 @@ async fn what_a_change_says_is_bounded() {
 }
 
 /// A row that arrives in another order of its members stays as it is stored.
-#[tokio::test]
-async fn the_same_event_in_other_bytes_writes_no_row() {
-    let (_dir, store, window) = fresh("a").await;
+async fn the_same_event_in_other_bytes_writes_no_row(engine: TestEngine) {
+    let (_dir, store, window) = engine.fresh("a").await;
     put(&store, window, vec![single("a", 0, "x")]).await;
     let rows = || store.metrics().rows.load(std::sync::atomic::Ordering::Relaxed);
     let before = rows();

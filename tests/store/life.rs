@@ -14,9 +14,24 @@ use calmirror::store::{
     BATCH_BYTES, EventQuery, FeedFilter, Follower, KnownWindow, Store, StoreError, StoreOptions,
 };
 
-#[tokio::test]
-async fn events_with_equal_starts_are_paged_completely() {
-    let (_dir, store, w) = fresh("alice").await;
+on_each_engine! {
+    events_with_equal_starts_are_paged_completely,
+    pages_of_events_and_changes_are_limited_in_bytes,
+    an_event_is_listed_in_every_range_it_overlaps,
+    large_events_are_kept_whole,
+    one_failed_commit_affects_no_other,
+    a_dropped_window_leaves_tombstones_and_nothing_else,
+    too_little_space_refuses_writing_only,
+    deferred_commits_are_dropped_on_a_full_disk_and_the_next_commit_fails,
+    a_closed_store_returns_an_error,
+    a_window_with_fewer_segments_releases_the_rows_of_the_others,
+    an_event_held_by_another_segment_leaves_only_this_segment,
+    a_lagging_segment_does_not_restore_an_older_event,
+    many_windows_are_registered_in_one_transaction,
+}
+
+async fn events_with_equal_starts_are_paged_completely(engine: TestEngine) {
+    let (_dir, store, w) = engine.fresh("alice").await;
     let items = (0..40).map(|n| single(&format!("e{n:02}"), n / 15, "")).collect();
     put(&store, w, items).await;
     let expected: Vec<String> = (0..40).map(|n| format!("e{n:02}")).collect();
@@ -28,9 +43,8 @@ async fn events_with_equal_starts_are_paged_completely() {
     store.close().await.unwrap();
 }
 
-#[tokio::test]
-async fn pages_of_events_and_changes_are_limited_in_bytes() {
-    let (_dir, store, w) = fresh("alice").await;
+async fn pages_of_events_and_changes_are_limited_in_bytes(engine: TestEngine) {
+    let (_dir, store, w) = engine.fresh("alice").await;
     let large = "x".repeat(3 << 20);
     for n in 0..4 {
         put(&store, w, vec![single(&format!("e{n}"), n, &large)]).await;
@@ -53,9 +67,8 @@ async fn pages_of_events_and_changes_are_limited_in_bytes() {
     store.close().await.unwrap();
 }
 
-#[tokio::test]
-async fn an_event_is_listed_in_every_range_it_overlaps() {
-    let (_dir, store, w) = fresh("alice").await;
+async fn an_event_is_listed_in_every_range_it_overlaps(engine: TestEngine) {
+    let (_dir, store, w) = engine.fresh("alice").await;
     const DAY: i64 = 24 * 60;
     let mut negative = lasting("before-the-epoch", -40_000_000, 60, "");
     negative.span = Span { start: at(-40_000_000), end: at(-39_999_940) };
@@ -91,9 +104,8 @@ async fn an_event_is_listed_in_every_range_it_overlaps() {
     store.close().await.unwrap();
 }
 
-#[tokio::test]
-async fn large_events_are_kept_whole() {
-    let (dir, store, w) = fresh("alice").await;
+async fn large_events_are_kept_whole(engine: TestEngine) {
+    let (dir, store, w) = engine.fresh("alice").await;
     for size in [60_000, 65_536, 70_000, 1_000_000, 300, 200_000] {
         let big = single("big", 1, &"x".repeat(size));
         let mut c = commit(w);
@@ -117,7 +129,7 @@ async fn large_events_are_kept_whole() {
     }
     store.drop_window(w, at(1)).await.unwrap();
     store.close().await.unwrap();
-    let store = open(&dir);
+    let store = engine.open(&dir);
     assert_eq!(fold(&store, None).await, FeedCopy::new());
     store.close().await.unwrap();
 }
@@ -172,10 +184,9 @@ async fn many_tasks_write_and_read_at_once() {
     store.close().await.unwrap();
 }
 
-#[tokio::test]
-async fn one_failed_commit_affects_no_other() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
+async fn one_failed_commit_affects_no_other(engine: TestEngine) {
+    let dir = engine.directory();
+    let store = engine.open(&dir);
     let (a, b) = (attach(&store, "a").await, attach(&store, "b").await);
     let mut bad = commit(a);
     bad.upserts = vec![bare("o", "nobody", 1), single("x", 1, "")];
@@ -226,10 +237,9 @@ async fn deferred_commits_wait_but_reads_are_never_stale() {
     store.close().await.unwrap();
 }
 
-#[tokio::test]
-async fn a_dropped_window_leaves_tombstones_and_nothing_else() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
+async fn a_dropped_window_leaves_tombstones_and_nothing_else(engine: TestEngine) {
+    let dir = engine.directory();
+    let store = engine.open(&dir);
     let (a, b) = (attach(&store, "a").await, attach(&store, "b").await);
     let mut items: Vec<_> = (0..700).map(|n| bare(&format!("o{n}"), "M", n)).collect();
     items.push(master("M", "S"));
@@ -261,7 +271,7 @@ async fn a_dropped_window_leaves_tombstones_and_nothing_else() {
     );
     store.close().await.unwrap();
 
-    let store = open(&dir);
+    let store = engine.open(&dir);
     store.drop_window(a, at(2)).await.unwrap();
     store.drop_window(a, at(2)).await.unwrap();
     assert_eq!(store.windows().await.unwrap(), [live("b", b)]);
@@ -281,13 +291,12 @@ async fn a_dropped_window_leaves_tombstones_and_nothing_else() {
     store.close().await.unwrap();
 }
 
-#[tokio::test]
-async fn too_little_space_refuses_writing_only() {
-    let (dir, store, w) = fresh("a").await;
+async fn too_little_space_refuses_writing_only(engine: TestEngine) {
+    let (dir, store, w) = engine.fresh("a").await;
     put(&store, w, vec![single("a", 1, "")]).await;
     store.close().await.unwrap();
     let options = StoreOptions { min_free_bytes: u64::MAX, ..options(&dir) };
-    let store = Store::open(&options, &Env::real()).unwrap().0;
+    let store = engine.try_open(&options).unwrap().0;
     let mut c = commit(w);
     c.upserts = vec![single("b", 1, "")];
     assert!(matches!(store.commit(c).await, Err(StoreError::Full)));
@@ -296,9 +305,8 @@ async fn too_little_space_refuses_writing_only() {
     store.close().await.unwrap();
 }
 
-#[tokio::test]
-async fn deferred_commits_are_dropped_on_a_full_disk_and_the_next_commit_fails() {
-    let (dir, store, w) = fresh("a").await;
+async fn deferred_commits_are_dropped_on_a_full_disk_and_the_next_commit_fails(engine: TestEngine) {
+    let (dir, store, w) = engine.fresh("a").await;
     let deferrable = |link: &str| {
         let mut c = commit(w);
         c.deferrable = true;
@@ -308,7 +316,7 @@ async fn deferred_commits_are_dropped_on_a_full_disk_and_the_next_commit_fails()
     store.submit(deferrable("1")).await.unwrap();
     store.close().await.unwrap();
     let options = StoreOptions { min_free_bytes: u64::MAX, ..options(&dir) };
-    let store = Store::open(&options, &Env::real()).unwrap().0;
+    let store = engine.try_open(&options).unwrap().0;
     // The full disk has not been detected yet.
     store.submit(deferrable("2")).await.unwrap();
     store.flush().await.unwrap();
@@ -322,22 +330,20 @@ async fn deferred_commits_are_dropped_on_a_full_disk_and_the_next_commit_fails()
     store.close().await.unwrap();
 }
 
-#[tokio::test]
-async fn a_closed_store_returns_an_error() {
-    let (dir, store, w) = fresh("a").await;
+async fn a_closed_store_returns_an_error(engine: TestEngine) {
+    let (dir, store, w) = engine.fresh("a").await;
     let other = store.clone();
     store.close().await.unwrap();
     assert!(matches!(other.commit(commit(w)).await, Err(StoreError::Closed)));
     assert!(matches!(other.events(all(w)).await, Err(StoreError::Closed)));
     assert!(matches!(other.failed().await, StoreError::Closed));
     other.close().await.unwrap();
-    open(&dir).close().await.unwrap();
+    engine.open(&dir).close().await.unwrap();
 }
 
-#[tokio::test]
-async fn a_window_with_fewer_segments_releases_the_rows_of_the_others() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
+async fn a_window_with_fewer_segments_releases_the_rows_of_the_others(engine: TestEngine) {
+    let dir = engine.directory();
+    let store = engine.open(&dir);
     let mut long = wanted("a");
     long.edges.end = at(3 * 1825 * 24 * 60);
     long.end = calmirror::mirror::window::Edge::At(long.edges.end);
@@ -365,10 +371,9 @@ async fn a_window_with_fewer_segments_releases_the_rows_of_the_others() {
 
 /// An event that another segment still holds is not removed: it only leaves this segment, does not
 /// count towards a mass removal, and stays visible to readers.
-#[tokio::test]
-async fn an_event_held_by_another_segment_leaves_only_this_segment() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
+async fn an_event_held_by_another_segment_leaves_only_this_segment(engine: TestEngine) {
+    let dir = engine.directory();
+    let store = engine.open(&dir);
     let mut long = wanted("a");
     long.edges.end = at(2 * 1825 * 24 * 60);
     long.end = calmirror::mirror::window::Edge::At(long.edges.end);
@@ -403,10 +408,9 @@ async fn an_event_held_by_another_segment_leaves_only_this_segment() {
 
 /// An event moved from the first segment into the second, whose stream is ahead. An older version
 /// in the first segment's stream is ignored, and then the first segment removes the event.
-#[tokio::test]
-async fn a_lagging_segment_does_not_restore_an_older_event() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
+async fn a_lagging_segment_does_not_restore_an_older_event(engine: TestEngine) {
+    let dir = engine.directory();
+    let store = engine.open(&dir);
     let w = store.register(vec![wanted("a")], at(0)).await.unwrap().remove(0).id;
     let modified = |minute: u8| format!("2026-11-06T08:0{minute}:00Z");
     let told = async |segment, minute: u8| {
@@ -427,10 +431,9 @@ async fn a_lagging_segment_does_not_restore_an_older_event() {
     assert_eq!(told(1, 4).await, modified(4));
 }
 
-#[tokio::test]
-async fn many_windows_are_registered_in_one_transaction() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
+async fn many_windows_are_registered_in_one_transaction(engine: TestEngine) {
+    let dir = engine.directory();
+    let store = engine.open(&dir);
     let all: Vec<_> = (0..3000).map(|n| wanted(&format!("w{n}"))).collect();
     let first = store.register(all.clone(), at(0)).await.unwrap();
     let again = store.register(all, at(0)).await.unwrap();

@@ -13,9 +13,16 @@ use calmirror::store::{FeedError, OpenFault, OpenReport, Store};
 
 const EVENTS: usize = 300;
 
+on_each_engine! {
+    one_process_at_a_time,
+    a_newer_store_is_not_touched,
+    a_deleted_store_starts_empty,
+    a_store_being_opened_by_another_process_is_not_touched,
+}
+
 /// Builds and closes a store with events. Returns a reader's copy and its cursor.
-async fn built(dir: &tempfile::TempDir) -> (FeedCopy, String) {
-    let store = open(dir);
+async fn built(engine: &TestEngine, dir: &tempfile::TempDir) -> (FeedCopy, String) {
+    let store = engine.open(dir);
     let w = attach(&store, "alice").await;
     for n in 0..EVENTS / 10 {
         let mut c = commit(w);
@@ -45,8 +52,8 @@ async fn assert_intact(dir: &tempfile::TempDir, held: &FeedCopy, cursor: &str) {
     store.close().await.unwrap();
 }
 
-fn refused(dir: &tempfile::TempDir) -> OpenFault {
-    Store::open(&options(dir), &Env::real()).unwrap_err().why
+fn refused(engine: &TestEngine, dir: &tempfile::TempDir) -> OpenFault {
+    engine.try_open(&options(dir)).unwrap_err().why
 }
 
 /// Every file below a directory, with its content.
@@ -89,29 +96,27 @@ async fn assert_rebuilt(store: &Store, opening: &OpenReport, cursor: &str) {
     assert!(matches!(store.seq(cursor), Err(FeedError::SnapshotRequired)));
 }
 
-#[tokio::test]
-async fn one_process_at_a_time() {
-    let (dir, store, w) = fresh("alice").await;
-    let why = refused(&dir);
+async fn one_process_at_a_time(engine: TestEngine) {
+    let (dir, store, w) = engine.fresh("alice").await;
+    let why = refused(&engine, &dir);
     assert!(matches!(why, OpenFault::Locked), "{why:?}");
     assert!(!why.remedy().is_empty());
     put(&store, w, vec![single("a", 1, "A")]).await;
     store.close().await.unwrap();
-    drop(open(&dir));
-    drop(open(&dir));
+    drop(engine.open(&dir));
+    drop(engine.open(&dir));
 }
 
-#[tokio::test]
-async fn a_newer_store_is_not_touched() {
-    let dir = tempfile::tempdir().unwrap();
-    built(&dir).await;
+async fn a_newer_store_is_not_touched(engine: TestEngine) {
+    let dir = engine.directory();
+    built(&engine, &dir).await;
     let json = br#"{"format":3,"something":"else"}"#;
     let mut bytes = vec![1];
     bytes.extend_from_slice(&crc32fast::hash(json).to_be_bytes());
     bytes.extend_from_slice(json);
     fs::write(dir.path().join("watermark"), bytes).unwrap();
     let before = files(dir.path());
-    let why = refused(&dir);
+    let why = refused(&engine, &dir);
     assert!(matches!(why, OpenFault::NewerFormat { found: 3, .. }), "{why:?}");
     assert!(files(dir.path()) == before, "the store was changed");
 }
@@ -134,12 +139,15 @@ fn overwrite_position(dir: &tempfile::TempDir, layout: u8, json: &[u8]) -> Vec<u
 #[tokio::test]
 async fn a_record_of_another_version_is_not_damage() {
     let dir = tempfile::tempdir().unwrap();
-    let (held, cursor) = built(&dir).await;
+    let (held, cursor) = built(&TestEngine::Sled, &dir).await;
     let json = br#"{"phase":{"resting":{}},"todo":false}"#;
     let old = overwrite_position(&dir, 1, json);
-    assert!(matches!(refused(&dir), OpenFault::UnknownRecord("position")));
+    assert!(matches!(refused(&TestEngine::Sled, &dir), OpenFault::UnknownRecord("position")));
     overwrite_position(&dir, 3, b"not even json");
-    assert!(matches!(refused(&dir), OpenFault::NewerFormat { found: 3, known: 2 }));
+    assert!(matches!(
+        refused(&TestEngine::Sled, &dir),
+        OpenFault::NewerFormat { found: 3, known: 2 }
+    ));
     // With the old record restored, everything is there.
     overwrite_position(&dir, 1, &old[5..]);
     assert_intact(&dir, &held, &cursor).await;
@@ -172,7 +180,7 @@ async fn the_directory_is_private() {
 #[tokio::test]
 async fn a_damaged_snapshot_is_ignored() {
     let dir = tempfile::tempdir().unwrap();
-    let (held, cursor) = built(&dir).await;
+    let (held, cursor) = built(&TestEngine::Sled, &dir).await;
     for damage in [|b: &mut Vec<u8>| b.clear(), |b: &mut Vec<u8>| b[20] ^= 1] {
         // Opening writes the snapshot.
         open(&dir).close().await.unwrap();
@@ -190,7 +198,7 @@ async fn a_damaged_snapshot_is_ignored() {
 #[tokio::test]
 async fn flipped_bits_are_never_served() {
     let good = tempfile::tempdir().unwrap();
-    let (held, cursor) = built(&good).await;
+    let (held, cursor) = built(&TestEngine::Sled, &good).await;
     drop_snapshots(&good);
     let bytes = fs::read(good.path().join("store/db")).unwrap();
     // sled preallocates: the used bytes come first.
@@ -240,7 +248,7 @@ async fn flipped_bits_are_never_served() {
 #[tokio::test]
 async fn a_lost_tail_is_detected() {
     let good = tempfile::tempdir().unwrap();
-    let (_, cursor) = built(&good).await;
+    let (_, cursor) = built(&TestEngine::Sled, &good).await;
     drop_snapshots(&good);
     let bytes = fs::read(good.path().join("store/db")).unwrap();
     let used = bytes.len() - bytes.iter().rev().take_while(|b| **b == 0).count();
@@ -254,12 +262,11 @@ async fn a_lost_tail_is_detected() {
     }
 }
 
-#[tokio::test]
-async fn a_deleted_store_starts_empty() {
-    let dir = tempfile::tempdir().unwrap();
-    let (_, cursor) = built(&dir).await;
+async fn a_deleted_store_starts_empty(engine: TestEngine) {
+    let dir = engine.directory();
+    let (_, cursor) = built(&engine, &dir).await;
     fs::remove_dir_all(dir.path().join("store")).unwrap();
-    let (store, opening) = try_open(&dir);
+    let (store, opening) = engine.try_open(&options(&dir)).unwrap();
     assert_eq!(opening.moved_aside, None);
     assert!(store.windows().await.unwrap().is_empty());
     assert!(matches!(store.seq(&cursor), Err(FeedError::SnapshotRequired)));
@@ -269,7 +276,7 @@ async fn a_deleted_store_starts_empty() {
 #[tokio::test]
 async fn a_restored_copy_refuses_cursors_it_never_issued() {
     let dir = tempfile::tempdir().unwrap();
-    let (_, cursor) = built(&dir).await;
+    let (_, cursor) = built(&TestEngine::Sled, &dir).await;
     let copied = tempfile::tempdir().unwrap();
     copy(dir.path(), copied.path());
     let mut cursors = Vec::new();
@@ -306,18 +313,17 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-#[tokio::test]
-async fn a_store_being_opened_by_another_process_is_not_touched() {
-    let dir = tempfile::tempdir().unwrap();
-    let (held, _) = built(&dir).await;
+async fn a_store_being_opened_by_another_process_is_not_touched(engine: TestEngine) {
+    let dir = engine.directory();
+    let (held, _) = built(&engine, &dir).await;
     let before = files(dir.path());
     let opening = fs::File::open(dir.path()).unwrap();
     opening.lock().unwrap();
-    let why = refused(&dir);
+    let why = refused(&engine, &dir);
     assert!(matches!(why, OpenFault::Locked), "{why:?}");
     assert_eq!(files(dir.path()), before);
     drop(opening);
-    let store = open(&dir);
+    let store = engine.open(&dir);
     // After opening only the lock of the tree is held.
     fs::File::open(dir.path()).unwrap().try_lock().unwrap();
     assert_eq!(fold(&store, None).await, held);
