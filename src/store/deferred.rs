@@ -54,12 +54,15 @@ impl DeferredQueue {
 mod tests {
     use std::time::Duration;
 
+    use futures_util::FutureExt as _;
     use tokio::sync::oneshot;
     use tokio::time::timeout;
 
     use super::*;
     use crate::env::Env;
     use crate::mirror::commit::Commit;
+    use crate::mirror::page::Link;
+    use crate::mirror::position::{Phase, Position};
     use crate::store::writer::MAX_BATCH_COMMITS;
     use crate::tests::{NOON, open, registration, window};
 
@@ -95,6 +98,35 @@ mod tests {
             }
         };
         assert!(timeout(Duration::from_secs(20), written).await.is_ok());
+        store.close().await.unwrap();
+    }
+
+    /// An attempt is aborted while its commit is queued, and the next one reads what was before it.
+    #[tokio::test]
+    async fn an_overtaking_commit_does_not_hide_the_link_of_the_events() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), &Env::real());
+        let wanted = vec![registration(&window("alice"))];
+        let id = store.register(wanted, NOON).await.unwrap().remove(0).id;
+        let settled = |link: &str| {
+            Some(Position::new(Phase::Settled { delta: Some(Link::new(link)) }, false))
+        };
+        let (begin, begun) = std::sync::mpsc::channel();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let edit = Box::new(move |_: &_, _: &mut _| {
+            begin.send(()).ok();
+            held.recv().ok();
+            Ok(())
+        });
+        let busy = store.ask(|reply| WriteJob::Edit { edit, bytes: 0, reply });
+        assert!(busy.now_or_never().is_none());
+        begun.recv().unwrap();
+        let aborted = store.commit(Commit { position: settled("1"), ..Commit::new(id, 0, NOON) });
+        assert!(aborted.now_or_never().is_none());
+        let next = Commit { position: settled("0"), ..Commit::new(id, 0, NOON) };
+        store.submit(Commit { deferrable: true, ..next }).await.unwrap();
+        drop(release);
+        assert_eq!(store.position(id, 0).await.unwrap(), settled("1"));
         store.close().await.unwrap();
     }
 }
