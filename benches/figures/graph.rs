@@ -79,12 +79,17 @@ impl Graph {
 
     /// Fills every calendar with single events of about 3 KB.
     pub(crate) fn populate(&self, events: usize) {
+        self.populate_with(events, 300);
+    }
+
+    /// Fills every calendar with single events whose bodies have so many bytes.
+    pub(crate) fn populate_with(&self, events: usize, body_bytes: usize) {
         for mailbox in self.shared.simulator.mailboxes() {
             let plan = Population {
                 singles: events,
                 series: 0,
                 all_day: 0,
-                body_bytes: 300,
+                body_bytes,
                 around: AROUND.parse().unwrap(),
                 spread_days: 120,
             };
