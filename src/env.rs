@@ -15,16 +15,17 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinError;
 use tokio::time::Instant;
 
-/// Work that takes its turn at once, for each core: some of it waits for the disk.
-const TURNS_PER_CORE: usize = 2;
+/// More computations at the same time would not end sooner, but each thread has memory of its own,
+/// which hundreds of enumerations would fill.
+const COMPUTATIONS_PER_CORE: usize = 2;
 
 /// Wall clock and entropy. Cheap to clone; clones share the entropy.
 #[derive(Clone, Debug)]
 pub struct Env {
     clock: WallClock,
     entropy: Arc<Mutex<fastrand::Rng>>,
-    /// Limits the work in [`Env::in_turn`].
-    turns: Arc<Semaphore>,
+    /// Limits the work of [`Env::compute`].
+    computing: Arc<Semaphore>,
 }
 
 #[derive(Clone, Debug)]
@@ -48,8 +49,8 @@ impl Env {
 
     fn new(clock: WallClock, entropy: fastrand::Rng) -> Self {
         let cores = available_parallelism().map_or(1, usize::from);
-        let turns = Arc::new(Semaphore::new(cores * TURNS_PER_CORE));
-        Self { clock, entropy: Arc::new(Mutex::new(entropy)), turns }
+        let computing = Arc::new(Semaphore::new(cores * COMPUTATIONS_PER_CORE));
+        Self { clock, entropy: Arc::new(Mutex::new(entropy)), computing }
     }
 
     /// The current wall-clock time.
@@ -111,9 +112,10 @@ impl Env {
         MAY_BLOCK.try_with(|()| ()).is_ok()
     }
 
-    /// Runs a long computation on the blocking thread pool, in turn ([`Env::in_turn`]).
+    /// Runs a long computation on the blocking thread pool. A few of them run at the same time, the
+    /// others wait.
     pub async fn compute<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        match self.block_on_external(self.in_turn(work)).await {
+        match self.block_on_external(limited(&self.computing, work)).await {
             Ok(value) => value,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
@@ -121,25 +123,6 @@ impl Env {
                 Err(_) => std::future::pending().await,
             },
         }
-    }
-
-    /// Runs work of many callers on the blocking thread pool, where each waits for its turn: more
-    /// at once would not end sooner, but each thread has memory of its own, which hundreds of
-    /// enumerations would fill. The work ends even if the caller does not wait for it.
-    ///
-    /// # Errors
-    /// If the work panicked, or the runtime ended before the work began.
-    pub async fn in_turn<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, JoinError> {
-        // The semaphore is never closed.
-        let turn = self.turns.clone().acquire_owned().await.ok();
-        tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            work()
-        })
-        .await
     }
 
     fn with<T>(&self, draw: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
@@ -150,6 +133,24 @@ impl Env {
 
 tokio::task_local! {
     static MAY_BLOCK: ();
+}
+
+/// Runs work on the blocking thread pool once `limit` has a permit, which it keeps until the work
+/// ends, even if the caller does not wait for it.
+///
+/// # Errors
+/// If the work panicked, or the runtime ended before the work began.
+pub async fn limited<T: Send + 'static>(
+    limit: &Arc<Semaphore>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, JoinError> {
+    // The semaphore is never closed.
+    let permit = limit.clone().acquire_owned().await.ok();
+    tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        work()
+    })
+    .await
 }
 
 /// Runs only this future on the current thread.
@@ -181,30 +182,27 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_turn_lasts_as_long_as_its_work_even_if_nobody_waits_for_it() {
-        let env = Env::real();
-        let places = env.turns.available_permits();
-        let gate = Arc::new(Barrier::new(places + 1));
+    async fn a_permit_lasts_as_long_as_the_work_even_if_nobody_waits_for_it() {
+        let limit = Arc::new(Semaphore::new(2));
+        let gate = Arc::new(Barrier::new(3));
         let begun = Arc::new(AtomicUsize::new(0));
-        let works: Vec<_> = (0..places)
-            .map(|_| {
-                let (env, gate, begun) = (env.clone(), gate.clone(), begun.clone());
-                let work = move || {
-                    begun.fetch_add(1, Ordering::Relaxed);
-                    gate.wait();
-                };
-                tokio::spawn(async move { env.in_turn(work).await })
-            })
-            .collect();
-        while begun.load(Ordering::Relaxed) < places {
+        let works = [(); 2].map(|()| {
+            let (limit, gate, begun) = (limit.clone(), gate.clone(), begun.clone());
+            let work = move || {
+                begun.fetch_add(1, Ordering::Relaxed);
+                gate.wait();
+            };
+            tokio::spawn(async move { limited(&limit, work).await })
+        });
+        while begun.load(Ordering::Relaxed) < 2 {
             tokio::task::yield_now().await;
         }
         works.iter().for_each(|work| work.abort());
         tokio::task::yield_now().await;
-        let (next, free) = (env.in_turn(|| ()).now_or_never(), env.turns.available_permits());
+        let (next, free) = (limited(&limit, || ()).now_or_never(), limit.available_permits());
         gate.wait();
         assert!(next.is_none());
         assert_eq!(free, 0);
-        env.in_turn(|| ()).await.unwrap();
+        limited(&limit, || ()).await.unwrap();
     }
 }

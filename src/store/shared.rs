@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::batch::WriteBatch;
 use super::cursor::Incarnations;
@@ -19,11 +19,14 @@ use super::engine::OpenEngine;
 use super::error::{FeedError, StoreError, TreeError};
 use super::tree::Tree;
 use super::written_keys::CopyRecords;
-use crate::env::Env;
+use crate::env::{self, Env};
 use crate::error_chain::error_chain;
 use crate::metrics::StoreMetrics;
 use crate::mirror::change::Seq;
 use crate::mirror::position::WindowId;
+
+/// Reads at the same time, each of which may wait for the disk. More would need more threads.
+const READS: usize = 8;
 
 /// Slots for the last changes of windows. Windows may share a slot, so that many cost nothing.
 const CHANGE_SLOTS: usize = 8192;
@@ -34,6 +37,8 @@ pub(super) struct StoreShared {
     /// Opens the trees of the store.
     pub(super) engine: Arc<OpenEngine>,
     pub(super) env: Env,
+    /// Limits the reads that need a thread.
+    reading: Arc<Semaphore>,
     pub(super) incarnations: Incarnations,
     pub(super) dictionaries: Arc<Dictionaries>,
     /// The tree while the store is open.
@@ -72,6 +77,7 @@ impl StoreShared {
             path,
             engine,
             env,
+            reading: Arc::new(Semaphore::new(READS)),
             incarnations,
             dictionaries: tree.dictionaries.clone(),
             tree: RwLock::new(Some(tree)),
@@ -248,7 +254,7 @@ impl StoreShared {
             let read = move || catch_unwind(read);
             let read = match Env::may_block() {
                 true => read(),
-                false => match self.env.in_turn(read).await {
+                false => match env::limited(&self.reading, read).await {
                     Ok(read) => read,
                     // The runtime ended before the read began, which says nothing about the store.
                     Err(_) => return Err(StoreError::Closed),
