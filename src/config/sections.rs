@@ -113,7 +113,7 @@ const MIN_CACHE: u64 = 1 << 20;
 impl StoreConfig {
     const KEYS: &[ConfigKey] = &[
         ConfigKey::with_default("path", r#""/var/lib/calmirror""#),
-        ConfigKey::with_default("cache", r#""128MiB""#),
+        ConfigKey::with_default("cache", r#""96MiB""#),
     ];
 
     pub(super) fn read(
