@@ -218,18 +218,21 @@ impl Store {
     /// Copies until the copy is the same as the tree.
     async fn copy(
         &self,
-        mut compaction: Compaction,
+        compaction: Compaction,
         pause: Duration,
     ) -> Result<Compaction, CompactionError> {
-        loop {
+        let mut resting = RestingCompaction(Some(compaction));
+        while let Some(mut compaction) = resting.0.take() {
             let slice = move || compaction.copy_slice().map(|equal| (compaction, equal));
             let (copied, equal) = self.on_blocking_thread(slice).await?;
             if equal {
                 return Ok(copied);
             }
-            compaction = copied;
+            resting.0 = Some(copied);
             tokio::time::sleep(pause).await;
         }
+        // Not reached: only a dropped future leaves a compaction at rest.
+        Err(CompactionError::Store(StoreError::Closed))
     }
 
     /// Bytes on disk of the tree's files; 0 if the operating system does not report it.
@@ -249,6 +252,18 @@ impl Store {
         let done = self.shared().env.block_on_external(working).await;
         // An error means that the runtime ended before the work began.
         done.unwrap_or(Err(CompactionError::Store(StoreError::Closed)))
+    }
+}
+
+/// A compaction between two slices. If nobody waits for it any longer, its copy is closed on a
+/// thread of its own, because that takes as long as the disk needs.
+struct RestingCompaction(Option<Compaction>);
+
+impl Drop for RestingCompaction {
+    fn drop(&mut self) {
+        if let Some(compaction) = self.0.take() {
+            std::thread::spawn(move || drop(compaction));
+        }
     }
 }
 
