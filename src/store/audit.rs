@@ -36,8 +36,14 @@ pub(super) fn audit(tree: &Tree, suspect: bool, env: &Env) -> Result<(), TreeErr
     let windows = u32::try_from(tree.number(keys::NEXT_WINDOW)?).unwrap_or(u32::MAX);
     for _ in 0..PLACES {
         let from = 1 + env.random_u64() % last.max(1);
-        for pack in tree.feed_packs(from).take(AT_ONCE / 4) {
-            changes(tree, pack?)?;
+        let mut checked = 0;
+        for pack in tree.feed_packs(from) {
+            let pack = pack?;
+            checked += pack.entries.len();
+            changes(tree, pack)?;
+            if checked >= AT_ONCE {
+                break;
+            }
         }
         let window =
             WindowId(u32::try_from(env.random_u64() % u64::from(windows.max(1))).unwrap_or(0));
@@ -55,7 +61,7 @@ fn audit_all(tree: &Tree) -> Result<(), TreeError> {
     let mut shown = BTreeMap::<WindowId, u64>::new();
     let mut windows = BTreeMap::<WindowId, WindowRecord>::new();
     let mut sum = FeedChecksum::default();
-    for entry in tree.range::<&[u8]>(..) {
+    for entry in tree.engine().scan_all(&[]) {
         let (key, value) = entry?;
         let window = keys::window_of(&key);
         match key.first() {

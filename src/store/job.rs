@@ -22,7 +22,7 @@ use crate::mirror::status::ResyncReason;
 
 /// Rough bytes written for registering a window, one slice of dropping or trimming, and a reset.
 const WINDOW: usize = 600;
-const SLICE: usize = 256 << 10;
+const SLICE: usize = 1 << 20;
 const RESET: usize = 64 << 10;
 
 /// Answers the caller of a job.

@@ -12,15 +12,15 @@
 //!
 //! Files, from the bottom up: `engine` (what keeps the tree on disk); `keys`, `record`, `row` and
 //! `batch` (what is written); `tree` (reading the tree) and `rows` (where a row lies); `parts`,
-//! `plan`, `commit_applier`, `change_writer`, `feed_edit`, `register` and `purge` (from a request to a batch);
-//! `job`, `writer` and `write_watcher` (the thread, its jobs, and the end of a write that failed);
-//! `dictionary`, `row_commit` and `recompress` (compression); `shared` (state of writer and
-//! readers); `handle` (the store's interface); `lookup` (what workers read); `compare`
-//! (what a start reads); `query`, `render`,
-//! `feed`, `follower`, `change_line` and `cursor` (what readers get); `directory`, `open`,
-//! `watermark` and `audit` (opening); `disk_space` and `reserve` (full disks); `written_keys` and
-//! `copy` (a copy of the tree while it is written); `exchange`, `compaction` and `compact` (giving
-//! space back); `export`, `export_file`, `export_reader` and `import` (a store as a file).
+//! `plan`, `commit_applier`, `change_writer`, `feed_edit`, `register` and `purge` (from a request
+//! to a batch); `job`, `writer` and `write_watcher` (the thread, its jobs, and the end of a write
+//! that failed); `dictionary`, `row_commit` and `recompress` (compression); `shared` (state of
+//! writer and readers); `handle` (the store's interface); `lookup` (what workers read); `compare`
+//! (what a start reads); `query`, `render`, `feed`, `follower`, `change_line` and `cursor` (what
+//! readers get); `directory`, `open`, `watermark` and `audit` (opening); `disk_space` and `reserve`
+//! (full disks); `written_keys` and `copy` (a copy of the tree while it is written); `exchange`,
+//! `compaction` and `compact` (giving space back); `export`, `export_file`, `export_reader` and
+//! `import` (a store as a file).
 
 mod audit;
 mod batch;

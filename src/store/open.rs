@@ -283,8 +283,7 @@ pub(super) fn check(
         return Err(OpenAttemptError::Damaged("the store is behind its watermark".to_owned()));
     }
     // The change with the last assigned seq exists until its tombstone is trimmed.
-    let last = tree.keys(&[keys::FEED]).next_back().transpose()?;
-    let newest = last.and_then(|key| keys::seq_of(&key)).unwrap_or(0);
+    let newest = tree.newest_change()?.unwrap_or(0);
     if newest != last_seq && (newest > last_seq || tree.number(keys::MIN_SEQ)? != last_seq) {
         return Err(OpenAttemptError::Damaged("the feed does not end at the last seq".to_owned()));
     }

@@ -21,8 +21,9 @@ use crate::mirror::position::{PendingEntry, PendingKey};
 const PART: usize = 4 << 20;
 /// Bytes an item takes beside its content: keys, feed entry, index.
 const BESIDE: usize = 300;
-/// Rough bytes a removal loads and writes: the row is not known yet.
-const REMOVAL: usize = 1000;
+/// Rough bytes a removal loads and writes: the row is not known yet, and the pack of its entry in
+/// the feed is written again.
+const REMOVAL: usize = 2000;
 
 /// Roughly how many bytes a commit loads and writes.
 pub(super) fn weight(rows: &RowCommit) -> usize {

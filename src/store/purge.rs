@@ -10,7 +10,7 @@ use super::change_writer::ChangeWriter;
 use super::error::TreeError;
 use super::feed_edit::FeedEdit;
 use super::keys;
-use super::record::{self, FeedEntry};
+use super::record::{self, FeedEntry, FeedPack};
 use super::register;
 use super::result_page::ResultPage;
 use super::tree::Tree;
@@ -133,10 +133,14 @@ pub(super) fn trim_slice(
     }
     let mut min_seq = None;
     let mut feed = FeedEdit::default();
+    let mut pack = None::<FeedPack>;
     for key in &oldest[..due] {
         let seq = keys::seq_of(key).ok_or(TreeError::Damaged("age"))?;
-        if let Some(FeedEntry { window, id, .. }) = tree.entry(seq)? {
-            batch.delete(keys::tombstone(window, id));
+        if pack.as_ref().is_none_or(|pack| pack.entry(seq).is_none()) {
+            pack = tree.feed_pack(seq)?;
+        }
+        if let Some(FeedEntry { window, id, .. }) = pack.as_ref().and_then(|pack| pack.entry(seq)) {
+            batch.delete(keys::tombstone(*window, *id));
         }
         feed.remove(seq);
         batch.delete(key.to_vec());

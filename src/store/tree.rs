@@ -289,7 +289,7 @@ impl Tree {
     /// The pack of the feed that has an entry, if it exists.
     pub(super) fn feed_pack(&self, seq: Seq) -> Result<Option<FeedPack>, TreeError> {
         let pack = self.feed_packs(seq).next().transpose()?;
-        Ok(pack.filter(|pack| pack.entries.iter().any(|(found, _)| *found == seq)))
+        Ok(pack.filter(|pack| pack.entry(seq).is_some()))
     }
 
     /// The packs that may have entries from a seq on, in order.
@@ -304,10 +304,17 @@ impl Tree {
         })
     }
 
+    /// The seq of the newest entry of the feed.
+    pub(super) fn newest_change(&self) -> Result<Option<Seq>, TreeError> {
+        let last = self.keys(&[keys::FEED]).next_back().transpose()?;
+        let Some(key) = last.and_then(|key| keys::seq_of(&key)) else { return Ok(None) };
+        let pack = self.feed_packs(key).next().transpose()?;
+        Ok(pack.and_then(|pack| pack.entries.last().map(|(seq, _)| *seq)))
+    }
+
     /// An entry of the feed.
     pub(super) fn entry(&self, seq: Seq) -> Result<Option<FeedEntry>, TreeError> {
-        let entries = self.feed_pack(seq)?.into_iter().flat_map(|pack| pack.entries);
-        Ok(entries.into_iter().find(|(found, _)| *found == seq).map(|(_, entry)| entry))
+        Ok(self.feed_pack(seq)?.and_then(|pack| pack.into_entry(seq)))
     }
 
     /// The seq of the tombstone of an id.

@@ -100,12 +100,12 @@ fn a_newer_file_and_a_newer_store_are_refused_as_such() {
         );
     }
     // A store that was converted while the export was made.
-    let blocks = [sample().concat(), vec![put(keys::SCHEMA, &record::number(3))]];
+    let blocks = [sample().concat(), vec![put(keys::SCHEMA, &record::number(9))]];
     let (writer, mut begin) = ExportWriter::begin();
     drop(writer);
     begin.truncate(file_of(&blocks[..1]).len());
     let refused = fault(&file_of(&blocks));
-    assert!(matches!(refused.why, ExportFaultKind::Newer { what: "a store", found: 3, .. }));
+    assert!(matches!(refused.why, ExportFaultKind::Newer { what: "a store", found: 9, .. }));
     let end = BEFORE + 8 * 4 + 32 + AFTER;
     assert_eq!(refused.offset as usize, file_of(&blocks[..1]).len() - end);
 }

@@ -46,6 +46,16 @@ impl FeedPack {
         packs
     }
 
+    /// One of the entries.
+    pub(in crate::store) fn entry(&self, seq: Seq) -> Option<&FeedEntry> {
+        self.entries.iter().find(|(found, _)| *found == seq).map(|(_, entry)| entry)
+    }
+
+    /// One of the entries, without the others.
+    pub(in crate::store) fn into_entry(self, seq: Seq) -> Option<FeedEntry> {
+        self.entries.into_iter().find(|(found, _)| *found == seq).map(|(_, entry)| entry)
+    }
+
     fn takes(&self, seq: Seq, entry: &FeedEntry) -> bool {
         self.entries.len() < MAX_ENTRIES
             && self.entries.first().is_some_and(|(first, pack)| {
@@ -188,6 +198,9 @@ mod tests {
         assert_eq!(lengths(vec![entry.clone(), other]), [1, 1]);
         let later = FeedEntry { at: 9, ..entry.clone() };
         assert_eq!(lengths(vec![entry.clone(), later]), [1, 1]);
+        let distant = [(1, entry.clone()), (256, entry.clone()), (257, entry.clone())];
+        let distant = FeedPack::divide(distant.into());
+        assert_eq!(distant.iter().map(|pack| pack.key).collect::<Vec<_>>(), [256, 257]);
         let changed = vec!["x".repeat(FULL)];
         let long =
             FeedEntry { update: Some(UpdateEntry { essential: 1, changed }), ..entry.clone() };
