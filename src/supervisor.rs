@@ -10,6 +10,7 @@
 mod fleet;
 mod maintenance;
 mod start;
+mod starting_fleet;
 #[cfg(test)]
 mod tests;
 
