@@ -170,7 +170,7 @@ impl Daemon {
         let mut supervisor = Supervisor::new(services, config.sections.feed.retention);
         let specs = window_specs(&config, &config.windows, &accounts);
         let permit = |count| check_drops(count, options.accept_drops);
-        supervisor.start_if(specs, &options.progress, permit).await?;
+        supervisor.start(specs, &options.progress, permit).await?;
 
         let app = AppState {
             store: store.clone(),

@@ -156,25 +156,13 @@ impl Supervisor {
         self.fleet.clone()
     }
 
-    /// [`Supervisor::start_if`], however many windows are dropped.
-    ///
-    /// # Errors
-    /// The store has failed.
-    pub async fn start(
-        &mut self,
-        specs: Vec<WindowSpec>,
-        progress: &StartProgress,
-    ) -> Result<(), StoreError> {
-        self.start_if(specs, progress, |_| Ok(())).await
-    }
-
     /// Starts a worker for every window in `specs`. Windows that the store knows under another
     /// identity are removed first; windows that are not in `specs` are dropped in the background.
     /// `permit` is called before anything is written.
     ///
     /// # Errors
     /// The store has failed, or the error of `permit`.
-    pub async fn start_if<E: From<StoreError>>(
+    pub async fn start<E: From<StoreError>>(
         &mut self,
         specs: Vec<WindowSpec>,
         progress: &StartProgress,

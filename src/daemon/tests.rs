@@ -80,7 +80,7 @@ async fn a_start_that_drops_most_windows_needs_permission() {
             metrics: Arc::default(),
         };
         let mut supervisor = Supervisor::new(services, Duration::from_secs(86_400));
-        supervisor.start_if(specs, &StartProgress::default(), permit).await.unwrap_err();
+        supervisor.start(specs, &StartProgress::default(), permit).await.unwrap_err();
         let drops = check_drops(counted.unwrap(), false).err().map(|error| match error {
             StartError::Drops { dropped, known } => (dropped, known),
             error => panic!("{error}"),

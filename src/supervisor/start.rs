@@ -173,11 +173,10 @@ mod tests {
     use tokio::time::Instant;
 
     use super::super::FleetChange;
-    use super::super::tests::{SupervisorFixture, settle, spec, stored_id};
+    use super::super::tests::{SupervisorFixture, settle, spec, start, stored_id};
     use super::*;
     use crate::mirror::commit::{Commit, CounterUpdates};
     use crate::mirror::window::Window;
-    use crate::platform::start_progress::StartProgress;
     use crate::tests::window;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -193,8 +192,7 @@ mod tests {
             let counters = CounterUpdates { paused_until, ..CounterUpdates::default() };
             let commit = Commit::new(stored_id(next, "alice").await, 0, env.now());
             store.commit(Commit { counters, ..commit }).await.unwrap();
-            let specs = ["alice", "bob"].map(|name| spec(window(name), &tokens));
-            next.start(specs.into(), &StartProgress::default()).await.unwrap();
+            start(next, ["alice", "bob"].map(|name| spec(window(name), &tokens))).await;
             for (name, expected) in [("alice", expected), ("bob", None)] {
                 let Window { mailbox, calendar, .. } = window(name);
                 let paused = client.target(&tokens, &mailbox, calendar).budget.paused_until();
@@ -210,8 +208,7 @@ mod tests {
         let (mut fixture, tokens) = SupervisorFixture::new().await.successor().await;
         let next = &mut fixture.supervisor;
         settle(next, "alice").await;
-        let specs = ["alice", "bob"].map(|name| spec(window(name), &tokens));
-        next.start(specs.into(), &StartProgress::default()).await.unwrap();
+        start(next, ["alice", "bob"].map(|name| spec(window(name), &tokens))).await;
         tokio::time::sleep(Duration::from_millis(1)).await;
         let rounds = |name| next.fleet().window(name).unwrap();
         let due = |name| rounds(name).next_due.unwrap().duration_since(next.services.env.now());

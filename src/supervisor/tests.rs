@@ -35,6 +35,12 @@ pub(super) fn spec(window: Window, tokens: &Arc<Tokens>) -> WindowSpec {
     WindowSpec { identity: identity(&window), window: Arc::new(window), tokens: tokens.clone() }
 }
 
+/// Starts a supervisor, whatever is dropped.
+pub(super) async fn start<const N: usize>(supervisor: &mut Supervisor, specs: [WindowSpec; N]) {
+    let permit = |_| Ok::<_, StoreError>(());
+    supervisor.start(specs.into(), &StartProgress::default(), permit).await.unwrap();
+}
+
 /// Captures the log of this thread in a file.
 fn captured_log() -> (tempfile::NamedTempFile, tracing::subscriber::DefaultGuard) {
     let log = tempfile::NamedTempFile::new().unwrap();
@@ -69,8 +75,7 @@ impl SupervisorFixture {
             Services { store, client, env, metrics: Arc::default() },
             Duration::from_secs(86_400),
         );
-        let specs = ["alice", "bob"].map(|name| spec(window(name), &tokens)).into();
-        supervisor.start(specs, &StartProgress::default()).await.unwrap();
+        start(&mut supervisor, ["alice", "bob"].map(|name| spec(window(name), &tokens))).await;
 
         let path = directory.path().join("notify");
         let manager = UnixDatagram::bind(&path).unwrap();
@@ -312,8 +317,7 @@ async fn a_window_inherits_the_pending_drops_of_its_predecessor() {
 async fn unconfigured_windows_are_marked_for_dropping_before_the_workers_start() {
     let (mut fixture, tokens) = SupervisorFixture::new().await.successor().await;
     let store = fixture.supervisor.services.store.clone();
-    let specs = vec![spec(window("alice"), &tokens)];
-    fixture.supervisor.start(specs, &StartProgress::default()).await.unwrap();
+    start(&mut fixture.supervisor, [spec(window("alice"), &tokens)]).await;
     // The events are not removed yet, but an interrupted start needs no second permission for the
     // drop.
     let known: Vec<_> = store.identities().await.unwrap().into_keys().collect();
@@ -328,7 +332,7 @@ async fn a_round_requested_just_before_a_reload_that_fails_begins_at_once() {
     let (mut fixture, tokens) = SupervisorFixture::new().await.successor().await;
     let next = &mut fixture.supervisor;
     settle(next, "alice").await;
-    next.start(vec![spec(window("alice"), &tokens)], &StartProgress::default()).await.unwrap();
+    start(next, [spec(window("alice"), &tokens)]).await;
     let handle = next.running.values().next().unwrap().handle.clone();
     let round = handle.request_round(RoundRequest::Sync);
     let stopped = next.stop_workers(&[Arc::from("alice")].into()).await.unwrap();

@@ -14,7 +14,6 @@ use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::position::{Phase, WindowId};
 use calmirror::mirror::status::RoundFigures;
 use calmirror::mirror::window::{Edge, Window, WindowSettings};
-use calmirror::platform::start_progress::StartProgress;
 use calmirror::store::{EventQuery, Store, StoreOptions};
 use calmirror::supervisor::{Fleet, Supervisor};
 use calmirror::worker::Services;
@@ -87,7 +86,7 @@ async fn start(
     );
     let sign_in = rig::sign_in(Credential::AccessTokenFile(token));
     let tokens = Tokens::new(sign_in, transport, env.clone());
-    supervisor.start(vec![rig::spec(window, &tokens)], &StartProgress::default()).await.unwrap();
+    rig::start(&mut supervisor, vec![rig::spec(window, &tokens)]).await;
     let id = supervisor.fleet().id("me").unwrap();
     (store, supervisor, id)
 }

@@ -14,7 +14,7 @@ use calmirror::mirror::status::{WindowState, WindowStatus};
 use calmirror::mirror::window::{CalendarRef, Edge, Window, WindowIdentity, WindowSettings};
 use calmirror::platform::start_progress::StartProgress;
 use calmirror::simulator::{Simulator, SimulatorSettings};
-use calmirror::store::{Store, StoreOptions};
+use calmirror::store::{Store, StoreError, StoreOptions};
 use calmirror::supervisor::{Fleet, Supervisor, WindowSpec};
 use calmirror::worker::Services;
 use jiff::Timestamp;
@@ -98,6 +98,12 @@ pub(crate) fn spec(window: Window, tokens: &Arc<Tokens>) -> WindowSpec {
     }
 }
 
+/// Starts a supervisor, whatever is dropped.
+pub(crate) async fn start(supervisor: &mut Supervisor, specs: Vec<WindowSpec>) {
+    let permit = |_| Ok::<_, StoreError>(());
+    supervisor.start(specs, &StartProgress::default(), permit).await.unwrap();
+}
+
 /// Running workers. Dropped without [`Rig::stop`] they are cut off, as in a crash.
 pub(crate) struct Rig {
     pub(crate) fleet: Fleet,
@@ -136,7 +142,7 @@ impl Rig {
             Services { store: store.clone(), client, env: env.clone(), metrics: round_metrics };
         let mut supervisor = Supervisor::new(services, Duration::from_secs(30 * 86_400));
         let posts = windows.into_iter().map(|window| spec(window, &tokens)).collect();
-        supervisor.start(posts, &StartProgress::default()).await.unwrap();
+        start(&mut supervisor, posts).await;
         let fleet = supervisor.fleet();
         let (stop, mut stopped) = oneshot::channel();
         let closing = store.clone();
