@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::config::{Diagnostics, Sources};
-use crate::graph::{HttpTransport, script};
+use crate::graph::script::Script;
 use crate::platform::start_progress::StartProgress;
 use crate::reload::ReloadError;
 use crate::store::WindowRegistration;
@@ -43,70 +43,15 @@ client_secret_file = "secret"
     Config::load(&Sources::find(Some(&file), BTreeMap::new()), now).unwrap()
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_start_that_drops_most_windows_needs_permission() {
-    let directory = tempfile::tempdir().unwrap();
-    let names: Vec<String> = (10..50).map(|number| format!("room{number}")).collect();
-    let windows: Vec<(&str, &str)> = names.iter().map(|name| (&**name, "1h")).collect();
-    let all = config(directory.path(), "store", &windows);
-    let store = open_store(directory.path(), &env());
-    let known = all.windows.iter().map(|window| WindowRegistration {
-        identity: all.identity(window),
-        ..registration(window)
-    });
-    store.register(known.collect(), env().now()).await.unwrap();
-    let stored = store.windows().await.unwrap();
-    let transport = Arc::new(HttpTransport::new().unwrap());
-    let shared: Arc<dyn Transport> = transport.clone();
-    let accounts = tokens(&all, &BTreeMap::new(), &shared, &env());
-    // The windows kept, those of them that get another mailbox, and how many that drops.
-    for (kept, other, refused) in
-        [(40, 0, None), (20, 0, None), (19, 0, Some(21)), (40, 20, None), (40, 21, Some(21))]
-    {
-        let mut new = config(directory.path(), "store", &windows[..kept]);
-        for window in new.windows.iter_mut().take(other) {
-            Arc::make_mut(window).mailbox = "other@contoso.com".into();
-        }
-        let specs = window_specs(&new, &new.windows, &accounts);
-        let mut counted = None;
-        let permit = |count| {
-            counted = Some(count);
-            Err(StartError::Graph("not asked".to_owned()))
-        };
-        let services = Services {
-            store: store.clone(),
-            client: script::client(&transport),
-            env: env(),
-            metrics: Arc::default(),
-        };
-        let mut supervisor = Supervisor::new(services, Duration::from_secs(86_400));
-        supervisor.start(specs, &StartProgress::default(), permit).await.unwrap_err();
-        let drops = check_drops(counted.unwrap(), false).err().map(|error| match error {
-            StartError::Drops { dropped, known } => (dropped, known),
-            error => panic!("{error}"),
-        });
-        let expected = refused.map(|dropped| (dropped, 40));
-        assert_eq!(drops, expected, "{kept} kept, {other} of them another mailbox");
-        check_drops(counted.unwrap(), true).unwrap();
-        assert_eq!(store.windows().await.unwrap(), stored, "a refused start has written");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_stop_comes_before_a_waiting_reload_and_closes_the_store() {
-    let directory = tempfile::tempdir().unwrap();
-    let read = Arc::new(AtomicBool::new(false));
-    let reading = read.clone();
-    let options = DaemonOptions {
-        config: config(directory.path(), "store", &[]),
-        load: Arc::new(move || {
-            reading.store(true, Ordering::Relaxed);
-            Err(Diagnostics(Vec::new()))
-        }),
+/// Options of a daemon that must not request anything.
+fn options(config: Config) -> DaemonOptions {
+    DaemonOptions {
+        config,
+        load: Arc::new(|| Err(Diagnostics(Vec::new()))),
         reloads: ReloadQueue::default(),
         telemetry: None,
         env: env(),
-        transport: Arc::new(HttpTransport::new().unwrap()),
+        transport: Script::new([], []),
         about: BuildInfo {
             version: String::new(),
             commit: String::new(),
@@ -117,7 +62,70 @@ async fn a_stop_comes_before_a_waiting_reload_and_closes_the_store() {
         progress: StartProgress::default(),
         accept_drops: false,
         open_loopback: false,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_drops_most_windows_needs_permission() {
+    let names: Vec<String> = (10..50).map(|number| format!("room{number}")).collect();
+    let windows: Vec<(&str, &str)> = names.iter().map(|name| (&**name, "1h")).collect();
+    // The windows kept, those of them that get another mailbox, whether drops are accepted, and how
+    // many windows a refused start would have dropped.
+    for (kept, other, accept_drops, refused) in [
+        (40, 0, false, None),
+        (20, 0, false, None),
+        (19, 0, false, Some(21)),
+        (40, 20, false, None),
+        (40, 21, false, Some(21)),
+        (1, 0, false, Some(39)),
+        (1, 0, true, None),
+    ] {
+        let case = format!("{kept} kept, {other} of them another mailbox, accept: {accept_drops}");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store");
+        let all = config(directory.path(), "store", &windows);
+        let known = all.windows.iter().map(|window| WindowRegistration {
+            identity: all.identity(window),
+            ..registration(window)
+        });
+        let store = open_store(&path, &env());
+        store.register(known.collect(), env().now()).await.unwrap();
+        let stored = store.windows().await.unwrap();
+        store.close().await.unwrap();
+
+        let mut new = config(directory.path(), "store", &windows[..kept]);
+        for window in new.windows.iter_mut().take(other) {
+            Arc::make_mut(window).mailbox = "other@contoso.com".into();
+        }
+        let drops = match Daemon::start(DaemonOptions { accept_drops, ..options(new) }).await {
+            Ok(daemon) => {
+                daemon.run(std::future::ready(())).await.unwrap();
+                None
+            }
+            Err(StartError::Drops { dropped, known }) => Some((dropped, known)),
+            Err(error) => panic!("{case}: {error}"),
+        };
+        assert_eq!(drops, refused.map(|dropped| (dropped, 40)), "{case}");
+        let store = open_store(&path, &env());
+        if refused.is_some() {
+            assert_eq!(store.windows().await.unwrap(), stored, "{case}: has written");
+        } else {
+            assert_eq!(store.identities().await.unwrap().len(), kept, "{case}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_comes_before_a_waiting_reload_and_closes_the_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let read = Arc::new(AtomicBool::new(false));
+    let reading = read.clone();
+    let load = move || {
+        reading.store(true, Ordering::Relaxed);
+        Err(Diagnostics(Vec::new()))
     };
+    let config = config(directory.path(), "store", &[]);
+    let options = DaemonOptions { load: Arc::new(load), ..options(config) };
     let daemon = Daemon::start(options).await.unwrap();
     let (reloads, socket) = (daemon.reloads(), daemon.socket().unwrap());
     assert!(socket.exists());
