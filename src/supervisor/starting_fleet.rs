@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, TryFutureExt as _, stream};
 use jiff::Timestamp;
 
 use super::start::{WorkerStart, registration, registrations};
@@ -115,17 +115,19 @@ impl Supervisor {
             let place = *places.get(name)?;
             Some((place, registration(&specs[place], now)))
         });
-        let end = store.last_window().await?.map_or(0, |last| last.0.saturating_add(1));
-        let slices = (0..end).step_by(SLICE);
+        let last = store.last_window().await?.map_or(0, |last| last.0);
+        let end = last.saturating_add(1);
+        let slices = (1..end).step_by(SLICE);
         // Reading uses all cores.
         let reads = stream::iter(slices).map(|first| {
             let ids = first..first.saturating_add(SLICE as u32).min(end);
-            store.compare_windows(ids, wanted.clone())
+            let before = ids.end - 1;
+            store.compare_windows(ids, wanted.clone()).map_ok(move |read| (before, read))
         });
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let mut reads = std::pin::pin!(reads.buffered(cores));
         while let Some(read) = reads.next().await {
-            let ComparedWindows { count, unwanted, unchanged } = read?;
+            let (compared, ComparedWindows { count, unwanted, unchanged }) = read?;
             fleet.count.known += count.known;
             fleet.count.staying += count.staying;
             fleet.unwanted.extend(unwanted);
@@ -140,8 +142,7 @@ impl Supervisor {
                 })
                 .unzip();
             self.attach_starting(fleet, slice, registered);
-            let (known, all) = (fleet.starts.len(), fleet.specs.len());
-            progress.set(format!("registering windows: {known} of {all}"));
+            progress.set(format!("comparing windows: {compared} of {last}"));
         }
         Ok(())
     }
@@ -175,8 +176,12 @@ mod tests {
         let specs = vec![spec(Window { mailbox: "carol".into(), ..window("alice") }, &tokens)];
         let wanted = registrations(&specs, env.now());
         let successor = store.register(wanted, env.now()).await.unwrap().remove(0).id;
-        let permit = |_| Ok::<_, StoreError>(());
-        let drops = next.register_fleet(specs, &StartProgress::default(), permit).await.unwrap();
+        let progress = StartProgress::default();
+        let permit = |_| {
+            assert_eq!(progress.step(), "comparing windows: 3 of 3");
+            Ok::<_, StoreError>(())
+        };
+        let drops = next.register_fleet(specs, &progress, permit).await.unwrap();
         assert_eq!(drops, [("bob".into(), bob)]);
         assert_eq!(next.replaced, [(successor, vec![alice])].into());
         fixture.end().await;
