@@ -117,12 +117,12 @@ impl Supervisor {
         });
         let last = store.last_window().await?.map_or(0, |last| last.0);
         let end = last.saturating_add(1);
+        // Numbers begin at 1. Reading uses all cores.
         let slices = (1..end).step_by(SLICE);
-        // Reading uses all cores.
         let reads = stream::iter(slices).map(|first| {
             let ids = first..first.saturating_add(SLICE as u32).min(end);
-            let before = ids.end - 1;
-            store.compare_windows(ids, wanted.clone()).map_ok(move |read| (before, read))
+            let compared = ids.end - 1;
+            store.compare_windows(ids, wanted.clone()).map_ok(move |read| (compared, read))
         });
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let mut reads = std::pin::pin!(reads.buffered(cores));
