@@ -159,6 +159,9 @@ async fn prepare(
     let prepared = stop.run_until_cancelled(async {
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
+            // What the former worker left in the writer's queue comes first. Its successor would
+            // otherwise read an old position, and could undo a reset that was on its way.
+            services.store.flush().await?;
         }
         for old in replaces {
             maintenance::drop_window(&services.store, &services.env, &name, old).await?;
