@@ -70,13 +70,13 @@ async fn a_store_of_a_newer_format_is_not_touched() {
     filled(&fixture).await;
     let watermark = fixture.path("store/watermark");
     let old = fs::read(&watermark).unwrap();
-    fs::write(&watermark, sealed(br#"{"format":3,"something":"else"}"#)).unwrap();
+    fs::write(&watermark, sealed(br#"{"format":8,"something":"else"}"#)).unwrap();
     let before = files(&fixture.path("store"));
     let refused = fixture.cli(&["run"]).await;
     assert_refused(
         &refused,
         &fixture,
-        "newer version (format 3, this one knows 2)",
+        "newer version (format 8, this one knows 4)",
         "run the version that wrote it",
     );
     assert_eq!(files(&fixture.path("store")), before, "the store was changed");
@@ -84,14 +84,14 @@ async fn a_store_of_a_newer_format_is_not_touched() {
 
     // A watermark with a newer layout is refused too; only its leading version number is readable.
     let mut newer = sealed(b"another layout");
-    newer[0] = 4;
+    newer[0] = 9;
     fs::write(&watermark, newer).unwrap();
     let before = files(&fixture.path("store"));
     let refused = fixture.cli(&["run"]).await;
     assert_refused(
         &refused,
         &fixture,
-        "newer version (format 4, this one knows 2)",
+        "newer version (format 9, this one knows 4)",
         "run the version that wrote it",
     );
     assert_eq!(files(&fixture.path("store")), before, "the store was changed");
