@@ -9,8 +9,12 @@ use super::table::LayeredTable;
 use crate::mirror::account::{Account, Credential};
 
 /// An account sets exactly one of these keys.
-const CREDENTIALS: [&str; 4] =
-    ["client_secret_file", "client_secret_env", "certificate_file", "access_token_file"];
+const CREDENTIALS: [&str; 5] =
+    ["client_secret_file", "client_secret_env", "certificate_file", FEDERATED, "access_token_file"];
+const FEDERATED: &str = "federated_token_file";
+/// Instead of the path of a federated token: it, the tenant and the application are in variables of
+/// the environment that Azure's workload identity sets (fact 140).
+const IN_ENVIRONMENT: &str = "env";
 
 /// Reads one account; returns `None` after an error.
 pub(super) fn account(
@@ -22,16 +26,25 @@ pub(super) fn account(
     let mut reader = TableReader::new(table, report);
     let credential = credential(&mut reader, sources);
     let borrowed = reader.has("access_token_file");
-    let mut identifier = |key: &'static str, remedy: &str| {
-        if reader.has(key) || borrowed {
-            let absent = !reader.has(key);
-            return reader.read(key, identifier).or_else(|| absent.then(String::new));
+    let is_ambient = |written: RawValue<'_>| Ok(written.text().ok() == Some(IN_ENVIRONMENT));
+    let ambient = reader.read(FEDERATED, is_ambient) == Some(true);
+    let mut identifier = |key: &'static str, name: &str, remedy: &str| {
+        if reader.has(key) {
+            return reader.read(key, |written| identifier(written.text()?));
+        }
+        if borrowed {
+            return Some(String::new());
+        }
+        if ambient {
+            let found = azure_variable(name, key, sources).and_then(identifier);
+            return found.map_err(|wrong| reader.fault(FEDERATED, wrong)).ok();
         }
         reader.missing(key, "missing", remedy);
         None
     };
-    let tenant = identifier("tenant", "write the tenant's id or domain");
-    let client_id = identifier("client_id", "write the application's (client) id");
+    let tenant = identifier("tenant", "AZURE_TENANT_ID", "write the tenant's id or domain");
+    let client_id =
+        identifier("client_id", "AZURE_CLIENT_ID", "write the application's (client) id");
     if let Some("common" | "organizations" | "consumers") = tenant.as_deref() {
         reader.fault(
             "tenant",
@@ -72,8 +85,7 @@ pub(super) fn is_guid(text: &str) -> bool {
 }
 
 /// Reads an id or a domain. It becomes a part of URLs, so its characters are restricted.
-fn identifier(written: RawValue<'_>) -> Result<String, Issue> {
-    let text = written.text()?;
+fn identifier(text: &str) -> Result<String, Issue> {
     if text.len() > 255 || !text.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)) {
         return Err(Issue::new(
             "neither an id nor a domain",
@@ -103,9 +115,28 @@ fn credential(reader: &mut TableReader<'_>, sources: &Sources) -> Option<Credent
     match key {
         "client_secret_file" => reader.read(key, private).map(Credential::SecretFile),
         "certificate_file" => reader.read(key, private).map(Credential::CertificateFile),
+        FEDERATED => {
+            let path = |written: RawValue<'_>| match written.text()? {
+                IN_ENVIRONMENT => {
+                    let path = azure_variable("AZURE_FEDERATED_TOKEN_FILE", "a path", sources)?;
+                    secret::checked(path.into(), sources)
+                }
+                _ => private(written),
+            };
+            reader.read(key, path).map(Credential::FederatedTokenFile)
+        }
         "access_token_file" => reader.read(key, private).map(Credential::AccessTokenFile),
         _ => reader.read(key, |written| variable(written, sources)).map(Credential::SecretEnv),
     }
+}
+
+/// A variable that Azure's workload identity sets; `instead` is what can be written instead.
+fn azure_variable<'a>(name: &str, instead: &str, sources: &'a Sources) -> Result<&'a str, Issue> {
+    let value = sources.environment.get(name).map(|value| value.trim());
+    value.filter(|value| !value.is_empty()).ok_or_else(|| {
+        let remedy = format!("write {instead}, or run where Azure's workload identity sets it");
+        Issue::new(format!("the environment has no {name}"), remedy)
+    })
 }
 
 /// Reads the name of a variable. Errors never quote the text, because people paste secrets here.

@@ -64,7 +64,11 @@ pub(super) fn weak_token(path: &Path, other: Option<&Path>) -> Vec<Issue> {
 
 /// Reads the path of a file with a secret, and checks the file.
 pub(super) fn path(written: RawValue<'_>, sources: &Sources) -> Result<PathBuf, Issue> {
-    let path = written.path()?;
+    checked(written.path()?, sources)
+}
+
+/// Checks the file with a secret.
+pub(super) fn checked(path: PathBuf, sources: &Sources) -> Result<PathBuf, Issue> {
     let credentials = sources.environment.get("CREDENTIALS_DIRECTORY");
     check(&path, credentials.filter(|dir| !dir.is_empty()).map(Path::new))?;
     Ok(path)

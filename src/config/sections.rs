@@ -214,6 +214,7 @@ const ACCOUNT: &[ConfigKey] = &[
     ConfigKey::without_default("client_secret_file"),
     ConfigKey::without_default("client_secret_env"),
     ConfigKey::without_default("certificate_file"),
+    ConfigKey::without_default("federated_token_file"),
     ConfigKey::without_default("access_token_file"),
 ];
 
@@ -227,8 +228,7 @@ const WINDOW: &[ConfigKey] = &[
 ];
 
 /// Planned sign-in methods. They have their own error, so that users do not look for a typo.
-const PLANNED: [&str; 4] =
-    ["federated_token_file", "managed_identity", "device_code", "access_token_command"];
+const PLANNED: [&str; 3] = ["managed_identity", "device_code", "access_token_command"];
 
 impl Section {
     /// The section of that name, or an error that suggests what to write.
@@ -259,7 +259,8 @@ impl Section {
         if self == Self::Account && PLANNED.contains(&name) {
             return Err(Issue::new(
                 "not supported in this version",
-                "use client_secret_file, client_secret_env, certificate_file or access_token_file",
+                "use client_secret_file, client_secret_env, certificate_file, federated_token_file \
+                 or access_token_file",
             ));
         }
         if self == Self::Account && ["client_secret", "access_token"].contains(&name) {

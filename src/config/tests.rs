@@ -1,4 +1,5 @@
 //! Tests of the whole module: files in, a configuration or its errors out.
+mod accounts;
 mod example;
 mod faults;
 mod layers;

@@ -31,6 +31,9 @@ pub enum Credential {
     SecretEnv(String),
     /// A PEM file with an RSA private key and its certificate.
     CertificateFile(PathBuf),
+    /// A file with a token of another identity provider, which the application trusts (workload
+    /// identity federation, fact 140). It is renewed by others, for example by Kubernetes.
+    FederatedTokenFile(PathBuf),
     /// A file with an access token that another program renews.
     AccessTokenFile(PathBuf),
 }

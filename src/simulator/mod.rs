@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use crate::env::Env;
 
+mod assertion;
 mod behaviour;
 mod calendar;
 mod command;
@@ -51,6 +52,7 @@ mod stuck;
 mod tests;
 mod zone;
 
+pub use assertion::Federation;
 pub use behaviour::{Behaviour, InstanceListing, MasterOnPage, PrivateEvents, Resend};
 pub use command::{SimulateArgs, Simulation};
 pub use faults::{

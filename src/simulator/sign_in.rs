@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::assertion::{self, Federation};
 use super::faults::SignInRefusal;
 use super::ids::{guid, noise};
 use super::request::{RenderedResponse, SimulatedRequest, decode_form, pairs};
@@ -26,8 +27,11 @@ pub struct Application {
     pub tenant: String,
     /// The application's id.
     pub client_id: String,
-    /// Its secret; `None` if it may only use a certificate.
+    /// Its secret; `None` if it may only use an assertion.
     pub client_secret: Option<String>,
+    /// Whose tokens it accepts as assertions beside those of its certificate.
+    #[serde(default)]
+    pub federation: Option<Federation>,
 }
 
 /// Registered applications and issued tokens.
@@ -168,7 +172,9 @@ impl SignIn {
                     "The request body must contain the following parameter: 'client_assertion_type'.",
                 ));
             }
-            return check_assertion(assertion, client, tenant, now)
+            let known = self.applications.iter().find(|a| a.client_id == client);
+            let federation = known.and_then(|known| known.federation.as_ref());
+            return assertion::check(assertion, client, tenant, federation, now)
                 .map_err(|(number, text)| TokenEndpointError::invalid_client(number, text));
         }
         if secret.is_empty() {
@@ -289,49 +295,6 @@ impl TokenEndpointError {
     fn invalid_client(number: u32, message: &'static str) -> Self {
         Self { status: StatusCode::UNAUTHORIZED, error: "invalid_client", number, message }
     }
-}
-
-/// Checks the header and claims of a certificate's assertion (fact 138), but not its signature.
-fn check_assertion(
-    text: &str,
-    client: &str,
-    tenant: &str,
-    now: Timestamp,
-) -> Result<(), (u32, &'static str)> {
-    let part = |at: usize| -> Option<Value> {
-        let part = text.split('.').nth(at)?;
-        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).ok()?).ok()
-    };
-    let (Some(header), Some(claims)) = (part(0), part(1)) else {
-        return Err((700_027, "Client assertion is not a JSON web token."));
-    };
-    if text.split('.').count() != 3 || text.ends_with('.') {
-        return Err((700_027, "Client assertion is not signed."));
-    }
-    if !["PS256", "RS256"].iter().any(|alg| header["alg"] == *alg) {
-        return Err((700_027, "Client assertion is signed with an unsupported algorithm."));
-    }
-    if !header["x5t#S256"].is_string() && !header["x5t"].is_string() {
-        return Err((700_027, "Client assertion names no certificate."));
-    }
-    let audience = claims["aud"].as_str().unwrap_or_default();
-    if !audience.ends_with(&format!("/{tenant}/oauth2/v2.0/token")) {
-        return Err((700_027, "Client assertion audience claim does not match Realm issuer."));
-    }
-    if claims["iss"] != client || claims["sub"] != client {
-        return Err((700_027, "Client assertion issuer and subject must be the client id."));
-    }
-    if claims["jti"].as_str().is_none_or(str::is_empty) {
-        return Err((700_027, "Client assertion has no id."));
-    }
-    let now = now.as_second();
-    // A NumericDate may have a fraction (RFC 7519, section 2), and msal-node's has.
-    let seconds = |claim: &str| claims[claim].as_f64().map_or(0, |at| at as i64);
-    let (expires, valid_from) = (seconds("exp"), seconds("nbf"));
-    if expires <= now || expires > now + 86_400 || valid_from > now + 300 {
-        return Err((700_024, "Client assertion is not within its valid time range."));
-    }
-    Ok(())
 }
 
 impl SimulatedRequest {

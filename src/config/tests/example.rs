@@ -38,7 +38,8 @@ fn the_example_is_valid() {
 #[test]
 fn the_example_is_valid_with_everything_uncommented() {
     // An account has one credential.
-    let others = ["client_secret_env", "certificate_file", "access_token_file"];
+    let others =
+        ["client_secret_env", "certificate_file", "federated_token_file", "access_token_file"];
     let fixture = ConfigFixture::new();
     let text: String = EXAMPLE
         .lines()

@@ -7,7 +7,7 @@ use crate::config::sections::SECTIONS;
 
 /// Loads the text and compares every error.
 #[track_caller]
-fn check(text: &str, expected: &[&str]) {
+pub(super) fn check(text: &str, expected: &[&str]) {
     assert_eq!(ConfigFixture::with(text).faults(), expected, "of\n{text}");
 }
 
@@ -200,98 +200,6 @@ fn a_socket_path_must_fit_the_system() {
             "calmirror.toml:2: api.socket: a socket's path has at most 103 bytes; choose a shorter one",
         ],
     );
-}
-
-#[test]
-fn an_account_signs_in_in_exactly_one_way() {
-    let all = "client_secret_file, client_secret_env, certificate_file, access_token_file";
-    check(
-        "[account.a]\ntenant = \"t\"\nclient_id = \"c\"\n",
-        &[&format!("calmirror.toml:1: account.a: no way to sign in; write one of {all}")],
-    );
-    check(
-        "[account.a]\ntenant = \"t\"\nclient_id = \"c\"\nclient_secret_file = \"contoso.secret\"\ncertificate_file = \"contoso.secret\"\n",
-        &[&format!(
-            "calmirror.toml:5: account.a.certificate_file: a second way to sign in beside client_secret_file; keep exactly one of {all}"
-        )],
-    );
-    check(
-        "[account.a]\nclient_secret_file = \"contoso.secret\"\n",
-        &[
-            "calmirror.toml:1: account.a.tenant: missing; write the tenant's id or domain",
-            "calmirror.toml:1: account.a.client_id: missing; write the application's (client) id",
-        ],
-    );
-    check(
-        "[account.a]\ntenant = \"common\"\nclient_id = \"a b\"\nclient_secret_file = \"contoso.secret\"\n",
-        &[
-            "calmirror.toml:2: account.a.tenant: a daemon needs a specific tenant; write the tenant's id or domain",
-            "calmirror.toml:3: account.a.client_id: neither an id nor a domain; write letters, digits, `-`, `.` and `_` only",
-        ],
-    );
-    for key in ["federated_token_file", "managed_identity", "device_code", "access_token_command"] {
-        check(
-            &format!("[account.a]\n{key} = true\n"),
-            &[&format!(
-                "calmirror.toml:2: account.a.{key}: not supported in this version; use client_secret_file, client_secret_env, certificate_file or access_token_file"
-            )],
-        );
-    }
-}
-
-#[test]
-fn secrets_are_private_files_and_never_shown() {
-    let fixture = ConfigFixture::with(
-        "[account.a]\naccess_token_file = \"open\"\n[account.b]\naccess_token_file = \"empty\"\n[account.c]\naccess_token_file = \"none\"\n[account.d]\naccess_token_file = \"dir\"\n[account.e]\naccess_token_file = \"group\"\n[account.f]\naccess_token_file = \"blank\"\n[account.g]\naccess_token_file = \"long\"\n",
-    );
-    fixture.secret("open", "s3cret", 0o644);
-    fixture.secret("group", "s3cret", 0o640);
-    fixture.secret("empty", " \n", 0o600);
-    fixture.secret("blank", "\u{b}\u{a0}\n", 0o600);
-    // The daemon would not read it either.
-    fixture.secret("long", &"s".repeat(256 * 1024 + 1), 0o600);
-    std::fs::create_dir(fixture.dir.path().join("dir")).unwrap();
-    assert_eq!(
-        fixture.faults(),
-        [
-            "calmirror.toml:2: account.a.access_token_file: open can be read by others (mode 0644); chmod 0600 open",
-            "calmirror.toml:4: account.b.access_token_file: empty is empty; write the secret into it",
-            "calmirror.toml:6: account.c.access_token_file: none cannot be read: No such file or directory (os error 2); write the secret into that file, with mode 0600",
-            "calmirror.toml:8: account.d.access_token_file: dir is not a file; name the file itself",
-            "calmirror.toml:10: account.e.access_token_file: group can be read by others (mode 0640); chmod 0600 group",
-            "calmirror.toml:12: account.f.access_token_file: blank is empty; write the secret into it",
-            "calmirror.toml:14: account.g.access_token_file: long is too large for a secret; name the file that holds only the secret",
-        ]
-    );
-    // Systemd sets the modes of its credentials itself.
-    let folder = fixture.dir.path().to_str().unwrap().to_owned();
-    let faults = fixture.set("CREDENTIALS_DIRECTORY", &folder).faults();
-    assert_eq!(faults.len(), 5, "{faults:?}");
-
-    let pasted = "[account.a]\ntenant = \"t\"\nclient_id = \"c\"\n";
-    for (key, fault) in [
-        (
-            "client_secret",
-            "account.a.client_secret: secrets do not belong in the configuration; put it into a file of mode 0600 and name that with client_secret_file",
-        ),
-        (
-            "client_secret_env",
-            "account.a.client_secret_env: there is no environment variable of that name; write the variable's name here, and set it in the daemon's environment",
-        ),
-    ] {
-        check(&format!("{pasted}{key} = \"hunter2\"\n"), &[&format!("calmirror.toml:4: {fault}")]);
-    }
-    let fixture =
-        ConfigFixture::with(&format!("{pasted}client_secret_env = \"SECRET\"\n")).set("SECRET", "");
-    assert_eq!(
-        fixture.faults(),
-        [
-            "calmirror.toml:4: account.a.client_secret_env: the variable it names is empty; put the secret into it"
-        ]
-    );
-    let fixture = fixture.set("SECRET", "hunter2");
-    let shown = format!("{:?} {:?}", fixture.config(), fixture.config().explained);
-    assert!(shown.contains("SECRET") && !shown.contains("hunter2"), "{shown}");
 }
 
 #[test]

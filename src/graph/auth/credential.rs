@@ -48,6 +48,7 @@ impl Credential {
             Self::SecretFile(_) => "client_secret_file",
             Self::SecretEnv(_) => "client_secret_env",
             Self::CertificateFile(_) => "certificate_file",
+            Self::FederatedTokenFile(_) => "federated_token_file",
             Self::AccessTokenFile(_) => "access_token_file",
         }
     }
@@ -56,7 +57,10 @@ impl Credential {
     pub(super) fn stamp(&self) -> Option<SystemTime> {
         match self {
             Self::SecretEnv(_) => None,
-            Self::SecretFile(path) | Self::CertificateFile(path) | Self::AccessTokenFile(path) => {
+            Self::SecretFile(path)
+            | Self::CertificateFile(path)
+            | Self::FederatedTokenFile(path)
+            | Self::AccessTokenFile(path) => {
                 fs::metadata(path).and_then(|meta| meta.modified()).ok()
             }
         }
@@ -84,6 +88,9 @@ impl Credential {
                 assertion::sign(&pem, audience, client_id, now, id)
                     .map(Proof::Assertion)
                     .map_err(|source| CredentialError::Certificate { path: path.clone(), source })
+            }
+            Self::FederatedTokenFile(path) => {
+                Ok(Proof::Assertion(Secret::new(read_line(key, path)?)))
             }
             Self::AccessTokenFile(path) => {
                 let token = read_line(key, path)?;

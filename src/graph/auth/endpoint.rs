@@ -21,6 +21,9 @@ const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
 /// then.
 const MIN_LIFETIME: Duration = Duration::from_secs(60);
 
+/// The key of a credential whose assertion others renew.
+const FEDERATED: &str = "federated_token_file";
+
 /// A granted token.
 #[derive(Debug)]
 pub(super) struct Grant {
@@ -131,8 +134,18 @@ impl Denial {
             (Some("AADSTS7000215"), _) => {
                 format!("{key} holds a wrong secret; put the secret's value there, not its id")
             }
+            (Some("AADSTS700024"), _)
+                if key == FEDERATED && self.ahead_s.is_some_and(|s| s.abs() < 60) =>
+            {
+                format!("the token in {key} has expired; look why nothing renews that file")
+            }
             // The assertion is not valid at the endpoint's time: a wrong clock dated it.
             (Some("AADSTS700024"), _) => self.clock_remedy(),
+            (Some("AADSTS70021" | "AADSTS700211" | "AADSTS700212" | "AADSTS700213"), _) => {
+                "give the application a federated credential with the issuer, the subject and the \
+                 audience of the token"
+                    .into()
+            }
             (Some("AADSTS700016"), _) => "check client_id and tenant: no such application".into(),
             (Some("AADSTS90002"), _) => "check tenant: there is no such tenant".into(),
             (_, Some("invalid_client")) => format!("check client_id and {key}"),
@@ -246,6 +259,31 @@ mod tests {
             (None, "2026-11-20T10:00:00Z", ""),
         ] {
             assert_eq!(sentence(date, now), format!("{refused}{by}; set it (NTP)"), "{now}");
+        }
+    }
+
+    #[test]
+    fn a_federated_token_that_expired_is_told_from_a_wrong_clock() {
+        let body = r#"{"error":"invalid_client","error_description":"AADSTS700024: Client assertion is not within its valid time range."}"#;
+        let date = "Sat, 21 Nov 2026 10:00:00 GMT".parse().unwrap();
+        let headers = [(http::header::DATE, date)].into_iter().collect();
+        for (now, remedy) in [
+            (
+                "2026-11-21T10:00:30Z",
+                "the token in federated_token_file has expired; look why nothing renews that file",
+            ),
+            (
+                "2026-11-21T12:05:00Z",
+                "this machine's clock is wrong: it is 2h 5m fast; set it (NTP)",
+            ),
+        ] {
+            let now = now.parse().unwrap();
+            let denial = read(StatusCode::UNAUTHORIZED, &headers, body.as_bytes(), now);
+            let sentence = denial.unwrap_err().sentence(FEDERATED);
+            assert_eq!(
+                sentence,
+                format!("sign-in was refused (invalid_client, AADSTS700024); {remedy}")
+            );
         }
     }
 

@@ -113,6 +113,23 @@ async fn a_certificate_signs_an_assertion_for_the_endpoint_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_federated_token_is_read_for_every_assertion() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    let script = Script::new([granted("t", 3600), granted("u", 3600)], []);
+    let tokens = tokens(&script, Credential::FederatedTokenFile(file.clone()));
+    fs::write(&file, "eyJ.first.c2ln\n").unwrap();
+    let first = tokens.token().await.unwrap();
+    fs::write(&file, "eyJ.second.c2ln\n").unwrap();
+    tokens.refresh(&first).await.unwrap();
+    for (n, token) in ["eyJ.first.c2ln", "eyJ.second.c2ln"].into_iter().enumerate() {
+        assert_eq!(field(&script, n, "client_assertion"), token);
+        let kind = field(&script, n, "client_assertion_type");
+        assert_eq!(kind, "urn:ietf:params:oauth:client-assertion-type:jwt-bearer");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn unusable_files_and_variables_need_a_person_and_name_the_key() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str, text: &str| {
@@ -129,6 +146,7 @@ async fn unusable_files_and_variables_need_a_person_and_name_the_key() {
         (Credential::SecretFile(dir.path().to_owned()), "cannot be read"),
         (Credential::SecretEnv("CALMIRROR_NO_SUCH_VARIABLE".into()), "CALMIRROR_NO_SUCH_VARIABLE"),
         (Credential::AccessTokenFile(at("token", "canary canary")), "access_token_file"),
+        (Credential::FederatedTokenFile(dir.path().join("none")), "federated_token_file"),
         (Credential::CertificateFile(at("text", "canary")), "holds no certificate"),
         (Credential::CertificateFile(at("half", &pem[..until])), "holds no private key"),
         (

@@ -37,6 +37,7 @@ async fn tokens_are_issued_for_valid_credentials_and_expire() {
         tenant: "tenant-1".to_owned(),
         client_id: "app".to_owned(),
         client_secret: Some("p+q".to_owned()),
+        federation: None,
     };
     simulator.set_applications(vec![application]);
     assert_eq!(sign_in(&simulator, &secret, None).await.0, 200);
@@ -90,5 +91,47 @@ async fn an_assertion_needs_all_required_claims() {
         assert_eq!((status, body["error"].as_str()), (401, Some("invalid_client")), "{name}");
         let number = if name == "exp" { 700_024 } else { 700_027 };
         assert_eq!(body["error_codes"][0], number, "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_federated_token_needs_a_known_issuer_subject_and_audience() {
+    let simulator = small(1, Behaviour::calm());
+    let federation = Federation {
+        issuer: "https://oidc.example/".to_owned(),
+        subject: "system:serviceaccount:calendars:calmirror".to_owned(),
+        audience: "api://AzureADTokenExchange".to_owned(),
+    };
+    simulator.set_applications(vec![Application {
+        tenant: "tenant-1".to_owned(),
+        client_id: "app".to_owned(),
+        client_secret: None,
+        federation: Some(federation.clone()),
+    }]);
+    let now = at("2026-03-02T08:00:00Z").as_second();
+    let good = json!({
+        "aud": [federation.audience], "iss": federation.issuer, "sub": federation.subject,
+        "nbf": now, "exp": now + 3600,
+    });
+    let form = |claims: &Value| {
+        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let header = json!({"alg": "RS256", "kid": "abc"});
+        format!(
+            "scope=x%2F.default&grant_type=client_credentials&client_id=app&client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer&client_assertion={}.{}.c2ln",
+            part(&header),
+            part(claims)
+        )
+    };
+    assert_eq!(sign_in(&simulator, &form(&good), None).await.0, 200);
+    for (name, value, number) in [
+        ("aud", json!("api://other"), 700_212),
+        ("iss", json!("https://other.example/"), 700_211),
+        ("sub", json!("system:serviceaccount:other:calmirror"), 700_213),
+        ("exp", json!(now - 1), 700_024),
+    ] {
+        let mut claims = good.clone();
+        claims[name] = value;
+        let (status, body) = sign_in(&simulator, &form(&claims), None).await;
+        assert_eq!((status, &body["error_codes"][0]), (401, &json!(number)), "{name}");
     }
 }

@@ -1,0 +1,127 @@
+//! Accounts: the ways to sign in, and the files of secrets.
+
+use super::ConfigFixture;
+use super::faults::check;
+use crate::mirror::account::Credential;
+
+#[test]
+fn an_account_signs_in_in_exactly_one_way() {
+    let all = "client_secret_file, client_secret_env, certificate_file, federated_token_file, access_token_file";
+    check(
+        "[account.a]\ntenant = \"t\"\nclient_id = \"c\"\n",
+        &[&format!("calmirror.toml:1: account.a: no way to sign in; write one of {all}")],
+    );
+    check(
+        "[account.a]\ntenant = \"t\"\nclient_id = \"c\"\nclient_secret_file = \"contoso.secret\"\ncertificate_file = \"contoso.secret\"\n",
+        &[&format!(
+            "calmirror.toml:5: account.a.certificate_file: a second way to sign in beside client_secret_file; keep exactly one of {all}"
+        )],
+    );
+    check(
+        "[account.a]\nclient_secret_file = \"contoso.secret\"\n",
+        &[
+            "calmirror.toml:1: account.a.tenant: missing; write the tenant's id or domain",
+            "calmirror.toml:1: account.a.client_id: missing; write the application's (client) id",
+        ],
+    );
+    check(
+        "[account.a]\ntenant = \"common\"\nclient_id = \"a b\"\nclient_secret_file = \"contoso.secret\"\n",
+        &[
+            "calmirror.toml:2: account.a.tenant: a daemon needs a specific tenant; write the tenant's id or domain",
+            "calmirror.toml:3: account.a.client_id: neither an id nor a domain; write letters, digits, `-`, `.` and `_` only",
+        ],
+    );
+    for key in ["managed_identity", "device_code", "access_token_command"] {
+        check(
+            &format!("[account.a]\n{key} = true\n"),
+            &[&format!(
+                "calmirror.toml:2: account.a.{key}: not supported in this version; use client_secret_file, client_secret_env, certificate_file, federated_token_file or access_token_file"
+            )],
+        );
+    }
+}
+
+#[test]
+fn azures_workload_identity_is_in_the_environment() {
+    let text = "[account.a]\nfederated_token_file = \"env\"\n[[window]]\naccount = \"a\"\nmailbox = \"m@contoso.com\"\n";
+    let fixture = ConfigFixture::with(text);
+    let missing = |name: &str, instead: &str| {
+        format!(
+            "calmirror.toml:2: account.a.federated_token_file: the environment has no {name}; write {instead}, or run where Azure's workload identity sets it"
+        )
+    };
+    let client = missing("AZURE_CLIENT_ID", "client_id");
+    let tenant = missing("AZURE_TENANT_ID", "tenant");
+    let path = missing("AZURE_FEDERATED_TOKEN_FILE", "a path");
+    assert_eq!(fixture.faults(), [path, tenant.clone(), client.clone()]);
+    fixture.secret("token", "eyJ.eyJ.c2ln", 0o600);
+    let file = fixture.dir.path().join("token");
+    let fixture = fixture.set("AZURE_FEDERATED_TOKEN_FILE", file.to_str().unwrap());
+    assert_eq!(fixture.faults(), [tenant, client.clone()]);
+    let fixture = fixture.set("AZURE_TENANT_ID", "a/b").set("AZURE_CLIENT_ID", " ");
+    let shape = "calmirror.toml:2: account.a.federated_token_file: neither an id nor a domain; write letters, digits, `-`, `.` and `_` only";
+    assert_eq!(fixture.faults(), [shape.to_owned(), client]);
+    let tenant = "00000000-0000-0000-0000-000000000001";
+    let fixture = fixture.set("AZURE_TENANT_ID", tenant).set("AZURE_CLIENT_ID", tenant);
+    let account = &fixture.config().accounts["a"];
+    assert_eq!((&*account.tenant, account.client_id.as_str()), (tenant, tenant));
+    assert_eq!(account.credential, Credential::FederatedTokenFile(file));
+    // What is written takes precedence.
+    fixture.write("calmirror.toml", &text.replacen("\n", "\ntenant = \"contoso.com\"\n", 1));
+    assert_eq!(&*fixture.config().accounts["a"].tenant, "contoso.com");
+}
+
+#[test]
+fn secrets_are_private_files_and_never_shown() {
+    let fixture = ConfigFixture::with(
+        "[account.a]\naccess_token_file = \"open\"\n[account.b]\naccess_token_file = \"empty\"\n[account.c]\naccess_token_file = \"none\"\n[account.d]\naccess_token_file = \"dir\"\n[account.e]\naccess_token_file = \"group\"\n[account.f]\naccess_token_file = \"blank\"\n[account.g]\naccess_token_file = \"long\"\n",
+    );
+    fixture.secret("open", "s3cret", 0o644);
+    fixture.secret("group", "s3cret", 0o640);
+    fixture.secret("empty", " \n", 0o600);
+    fixture.secret("blank", "\u{b}\u{a0}\n", 0o600);
+    // The daemon would not read it either.
+    fixture.secret("long", &"s".repeat(256 * 1024 + 1), 0o600);
+    std::fs::create_dir(fixture.dir.path().join("dir")).unwrap();
+    assert_eq!(
+        fixture.faults(),
+        [
+            "calmirror.toml:2: account.a.access_token_file: open can be read by others (mode 0644); chmod 0600 open",
+            "calmirror.toml:4: account.b.access_token_file: empty is empty; write the secret into it",
+            "calmirror.toml:6: account.c.access_token_file: none cannot be read: No such file or directory (os error 2); write the secret into that file, with mode 0600",
+            "calmirror.toml:8: account.d.access_token_file: dir is not a file; name the file itself",
+            "calmirror.toml:10: account.e.access_token_file: group can be read by others (mode 0640); chmod 0600 group",
+            "calmirror.toml:12: account.f.access_token_file: blank is empty; write the secret into it",
+            "calmirror.toml:14: account.g.access_token_file: long is too large for a secret; name the file that holds only the secret",
+        ]
+    );
+    // Systemd sets the modes of its credentials itself.
+    let folder = fixture.dir.path().to_str().unwrap().to_owned();
+    let faults = fixture.set("CREDENTIALS_DIRECTORY", &folder).faults();
+    assert_eq!(faults.len(), 5, "{faults:?}");
+
+    let pasted = "[account.a]\ntenant = \"t\"\nclient_id = \"c\"\n";
+    for (key, fault) in [
+        (
+            "client_secret",
+            "account.a.client_secret: secrets do not belong in the configuration; put it into a file of mode 0600 and name that with client_secret_file",
+        ),
+        (
+            "client_secret_env",
+            "account.a.client_secret_env: there is no environment variable of that name; write the variable's name here, and set it in the daemon's environment",
+        ),
+    ] {
+        check(&format!("{pasted}{key} = \"hunter2\"\n"), &[&format!("calmirror.toml:4: {fault}")]);
+    }
+    let fixture =
+        ConfigFixture::with(&format!("{pasted}client_secret_env = \"SECRET\"\n")).set("SECRET", "");
+    assert_eq!(
+        fixture.faults(),
+        [
+            "calmirror.toml:4: account.a.client_secret_env: the variable it names is empty; put the secret into it"
+        ]
+    );
+    let fixture = fixture.set("SECRET", "hunter2");
+    let shown = format!("{:?} {:?}", fixture.config(), fixture.config().explained);
+    assert!(shown.contains("SECRET") && !shown.contains("hunter2"), "{shown}");
+}
