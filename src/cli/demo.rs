@@ -50,6 +50,9 @@ const INTERVAL: &str = "3s";
 /// Bytes of rendered pages that the simulated Graph caches.
 const PAGES_BYTES: usize = 4 << 20;
 
+/// Begins the configuration of a demo.
+const MADE_BY: &str = "# Made by `calmirror demo`.";
+
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
 const GREEN: Style = AnsiColor::Green.on_default();
@@ -175,7 +178,14 @@ fn directory(wanted: Option<&Path>) -> Result<(Option<tempfile::TempDir>, PathBu
     match wanted {
         Some(path) => {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-            Ok((None, std::path::absolute(path)?))
+            // The files of an earlier demo are replaced, those of an administrator are not.
+            match std::fs::read(path.join("calmirror.toml")) {
+                Ok(found) if !found.starts_with(MADE_BY.as_bytes()) => Err(CliError::new(
+                    FAILED,
+                    format!("{} holds a configuration that no demo made", path.display()),
+                )),
+                _ => Ok((None, std::path::absolute(path)?)),
+            }
         }
         None => {
             let temporary = tempfile::Builder::new().prefix("calmirror-demo-").tempdir()?;
@@ -204,7 +214,7 @@ fn write_configuration(
     std::fs::write(&listed, mailboxes.join("\n") + "\n")?;
     let address = simulation.address();
     let text = format!(
-        r#"# Made by `calmirror demo`.
+        r#"{MADE_BY}
 [store]
 path = "store"
 cache = "8MiB"                  # what is not in it is read from disk
@@ -321,11 +331,10 @@ fn grouped(changes: &[Change]) -> Vec<(&Change, usize)> {
     groups.into_iter().map(|(change, _, count)| (change, count)).collect()
 }
 
-/// The start and the subject of an event.
+/// The start and the subject of an event, or of what is known of a removed one.
 fn start_and_subject(change: &Change) -> (String, String) {
-    let Some(event) =
-        change.event.as_ref().and_then(|raw| serde_json::from_slice::<Value>(raw).ok())
-    else {
+    let shown = change.event.as_ref().or(change.summary.as_ref());
+    let Some(event) = shown.and_then(|raw| serde_json::from_slice::<Value>(raw).ok()) else {
         return (String::new(), "gone".to_owned());
     };
     let start = event["start"]["dateTime"].as_str().unwrap_or_default();
@@ -348,4 +357,20 @@ fn print_change(change: &Change, count: usize, out: &mut impl Write) -> Result<(
         "{DIM}{at}{DIM:#} {style}{sign}{style:#} {window:<28} {start:<16} {subject}{DIM}{more}{DIM:#}"
     )?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_with_another_configuration_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("calmirror.toml");
+        assert!(directory(Some(dir.path())).is_ok());
+        std::fs::write(&file, format!("{MADE_BY}\n[store]\n")).unwrap();
+        assert!(directory(Some(dir.path())).is_ok());
+        std::fs::write(&file, "[store]\n").unwrap();
+        assert!(directory(Some(dir.path())).is_err());
+    }
 }

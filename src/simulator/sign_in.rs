@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::assertion::{self, Federation};
 use super::faults::SignInRefusal;
