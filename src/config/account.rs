@@ -36,7 +36,10 @@ pub(super) fn account(
             return Some(String::new());
         }
         if ambient {
-            let found = azure_variable(name, key, sources).and_then(identifier);
+            let named =
+                |wrong: Issue| Issue { problem: format!("{name} is {}", wrong.problem), ..wrong };
+            let found = azure_variable(name, key, sources);
+            let found = found.and_then(|text| identifier(text).map_err(named));
             return found.map_err(|wrong| reader.fault(FEDERATED, wrong)).ok();
         }
         reader.missing(key, "missing", remedy);

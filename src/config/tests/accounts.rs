@@ -59,7 +59,7 @@ fn azures_workload_identity_is_in_the_environment() {
     let fixture = fixture.set("AZURE_FEDERATED_TOKEN_FILE", file.to_str().unwrap());
     assert_eq!(fixture.faults(), [tenant, client.clone()]);
     let fixture = fixture.set("AZURE_TENANT_ID", "a/b").set("AZURE_CLIENT_ID", " ");
-    let shape = "calmirror.toml:2: account.a.federated_token_file: neither an id nor a domain; write letters, digits, `-`, `.` and `_` only";
+    let shape = "calmirror.toml:2: account.a.federated_token_file: AZURE_TENANT_ID is neither an id nor a domain; write letters, digits, `-`, `.` and `_` only";
     assert_eq!(fixture.faults(), [shape.to_owned(), client]);
     let tenant = "00000000-0000-0000-0000-000000000001";
     let fixture = fixture.set("AZURE_TENANT_ID", tenant).set("AZURE_CLIENT_ID", tenant);
