@@ -255,8 +255,8 @@ impl Store {
     }
 }
 
-/// A compaction between two slices. If nobody waits for it any longer, its copy is closed on a
-/// thread of its own, because that takes as long as the disk needs.
+/// A compaction between two slices. Dropping it closes its copy on another thread, because closing
+/// takes as long as the disk needs.
 struct RestingCompaction(Option<Compaction>);
 
 impl Drop for RestingCompaction {

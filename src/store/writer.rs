@@ -120,9 +120,9 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
     ///
     /// A deferred commit may so overtake an urgent job of its window, which an aborted attempt left
     /// in the queue, and which the next attempt did not see when it began. That is harmless: a
-    /// deferred commit has no events, only the link of an empty last page, or counters. The job then replaces its link
-    /// by an older one, and the next round repeats one request. In the other order it would replace
-    /// a link or a reset that it knows nothing of.
+    /// deferred commit has no events, only the link of an empty last page, or counters. The job
+    /// then replaces its link by an older one, and the next round repeats one request. In the other
+    /// order it would replace a link or a reset that it knows nothing of.
     fn write(&mut self, urgent: Vec<WriteJob>) {
         let mut jobs = self.deferred.take();
         jobs.extend(urgent);
