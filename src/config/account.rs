@@ -2,16 +2,27 @@
 
 use super::diagnostic::Issue;
 use super::origin::DiagnosticSink;
+use super::platform_identity;
 use super::reader::{RawValue, TableReader};
 use super::secret;
 use super::sources::Sources;
 use super::table::LayeredTable;
+use super::token_command;
 use crate::mirror::account::{Account, Credential};
 
 /// An account sets exactly one of these keys.
-const CREDENTIALS: [&str; 5] =
-    ["client_secret_file", "client_secret_env", "certificate_file", FEDERATED, "access_token_file"];
+const CREDENTIALS: [&str; 7] = [
+    "client_secret_file",
+    "client_secret_env",
+    "certificate_file",
+    FEDERATED,
+    MANAGED,
+    "access_token_file",
+    COMMAND,
+];
 const FEDERATED: &str = "federated_token_file";
+const MANAGED: &str = "managed_identity";
+const COMMAND: &str = "access_token_command";
 /// Instead of the path of a federated token: it, the tenant and the application are in variables of
 /// the environment that Azure's workload identity sets (fact 140).
 const IN_ENVIRONMENT: &str = "env";
@@ -25,14 +36,14 @@ pub(super) fn account(
 ) -> Option<Account> {
     let mut reader = TableReader::new(table, report);
     let credential = credential(&mut reader, sources);
-    let borrowed = reader.has("access_token_file");
+    let optional = [MANAGED, "access_token_file", COMMAND].iter().any(|key| reader.has(key));
     let is_ambient = |written: RawValue<'_>| Ok(written.text().ok() == Some(IN_ENVIRONMENT));
     let ambient = reader.read(FEDERATED, is_ambient) == Some(true);
     let mut identifier = |key: &'static str, name: &str, remedy: &str| {
         if reader.has(key) {
             return reader.read(key, |written| identifier(written.text()?));
         }
-        if borrowed {
+        if optional {
             return Some(String::new());
         }
         if ambient {
@@ -128,7 +139,19 @@ fn credential(reader: &mut TableReader<'_>, sources: &Sources) -> Option<Credent
             };
             reader.read(key, path).map(Credential::FederatedTokenFile)
         }
+        MANAGED => {
+            let endpoint = |written: RawValue<'_>| match written.flag()? {
+                true => platform_identity::endpoint(sources),
+                false => Err(Issue::new("false", "write true, or remove the line")),
+            };
+            reader.read(key, endpoint).map(Credential::ManagedIdentity)
+        }
         "access_token_file" => reader.read(key, private).map(Credential::AccessTokenFile),
+        COMMAND => {
+            let origin = reader.origin(key);
+            let command = |written: RawValue<'_>| token_command::read(written, &origin, sources);
+            reader.read(key, command).map(Credential::AccessTokenCommand)
+        }
         _ => reader.read(key, |written| variable(written, sources)).map(Credential::SecretEnv),
     }
 }

@@ -19,12 +19,14 @@ mod file;
 mod graph;
 mod layers;
 mod origin;
+mod platform_identity;
 mod reader;
 mod secret;
 mod sections;
 mod settings;
 mod sources;
 mod table;
+mod token_command;
 mod windows;
 
 #[cfg(test)]

@@ -215,7 +215,9 @@ const ACCOUNT: &[ConfigKey] = &[
     ConfigKey::without_default("client_secret_env"),
     ConfigKey::without_default("certificate_file"),
     ConfigKey::without_default("federated_token_file"),
+    ConfigKey::without_default("managed_identity"),
     ConfigKey::without_default("access_token_file"),
+    ConfigKey::without_default("access_token_command"),
 ];
 
 /// The keys of a window, in addition to every key of `[defaults]`.
@@ -228,7 +230,7 @@ const WINDOW: &[ConfigKey] = &[
 ];
 
 /// Planned sign-in methods. They have their own error, so that users do not look for a typo.
-const PLANNED: [&str; 3] = ["managed_identity", "device_code", "access_token_command"];
+const PLANNED: [&str; 1] = ["device_code"];
 
 impl Section {
     /// The section of that name, or an error that suggests what to write.

@@ -16,7 +16,7 @@ use super::origin::{DiagnosticSink, ValueOrigin};
 use super::reader::TableReader;
 use super::settings::LayeredSettings;
 use super::table::LayeredTable;
-use crate::mirror::account::{Account, Credential};
+use crate::mirror::account::Account;
 use crate::mirror::schedule;
 use crate::mirror::window::{CalendarRef, Edges, MAX_SEGMENT_DAYS, Window, WindowSettings};
 
@@ -240,11 +240,11 @@ impl<'a> WindowCollector<'a> {
         let delegated = self
             .accounts
             .get(&entry.account)
-            .is_some_and(|account| matches!(account.credential, Credential::AccessTokenFile(_)));
+            .is_some_and(|account| account.credential.may_be_a_user());
         if text == "me" && !delegated {
             return Err(Issue::new(
                 "an application without a user has no \"me\"",
-                "write a user id or address, or use an account with an access_token_file",
+                "write a user id or address, or use an account that signs in as a user",
             ));
         }
         Ok(())

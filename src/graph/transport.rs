@@ -21,7 +21,7 @@ use hyper_util::client::proxy::matcher::Matcher;
 use tokio::time::{Instant, timeout_at};
 
 use super::page_memory::{PageMemory, Reservation};
-use crate::loopback::is_loopback;
+use crate::loopback::{is_link_local, is_loopback};
 
 mod unreachable;
 
@@ -380,7 +380,8 @@ impl Transport for HttpTransport {
         request: http::Request<Bytes>,
     ) -> BoxFuture<'_, Result<http::Response<BodyStream>, TransportError>> {
         Box::pin(async move {
-            let loopback = request.uri().host().is_some_and(is_loopback);
+            let host = request.uri().host();
+            let loopback = host.is_some_and(|host| is_loopback(host) || is_link_local(host));
             let clients = if loopback { Some(&self.loopback) } else { self.remote.as_ref() };
             let clients = clients.ok_or_else(|| TransportError::new(TransportErrorKind::Tls))?;
             let client = clients.pick(request.extensions().get::<FreshConnection>().is_some());

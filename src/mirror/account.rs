@@ -11,9 +11,9 @@ pub const MAX_SECRET_BYTES: u64 = 256 * 1024;
 pub struct Account {
     /// The name in `[account.NAME]`.
     pub name: Arc<str>,
-    /// The tenant's id or domain; empty if a token file makes it unnecessary.
+    /// The tenant's id or domain; empty if the credential makes it unnecessary.
     pub tenant: Arc<str>,
-    /// The application's id; empty if a token file makes it unnecessary.
+    /// The application's id; empty if the credential makes it unnecessary.
     pub client_id: String,
     /// The credential to sign in with.
     pub credential: Credential,
@@ -34,6 +34,39 @@ pub enum Credential {
     /// A file with a token of another identity provider, which the application trusts (workload
     /// identity federation, fact 140). It is renewed by others, for example by Kubernetes.
     FederatedTokenFile(PathBuf),
+    /// The identity that Azure gives to this machine or application (facts 141-144): the
+    /// user-assigned one with the account's `client_id`, or the system-assigned one without.
+    ManagedIdentity(IdentityEndpoint),
     /// A file with an access token that another program renews.
     AccessTokenFile(PathBuf),
+    /// A program and its arguments; it prints an access token.
+    AccessTokenCommand(Arc<[String]>),
+}
+
+impl Credential {
+    /// Whether its tokens may be those of a signed-in user, who alone has a mailbox `me` (fact 20).
+    pub fn may_be_a_user(&self) -> bool {
+        matches!(self, Self::AccessTokenFile(_) | Self::AccessTokenCommand(_))
+    }
+}
+
+/// What grants tokens to a managed identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IdentityEndpoint {
+    /// The metadata service of a virtual machine (IMDS), at this address without a trailing slash.
+    MachineMetadata(String),
+    /// App Service, Functions and Container Apps.
+    AppService {
+        /// The complete address: the value of `IDENTITY_ENDPOINT`.
+        url: String,
+        /// The name of the environment variable with its key.
+        key: &'static str,
+    },
+    /// The agent of Azure Arc.
+    Arc {
+        /// The complete address of its token endpoint.
+        url: String,
+        /// The directory of the files with which a caller proves that it may use the identity.
+        keys: PathBuf,
+    },
 }

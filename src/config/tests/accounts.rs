@@ -1,12 +1,14 @@
 //! Accounts: the ways to sign in, and the files of secrets.
 
+use std::os::unix::fs::PermissionsExt;
+
 use super::ConfigFixture;
 use super::faults::check;
-use crate::mirror::account::Credential;
+use crate::mirror::account::{Credential, IdentityEndpoint};
 
 #[test]
 fn an_account_signs_in_in_exactly_one_way() {
-    let all = "client_secret_file, client_secret_env, certificate_file, federated_token_file, access_token_file";
+    let all = "client_secret_file, client_secret_env, certificate_file, federated_token_file, managed_identity, access_token_file, access_token_command";
     check(
         "[account.a]\ntenant = \"t\"\nclient_id = \"c\"\n",
         &[&format!("calmirror.toml:1: account.a: no way to sign in; write one of {all}")],
@@ -31,7 +33,7 @@ fn an_account_signs_in_in_exactly_one_way() {
             "calmirror.toml:3: account.a.client_id: neither an id nor a domain; write letters, digits, `-`, `.` and `_` only",
         ],
     );
-    for key in ["managed_identity", "device_code", "access_token_command"] {
+    for key in ["device_code"] {
         check(
             &format!("[account.a]\n{key} = true\n"),
             &[&format!(
@@ -124,4 +126,78 @@ fn secrets_are_private_files_and_never_shown() {
     let fixture = fixture.set("SECRET", "hunter2");
     let shown = format!("{:?} {:?}", fixture.config(), fixture.config().explained);
     assert!(shown.contains("SECRET") && !shown.contains("hunter2"), "{shown}");
+}
+
+#[test]
+fn a_managed_identity_needs_neither_tenant_nor_application() {
+    let text = "[account.a]\nmanaged_identity = true\n[[window]]\naccount = \"a\"\nmailbox = \"m@contoso.com\"\n";
+    let fixture = ConfigFixture::with(text);
+    let account = &fixture.config().accounts["a"];
+    assert_eq!((&*account.tenant, account.client_id.as_str()), ("", ""));
+    let metadata = IdentityEndpoint::MachineMetadata("http://169.254.169.254".to_owned());
+    assert_eq!(account.credential, Credential::ManagedIdentity(metadata));
+    let id = "00000000-0000-0000-0000-000000000001";
+    fixture.write("calmirror.toml", &text.replacen('\n', &format!("\nclient_id = \"{id}\"\n"), 1));
+    assert_eq!(fixture.config().accounts["a"].client_id, id);
+    fixture.write("calmirror.toml", &text.replace("true", "false"));
+    assert_eq!(
+        fixture.faults(),
+        ["calmirror.toml:2: account.a.managed_identity: false; write true, or remove the line"]
+    );
+}
+
+#[test]
+fn a_command_comes_from_a_file_that_nobody_else_can_change() {
+    let text = "[account.a]\naccess_token_command = [\"sh\", \"-c\", \"echo token\"]\n[[window]]\naccount = \"a\"\nmailbox = \"m@contoso.com\"\n";
+    let fixture = ConfigFixture::with(text).set("PATH", "/no/such/directory:/bin");
+    let command = ["sh", "-c", "echo token"].map(str::to_owned);
+    let account = &fixture.config().accounts["a"];
+    assert_eq!(account.credential, Credential::AccessTokenCommand(command.into()));
+    let at = "calmirror.toml:2: account.a.access_token_command:";
+    for (from, to, said) in [
+        (
+            "\"sh\"",
+            "\"no-such-program\"",
+            "its program is not found, or cannot be run; write the program's absolute path",
+        ),
+        (
+            "\"sh\"",
+            "\"/etc/passwd\"",
+            "its program is not found, or cannot be run; write the program's absolute path",
+        ),
+        (
+            "\"sh\"",
+            "\"\"",
+            "no program; write the program and its arguments, like [\"az\", \"account\", …]",
+        ),
+        (
+            "[\"sh\", \"-c\", \"echo token\"]",
+            "\"sh\"",
+            "not a list of strings; write it like [\"one\", \"another\"]",
+        ),
+    ] {
+        fixture.write("calmirror.toml", &text.replace(from, to));
+        assert_eq!(fixture.faults(), [format!("{at} {said}")]);
+    }
+    fixture.secret("calmirror.toml", text, 0o664);
+    let said =
+        "a command, but others can change calmirror.toml (mode 0664); chmod go-w calmirror.toml";
+    assert_eq!(fixture.faults(), [format!("{at} {said}")]);
+    fixture.secret("calmirror.toml", text, 0o644);
+    let folder = fixture.dir.path();
+    for (mode, allowed) in [(0o777, false), (0o1777, true), (0o755, true)] {
+        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode)).unwrap();
+        assert_eq!(fixture.load().is_ok(), allowed, "{mode:o}");
+    }
+    fixture.write(
+        "calmirror.toml",
+        &text.replace("access_token_command = [\"sh\", \"-c\", \"echo token\"]\n", ""),
+    );
+    let fixture = fixture.set("CALMIRROR__ACCOUNT__A__ACCESS_TOKEN_COMMAND", "sh");
+    assert_eq!(
+        fixture.faults(),
+        [
+            "CALMIRROR__ACCOUNT__A__ACCESS_TOKEN_COMMAND: a command outside a configuration file; write it into a configuration file that only its owner can change"
+        ]
+    );
 }

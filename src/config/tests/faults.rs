@@ -233,7 +233,7 @@ fn windows_name_an_account_and_a_mailbox() {
         "[[window]]\naccount = \"contoso\"\n[[window]]\naccount = \"contoso\"\nmailbox = \"me\"\n[[window]]\naccount = \"contoso\"\nmailbox = \"a b\"\n",
         &[
             "calmirror.toml:6: window[1].mailbox: missing; write the user's id or address, or name a mailboxes_file",
-            "calmirror.toml:10: window[me].mailbox: an application without a user has no \"me\"; write a user id or address, or use an account with an access_token_file",
+            "calmirror.toml:10: window[me].mailbox: an application without a user has no \"me\"; write a user id or address, or use an account that signs in as a user",
             "calmirror.toml:13: window[a b].mailbox: not a mailbox; write one user id or address, and nothing else",
         ],
     );

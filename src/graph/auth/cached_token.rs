@@ -187,7 +187,7 @@ impl CachedToken {
         env: &Env,
     ) -> TokenError {
         let kept = if fault.needs_person {
-            REFUSAL_TTL
+            fault.retry_after.unwrap_or(REFUSAL_TTL)
         } else {
             let doubled = Duration::from_secs(1 << self.faults.min(9));
             self.faults += 1;

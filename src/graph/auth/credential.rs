@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::assertion::{self, AssertionError};
 use super::secret::{AccessToken, Secret};
+use super::token_text::{self, TokenTextError};
 use crate::mirror::account::{Credential, MAX_SECRET_BYTES};
 
 /// What a credential yields.
@@ -37,6 +38,10 @@ pub(super) enum CredentialError {
     NoText { key: &'static str, path: PathBuf },
     #[error("the environment variable {name} is not set or not plain text")]
     Variable { name: String },
+    #[error("access_token_file {path} cannot be used", path = path.display())]
+    Token { path: PathBuf, source: TokenTextError },
+    #[error("{key} is no credential for the token endpoint")]
+    NoProof { key: &'static str },
     #[error("certificate_file {path} cannot be used", path = path.display())]
     Certificate { path: PathBuf, source: AssertionError },
 }
@@ -49,14 +54,16 @@ impl Credential {
             Self::SecretEnv(_) => "client_secret_env",
             Self::CertificateFile(_) => "certificate_file",
             Self::FederatedTokenFile(_) => "federated_token_file",
+            Self::ManagedIdentity(_) => "managed_identity",
             Self::AccessTokenFile(_) => "access_token_file",
+            Self::AccessTokenCommand(_) => "access_token_command",
         }
     }
 
     /// When the file was last modified; distinguishes a rotated file from the one that failed.
     pub(super) fn stamp(&self) -> Option<SystemTime> {
         match self {
-            Self::SecretEnv(_) => None,
+            Self::SecretEnv(_) | Self::ManagedIdentity(_) | Self::AccessTokenCommand(_) => None,
             Self::SecretFile(path)
             | Self::CertificateFile(path)
             | Self::FederatedTokenFile(path)
@@ -93,9 +100,13 @@ impl Credential {
                 Ok(Proof::Assertion(Secret::new(read_line(key, path)?)))
             }
             Self::AccessTokenFile(path) => {
-                let token = read_line(key, path)?;
-                let no_text = || CredentialError::NoText { key, path: path.clone() };
-                AccessToken::new(&token).map(Proof::Token).ok_or_else(no_text)
+                // Used until it is refused or the file is rewritten, whatever end it states.
+                let read = token_text::read(&read_file(key, path)?, Timestamp::MIN);
+                read.map(|granted| Proof::Token(granted.token))
+                    .map_err(|source| CredentialError::Token { path: path.clone(), source })
+            }
+            Self::ManagedIdentity(_) | Self::AccessTokenCommand(_) => {
+                Err(CredentialError::NoProof { key })
             }
         }
     }

@@ -15,7 +15,7 @@ use crate::graph::retry_after;
 use crate::graph::wire::without_bom;
 
 /// The lifetime of a token that states none; Microsoft's shortest is an hour.
-const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
+pub(super) const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
 /// The shortest accepted lifetime and renewal time. Shorter ones would cost a token request for
 /// each request to Graph; if such a token has really expired, Graph refuses it and it is renewed
 /// then.
@@ -54,6 +54,8 @@ struct GrantJson {
     access_token: String,
     token_type: Option<String>,
     expires_in: Option<Value>,
+    /// Seconds since 1970. App Service states only this (fact 143).
+    expires_on: Option<Value>,
     refresh_in: Option<Value>,
 }
 
@@ -70,9 +72,13 @@ pub(super) fn read(
         && granted.token_type.as_deref().is_none_or(|t| t.eq_ignore_ascii_case("bearer"))
         && let Some(token) = AccessToken::new(&granted.access_token)
     {
+        let left = granted.expires_on.as_ref().and_then(until).map(|ends| {
+            Duration::try_from(ends.duration_since(now))
+                .map_or(MIN_LIFETIME, |d| d.max(MIN_LIFETIME))
+        });
         return Ok(Grant {
             token,
-            life: seconds(granted.expires_in).unwrap_or(DEFAULT_LIFETIME),
+            life: seconds(granted.expires_in).or(left).unwrap_or(DEFAULT_LIFETIME),
             refresh_in: seconds(granted.refresh_in),
         });
     }
@@ -101,12 +107,19 @@ pub(super) fn read(
 
 /// A number of seconds, in a string as some endpoints send it or not. Zero, negative and
 /// non-numeric values count as absent.
-fn seconds(stated: Option<Value>) -> Option<Duration> {
+pub(super) fn seconds(stated: Option<Value>) -> Option<Duration> {
     let stated = stated?;
     let seconds = stated.as_f64().or_else(|| stated.as_str()?.trim().parse().ok())?;
     // No token lives longer than a week; a false value would only be noticed by a refusal.
     let length = Duration::try_from_secs_f64(seconds.clamp(0.0, 7.0 * 86_400.0)).ok()?;
     (!length.is_zero()).then(|| length.max(MIN_LIFETIME))
+}
+
+/// A time in seconds since 1970, in a string as managed identities have it or not.
+pub(super) fn until(stated: &Value) -> Option<Timestamp> {
+    let stated = stated.as_f64().or_else(|| stated.as_str()?.trim().parse().ok())?;
+    // Whole seconds are enough, and the conversion saturates.
+    Timestamp::from_second(stated as i64).ok()
 }
 
 /// The AADSTS number of a description.
@@ -117,13 +130,18 @@ fn aadsts_number(description: &str) -> Option<String> {
 }
 
 impl Denial {
-    /// What happened and what to do about it, for people. `key` is the credential's key.
-    pub(super) fn sentence(&self, key: &str) -> String {
-        let said = match (&self.code, &self.number) {
+    /// What the endpoint said, as codes.
+    pub(super) fn said(&self) -> String {
+        match (&self.code, &self.number) {
             (Some(code), Some(number)) => format!("{code}, {number}"),
             (Some(code), None) => code.clone(),
             (None, _) => format!("status {}", self.status),
-        };
+        }
+    }
+
+    /// What happened and what to do about it, for people. `key` is the credential's key.
+    pub(super) fn sentence(&self, key: &str) -> String {
+        let said = self.said();
         if !self.needs_person {
             return format!("the token endpoint grants no token now ({said})");
         }

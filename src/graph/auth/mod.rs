@@ -14,43 +14,24 @@ mod assertion;
 mod cached_token;
 mod credential;
 mod endpoint;
+mod grant;
+mod managed_identity;
 mod secret;
+mod token_command;
+mod token_text;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
+pub use grant::SignInSettings;
 pub use secret::AccessToken;
 
-use super::error::{GraphError, TokenError};
-use super::origin::Origin;
-use super::transport::{Transport, TransportError};
+use super::error::GraphError;
+use super::transport::Transport;
 use crate::env::Env;
-use crate::error_chain::error_chain;
-use crate::mirror::account::Account;
-use crate::percent;
 use cached_token::{CachedToken, TokenAvailability};
-use credential::Proof;
-use endpoint::{Denial, Grant};
-
-/// How long the token endpoint may take.
-const TIMEOUT: Duration = Duration::from_secs(30);
-/// The largest answer of the token endpoint that is read.
-const MAX_ANSWER_BYTES: usize = 1024 * 1024;
-/// How an account signs in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SignInSettings {
-    /// The account.
-    pub account: Account,
-    /// The sign-in address: `{login_url}/{tenant}/oauth2/v2.0/token` grants tokens (fact 134).
-    pub login_url: String,
-    /// The scope of the token: Graph's host and `/.default` (fact 135).
-    pub scope: String,
-}
 
 /// The token of one account.
 pub struct Tokens {
@@ -170,7 +151,7 @@ impl Tokens {
         let began = Instant::now();
         let sign_in = self.cached().sign_in.clone();
         let stamp = sign_in.account.credential.stamp();
-        let outcome = self.grant(&sign_in).await;
+        let outcome = sign_in.grant(&*self.transport, &self.env).await;
         let mut held = self.cached();
         if !Arc::ptr_eq(&held.sign_in, &sign_in) {
             // The settings changed meanwhile, so the outcome is not stored.
@@ -181,86 +162,12 @@ impl Tokens {
             Err(fault) => Err(GraphError::Token(held.failed(fault, stamp, &self.env))),
         }
     }
-
-    async fn grant(&self, sign_in: &SignInSettings) -> Result<Grant, TokenError> {
-        let SignInSettings { account, login_url, scope } = sign_in;
-        let Account { name: _, tenant, client_id, credential } = account;
-        let endpoint = format!("{}/{tenant}/oauth2/v2.0/token", login_url.trim_end_matches('/'));
-        let proof =
-            credential.read(&endpoint, client_id, self.env.now(), self.env.uuid()).map_err(
-                |error| TokenError { needs_person: true, ..sign_in.fault(&error_chain(&error)) },
-            )?;
-        let mut form =
-            vec![("grant_type", "client_credentials"), ("client_id", client_id), ("scope", scope)];
-        match &proof {
-            Proof::Token(token) => {
-                return Ok(Grant { token: token.clone(), life: Duration::MAX, refresh_in: None });
-            }
-            Proof::Secret(secret) => form.push(("client_secret", secret.expose())),
-            Proof::Assertion(assertion) => form.extend([
-                ("client_assertion", assertion.expose()),
-                ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
-            ]),
-        }
-        let unusable = || TokenError {
-            needs_person: true,
-            ..sign_in.fault("login_url and tenant do not form a usable address")
-        };
-        let uri = Origin::of(&endpoint)
-            .and_then(|origin| origin.admit(&endpoint))
-            .map_err(|_| unusable())?;
-        let request = http::Request::post(uri)
-            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .header(ACCEPT, "application/json")
-            .header("client-request-id", self.env.uuid().to_string())
-            .body(Bytes::from(encode_form(&form)))
-            .map_err(|_| unusable())?;
-        let lost = |error: TransportError| {
-            sign_in.fault(&format!("the token endpoint was not reached: {error}"))
-        };
-        let (head, body) = timeout(TIMEOUT, async {
-            let (head, body) = self.transport.send(request).await?.into_parts();
-            Ok((head, body.read(MAX_ANSWER_BYTES).await?))
-        })
-        .await
-        .map_err(|_| sign_in.fault("the token endpoint did not answer in time"))?
-        .map_err(lost)?;
-        endpoint::read(head.status, &head.headers, &body, self.env.now())
-            .map_err(|denial| sign_in.denied(&denial))
-    }
-}
-
-impl SignInSettings {
-    fn fault(&self, message: &str) -> TokenError {
-        TokenError {
-            account: self.account.name.clone(),
-            message: message.into(),
-            ..TokenError::default()
-        }
-    }
-
-    fn denied(&self, denial: &Denial) -> TokenError {
-        TokenError {
-            needs_person: denial.needs_person,
-            status: Some(denial.status),
-            code: denial.code.as_deref().map(Into::into),
-            retry_after: denial.retry_after,
-            ..self.fault(&denial.sentence(self.account.credential.key()))
-        }
-    }
 }
 
 impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tokens").field("account", &self.name).finish_non_exhaustive()
     }
-}
-
-/// `application/x-www-form-urlencoded`; the secret must be encoded too (fact 137).
-fn encode_form(fields: &[(&str, &str)]) -> String {
-    let pairs: Vec<_> =
-        fields.iter().map(|(name, value)| format!("{name}={}", percent::encode(value))).collect();
-    pairs.join("&")
 }
 
 #[cfg(test)]

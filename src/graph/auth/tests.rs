@@ -1,11 +1,12 @@
 //! One token per account, whatever the endpoint answers and whatever happens to the files.
 use std::fs;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::Value;
+use tokio::time::timeout;
 
 use super::*;
 use crate::graph::script::{self, Script, ScriptedResponse, granted, reply};

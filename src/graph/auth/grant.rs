@@ -1,0 +1,167 @@
+//! Gets a token by the account's way to sign in.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::response::Parts;
+use tokio::time::timeout;
+
+use super::credential::Proof;
+use super::endpoint::{self, Denial, Grant};
+use super::{managed_identity, token_command, token_text};
+use crate::env::Env;
+use crate::error_chain::error_chain;
+use crate::graph::error::TokenError;
+use crate::graph::origin::Origin;
+use crate::graph::transport::{Transport, TransportError};
+use crate::mirror::account::{Account, Credential};
+use crate::percent;
+
+/// How long the token endpoint may take.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// The largest answer of the token endpoint that is read.
+const MAX_ANSWER_BYTES: usize = 1024 * 1024;
+
+/// How an account signs in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignInSettings {
+    /// The account.
+    pub account: Account,
+    /// The sign-in address: `{login_url}/{tenant}/oauth2/v2.0/token` grants tokens (fact 134).
+    pub login_url: String,
+    /// The scope of the token: Graph's host and `/.default` (fact 135).
+    pub scope: String,
+}
+
+impl SignInSettings {
+    /// Gets a token, with at most two requests.
+    pub(super) async fn grant(
+        &self,
+        transport: &dyn Transport,
+        env: &Env,
+    ) -> Result<Grant, TokenError> {
+        match &self.account.credential {
+            Credential::AccessTokenCommand(command) => {
+                let printed = token_command::run(command).await;
+                let granted = printed.and_then(|text| Ok(token_text::read(&text, env.now())?));
+                granted.map_err(|error| TokenError {
+                    // Nothing tells when the command would print a token.
+                    retry_after: Some(token_command::RETRY_AFTER),
+                    ..self.person_needed(&error_chain(&error))
+                })
+            }
+            Credential::ManagedIdentity(source) => {
+                let client_id = &*self.account.client_id;
+                let resource = self.scope.trim_end_matches("/.default");
+                managed_identity::grant(source, client_id, resource, transport, env).await.map_err(
+                    |refused| TokenError {
+                        needs_person: refused.needs_person,
+                        status: refused.status,
+                        code: refused.code.map(Into::into),
+                        retry_after: refused.retry_after,
+                        ..self.fault(&refused.message)
+                    },
+                )
+            }
+            _ => self.client_credentials(transport, env).await,
+        }
+    }
+
+    /// Signs in as an application (facts 134-140), or takes a token from a file.
+    async fn client_credentials(
+        &self,
+        transport: &dyn Transport,
+        env: &Env,
+    ) -> Result<Grant, TokenError> {
+        let Account { name: _, tenant, client_id, credential } = &self.account;
+        let endpoint =
+            format!("{}/{tenant}/oauth2/v2.0/token", self.login_url.trim_end_matches('/'));
+        let proof = credential
+            .read(&endpoint, client_id, env.now(), env.uuid())
+            .map_err(|error| self.person_needed(&error_chain(&error)))?;
+        let mut form = vec![
+            ("grant_type", "client_credentials"),
+            ("client_id", client_id),
+            ("scope", &self.scope),
+        ];
+        match &proof {
+            Proof::Token(token) => {
+                return Ok(Grant { token: token.clone(), life: Duration::MAX, refresh_in: None });
+            }
+            Proof::Secret(secret) => form.push(("client_secret", secret.expose())),
+            Proof::Assertion(assertion) => form.extend([
+                ("client_assertion", assertion.expose()),
+                ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
+            ]),
+        }
+        let unusable = || self.person_needed("login_url and tenant do not form a usable address");
+        let uri = Origin::of(&endpoint)
+            .and_then(|origin| origin.admit(&endpoint))
+            .map_err(|_| unusable())?;
+        let request = http::Request::post(uri)
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header(ACCEPT, "application/json")
+            .header("client-request-id", env.uuid().to_string())
+            .body(Bytes::from(encode_form(&form)))
+            .map_err(|_| unusable())?;
+        let (head, body) = exchange(transport, request, TIMEOUT)
+            .await
+            .map_err(|lost| self.fault(&format!("the token endpoint {lost}")))?;
+        endpoint::read(head.status, &head.headers, &body, env.now())
+            .map_err(|denial| self.denied(&denial))
+    }
+
+    pub(super) fn fault(&self, message: &str) -> TokenError {
+        TokenError {
+            account: self.account.name.clone(),
+            message: message.into(),
+            ..TokenError::default()
+        }
+    }
+
+    fn person_needed(&self, message: &str) -> TokenError {
+        TokenError { needs_person: true, ..self.fault(message) }
+    }
+
+    fn denied(&self, denial: &Denial) -> TokenError {
+        TokenError {
+            needs_person: denial.needs_person,
+            status: Some(denial.status),
+            code: denial.code.as_deref().map(Into::into),
+            // A person is not faster because the endpoint names a time.
+            retry_after: denial.retry_after.filter(|_| !denial.needs_person),
+            ..self.fault(&denial.sentence(self.account.credential.key()))
+        }
+    }
+}
+
+/// Why there is no complete answer. Continues a sentence that begins with what was asked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ExchangeError {
+    #[error("was not reached: {0}")]
+    Transport(TransportError),
+    #[error("did not answer in time")]
+    Timeout,
+}
+
+/// Sends one request and reads the whole answer.
+pub(super) async fn exchange(
+    transport: &dyn Transport,
+    request: http::Request<Bytes>,
+    within: Duration,
+) -> Result<(Parts, Bytes), ExchangeError> {
+    let answer = async {
+        let (head, body) = transport.send(request).await?.into_parts();
+        Ok((head, body.read(MAX_ANSWER_BYTES).await?))
+    };
+    let answer = timeout(within, answer).await.map_err(|_| ExchangeError::Timeout)?;
+    answer.map_err(ExchangeError::Transport)
+}
+
+/// `application/x-www-form-urlencoded`; the secret must be encoded too (fact 137).
+fn encode_form(fields: &[(&str, &str)]) -> String {
+    let pairs: Vec<_> =
+        fields.iter().map(|(name, value)| format!("{name}={}", percent::encode(value))).collect();
+    pairs.join("&")
+}
