@@ -4,6 +4,7 @@
 //! drain the workers, finish the writes, close the store.
 
 mod listeners;
+mod login;
 mod reload;
 mod settings;
 #[cfg(test)]
@@ -23,7 +24,7 @@ use crate::api::{AppState, BindError, BuildInfo, RequestLimits};
 use crate::config::{Config, Sections};
 use crate::env::Env;
 use crate::error_chain::error_chain;
-use crate::graph::{Budgets, GraphClient, Tokens, Transport};
+use crate::graph::{Budgets, GraphClient, Transport};
 use crate::metrics::{Metrics, ReaderMetrics};
 use crate::platform::notify::Notify;
 use crate::platform::start_progress::StartProgress;
@@ -33,6 +34,7 @@ use crate::store::{self, OpenError, Store, StoreError, WindowCount};
 use crate::supervisor::{Fleet, STOP_TIMEOUT, Supervisor, TaskExit};
 use crate::worker::Services;
 use listeners::{Listeners, PreparedListeners};
+use login::AccountRegistry;
 pub use reload::Loader;
 use reload::{LoadResult, PendingReload};
 use settings::{api_settings, tokens, window_specs};
@@ -114,7 +116,7 @@ pub struct Daemon {
     open_loopback: bool,
     store: Store,
     client: GraphClient,
-    accounts: BTreeMap<Arc<str>, Arc<Tokens>>,
+    accounts: AccountRegistry,
     supervisor: Supervisor,
     listeners: Listeners,
 }
@@ -167,6 +169,7 @@ impl Daemon {
             metrics: metrics.rounds.clone(),
         };
         let accounts = tokens(&config, &BTreeMap::new(), &transport, &env);
+        let registry = AccountRegistry::new(accounts.clone(), reloads.handle(), env.clone());
         let mut supervisor = Supervisor::new(services, config.sections.feed.retention);
         let specs = window_specs(&config, &config.windows, &accounts);
         let permit = |count| check_drops(count, options.accept_drops);
@@ -175,6 +178,7 @@ impl Daemon {
         let app = AppState {
             store: store.clone(),
             fleet: Arc::new(supervisor.fleet()),
+            logins: Arc::new(registry.clone()),
             reloads: reloads.handle(),
             env: env.clone(),
             build: Arc::new(options.about),
@@ -196,7 +200,7 @@ impl Daemon {
             open_loopback: options.open_loopback,
             store,
             client,
-            accounts,
+            accounts: registry,
             supervisor,
             listeners,
         })

@@ -6,7 +6,7 @@
 //! `graph`, `store`, `config` and `platform` each wrap one external system; `env` provides the
 //! wall clock and entropy as values; `mirror` is the protocol as pure computation; `percent`
 //! encodes and decodes parts of addresses, `loopback` recognises the hosts that are this machine,
-//! `error_chain` puts an error and its sources in one line.
+//! `sign_in_record` is the file of an account that a person signed in to, `error_chain` puts an error and its sources in one line.
 
 pub mod api;
 pub mod cli;
@@ -22,6 +22,7 @@ pub mod mirror;
 mod percent;
 pub mod platform;
 pub mod reload;
+mod sign_in_record;
 #[cfg(feature = "simulator")]
 pub mod simulator;
 pub mod store;

@@ -17,6 +17,7 @@ mod health;
 pub mod ics;
 mod limits;
 mod listen;
+mod login;
 mod metrics;
 pub mod model;
 mod openapi;
@@ -50,6 +51,7 @@ use tower_http::compression::predicate::{NotForContentType, Predicate as _, Size
 pub use auth::TokenHash;
 pub use limits::RequestLimits;
 pub use listen::{BindError, UnixEndpoint, UnixOwner, bind_tcp, bind_unix, serve_tcp, serve_unix};
+pub use login::{CompletedLogin, LoginApi, LoginRefusal, StartedLogin};
 
 use crate::env::Env;
 use crate::metrics::Metrics;
@@ -68,6 +70,8 @@ pub struct AppState {
     pub store: Store,
     /// The running windows.
     pub fleet: Arc<dyn FleetApi>,
+    /// Signs people in to accounts.
+    pub logins: Arc<dyn LoginApi>,
     /// Requests reloads of the configuration.
     pub reloads: ReloadHandle,
     /// The wall clock.
@@ -191,6 +195,8 @@ pub fn router(app: AppState) -> Router {
         .route("/v1/windows/{name}/resync", post(rounds::resync))
         .route("/v1/changes", get(changes::read))
         .route("/v1/reload", post(reload::reload))
+        .route("/v1/accounts/{name}/login", post(login::login))
+        .route("/v1/accounts/{name}/logout", post(login::logout))
         .route("/v1/export", get(export::export))
         .merge(web::routes())
         .fallback(|uri: Uri| async move { Problem::NotFound(uri.path().to_owned()) })

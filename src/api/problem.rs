@@ -7,6 +7,7 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::login::LoginRefusal;
 use crate::config::Diagnostic;
 use crate::reload::ReloadError;
 use crate::store::{FeedError, StoreError};
@@ -90,6 +91,9 @@ pub(super) enum Problem {
     /// The configuration was not reloaded.
     #[error(transparent)]
     Reload(#[from] ReloadError),
+    /// Nobody was signed in.
+    #[error(transparent)]
+    Login(#[from] LoginRefusal),
     /// A command to a window could not be carried out.
     #[error(transparent)]
     Fleet(#[from] FleetError),
@@ -132,6 +136,15 @@ impl Problem {
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "not-found", "Not found"),
             Self::Fleet(FleetError::UnknownWindow(_)) => {
                 (StatusCode::NOT_FOUND, "unknown-window", "Unknown window")
+            }
+            Self::Login(LoginRefusal::UnknownAccount(_)) => {
+                (StatusCode::NOT_FOUND, "unknown-account", "Unknown account")
+            }
+            Self::Login(LoginRefusal::Refused(_)) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "login-failed", "Sign-in failed")
+            }
+            Self::Login(LoginRefusal::NotReloaded { .. }) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "login-not-used", "Sign-in not used yet")
             }
             Self::UnknownEvent { .. } => (StatusCode::NOT_FOUND, "unknown-event", "Unknown event"),
             Self::MethodNotAllowed { .. } => {
@@ -179,10 +192,11 @@ impl Problem {
     }
 }
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
+impl Problem {
+    /// The body of the response.
+    pub(super) fn json(&self) -> impl Serialize {
         let (status, slug, title) = self.kind();
-        let body = ProblemJson {
+        ProblemJson {
             r#type: format!("{TYPES}{slug}"),
             title,
             status: status.as_u16(),
@@ -192,11 +206,21 @@ impl IntoResponse for Problem {
                 _ => None,
             },
             faults: match &self {
-                Self::Reload(ReloadError::Faults(faults)) => faults,
+                Self::Reload(ReloadError::Faults(faults))
+                | Self::Login(LoginRefusal::NotReloaded {
+                    error: ReloadError::Faults(faults),
+                    ..
+                }) => faults,
                 _ => &[],
             },
-        };
-        let mut response = (status, Json(body)).into_response();
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = self.kind().0;
+        let mut response = (status, Json(self.json())).into_response();
         let kind = (header::CONTENT_TYPE, "application/problem+json");
         let more = match self {
             Self::Unauthorized => {

@@ -8,6 +8,7 @@ mod events;
 mod export;
 mod ics;
 mod joins;
+mod logins;
 mod problems;
 mod rounds;
 mod windows;
@@ -191,6 +192,7 @@ impl Fixture {
         AppState {
             store: self.store.clone(),
             fleet: self.fleet.clone(),
+            logins: Arc::new(logins::ScriptedLogins),
             env: self.env.clone(),
             build: Arc::new(BuildInfo {
                 version: "0.1.0".into(),

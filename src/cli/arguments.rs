@@ -146,6 +146,27 @@ pub enum Command {
         accept_removals: bool,
     },
 
+    /// Sign in to an account with device_code; prints an address and a code, and waits.
+    ///
+    /// The person may sign in on any device, so this works over ssh. The daemon keeps the sign-in.
+    #[command(
+        after_help = "Examples:\n  calmirror login contoso\n  calmirror login contoso --replace"
+    )]
+    Login {
+        /// The account's name in the configuration.
+        account: String,
+
+        /// Accept another person than before, and drop the events of the one before.
+        #[arg(long)]
+        replace: bool,
+    },
+
+    /// Forget who is signed in to an account. The events stay.
+    Logout {
+        /// The account's name in the configuration.
+        account: String,
+    },
+
     /// Write the whole store into a new file, made by the running daemon.
     ///
     /// The file contains the events of all windows, private ones too, and Graph's delta links, but

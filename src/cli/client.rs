@@ -47,7 +47,7 @@ pub(super) struct Download {
 
 /// The members of a problem response that are shown.
 #[derive(Deserialize)]
-struct ProblemDetails {
+pub(super) struct ProblemDetails {
     title: String,
     detail: String,
     #[serde(default)]
@@ -74,13 +74,13 @@ impl ApiClient {
         self.ask(Method::POST, path).await
     }
 
-    /// Sends a GET request for a body that may be large. It may take any time as long as bytes
+    /// Sends a request for a body that may be large or slow. It may take any time as long as bytes
     /// arrive.
     ///
     /// # Errors
     /// As [`Self::get`], and the problem of a response with an error status.
-    pub(super) async fn download(&self, path: &str) -> Result<Download, CliError> {
-        let sent = async { self.request(Method::GET, path)?.send().await };
+    pub(super) async fn download(&self, method: Method, path: &str) -> Result<Download, CliError> {
+        let sent = async { self.request(method, path)?.send().await };
         let response = sent.await.map_err(|broken| self.unreachable(&broken))?;
         if !response.status().is_success() {
             let answer = complete(response).await.map_err(|broken| self.unreachable(&broken))?;
@@ -183,6 +183,20 @@ fn unreadable(error: &serde_json::Error) -> CliError {
         .remedy("are this program and the daemon the same version (calmirror --version)?")
 }
 
+impl ProblemDetails {
+    /// The title and the detail, and the faults if they are several, one in a line.
+    pub(super) fn message(&self) -> String {
+        let Self { title, detail, faults } = self;
+        let message = format!("{}: {}", title.to_lowercase(), printable(detail));
+        match faults.as_slice() {
+            [] | [_] => message,
+            faults => faults.iter().fold(message, |message, fault| {
+                format!("{message}\n{}", printable(&fault.to_string()))
+            }),
+        }
+    }
+}
+
 impl ApiResponse {
     /// Whether the response says that the requested window does not exist.
     pub(super) fn is_unknown_window(&self) -> bool {
@@ -198,15 +212,7 @@ impl ApiResponse {
     /// The problem as an error.
     fn problem(&self) -> CliError {
         let message = match serde_json::from_slice::<ProblemDetails>(&self.body) {
-            Ok(ProblemDetails { title, detail, faults }) => {
-                let message = format!("{}: {}", title.to_lowercase(), printable(&detail));
-                match faults.as_slice() {
-                    [] | [_] => message,
-                    faults => faults.iter().fold(message, |message, fault| {
-                        format!("{message}\n{}", printable(&fault.to_string()))
-                    }),
-                }
-            }
+            Ok(problem) => problem.message(),
             Err(_) => format!("the daemon answered {}", self.status),
         };
         match self.status {

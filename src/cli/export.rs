@@ -116,7 +116,7 @@ async fn receive(
     to: &Path,
 ) -> Result<ExportSummary, CliError> {
     let mut reader = ExportReader::default();
-    let mut download = client.download("/v1/export").await?;
+    let mut download = client.download(http::Method::GET, "/v1/export").await?;
     while let Some(bytes) = download.chunk().await? {
         reader.push(&bytes).map_err(|fault| {
             CliError::new(FAILED, format!("the daemon did not send an export: {fault}"))

@@ -14,6 +14,7 @@ pub mod exit;
 mod export;
 mod health;
 mod import;
+mod login;
 mod manual;
 mod reload;
 mod run;
@@ -153,6 +154,10 @@ async fn dispatch(arguments: Arguments) -> Result<u8, CliError> {
         Command::Reload { accept_drops } => {
             reload::reload(&client()?, *accept_drops, json, out).await
         }
+        Command::Login { account, replace } => {
+            login::login(&client()?, account, *replace, json, out).await
+        }
+        Command::Logout { account } => login::logout(&client()?, account, json, out).await,
         Command::Check { explain } => check::check(&sources(), *explain, json, out),
         Command::Run { accept_drops } => run::run(sources(), level, *accept_drops).await,
         #[cfg(feature = "simulator")]

@@ -1,41 +1,47 @@
 //! Reads accounts: the tenant, the application and its credential.
 
+use std::path::Path;
+
 use super::diagnostic::Issue;
 use super::origin::DiagnosticSink;
 use super::platform_identity;
 use super::reader::{RawValue, TableReader};
 use super::secret;
+use super::signed_in;
 use super::sources::Sources;
 use super::table::LayeredTable;
 use super::token_command;
 use crate::mirror::account::{Account, Credential};
 
 /// An account sets exactly one of these keys.
-const CREDENTIALS: [&str; 7] = [
+const CREDENTIALS: [&str; 8] = [
     "client_secret_file",
     "client_secret_env",
     "certificate_file",
     FEDERATED,
     MANAGED,
+    DEVICE_CODE,
     "access_token_file",
     COMMAND,
 ];
 const FEDERATED: &str = "federated_token_file";
 const MANAGED: &str = "managed_identity";
+const DEVICE_CODE: &str = "device_code";
 const COMMAND: &str = "access_token_command";
 /// Instead of the path of a federated token: it, the tenant and the application are in variables of
 /// the environment that Azure's workload identity sets (fact 140).
 const IN_ENVIRONMENT: &str = "env";
 
-/// Reads one account; returns `None` after an error.
+/// Reads one account; returns `None` after an error. `store` is the store's directory, if known.
 pub(super) fn account(
     name: &str,
     table: &LayeredTable,
+    store: Option<&Path>,
     sources: &Sources,
     report: &mut DiagnosticSink,
 ) -> Option<Account> {
     let mut reader = TableReader::new(table, report);
-    let credential = credential(&mut reader, sources);
+    let credential = credential(&mut reader, name, store, sources);
     let optional = [MANAGED, "access_token_file", COMMAND].iter().any(|key| reader.has(key));
     let is_ambient = |written: RawValue<'_>| Ok(written.text().ok() == Some(IN_ENVIRONMENT));
     let ambient = reader.read(FEDERATED, is_ambient) == Some(true);
@@ -85,12 +91,26 @@ pub(super) fn account(
         );
         shaped("client_id", is_guid(client_id), wrong, &mut reader);
     }
-    Some(Account {
-        name: name.into(),
-        tenant: tenant?.into(),
-        client_id: client_id?,
-        credential: credential?,
-    })
+    let (tenant, client_id, credential) = (tenant?, client_id?, credential?);
+    let user = match &credential {
+        Credential::DeviceCode(file) => {
+            let (user, wrong) = signed_in::user(file, &tenant, &client_id);
+            if let Some(wrong) = wrong {
+                reader.warn(DEVICE_CODE, wrong);
+            }
+            user
+        }
+        _ => None,
+    };
+    Some(Account { name: name.into(), tenant: tenant.into(), client_id, credential, user })
+}
+
+/// A key that is either `true` or absent.
+fn is_true(written: RawValue<'_>) -> Result<(), Issue> {
+    match written.flag()? {
+        true => Ok(()),
+        false => Err(Issue::new("false", "write true, or remove the line")),
+    }
 }
 
 /// Whether the text has the form of an Entra id: `00000000-0000-0000-0000-000000000000`.
@@ -109,7 +129,12 @@ fn identifier(text: &str) -> Result<String, Issue> {
     Ok(text.to_owned())
 }
 
-fn credential(reader: &mut TableReader<'_>, sources: &Sources) -> Option<Credential> {
+fn credential(
+    reader: &mut TableReader<'_>,
+    account: &str,
+    store: Option<&Path>,
+    sources: &Sources,
+) -> Option<Credential> {
     let written: Vec<&'static str> =
         CREDENTIALS.into_iter().filter(|key| reader.has(key)).collect();
     let all = CREDENTIALS.join(", ");
@@ -140,11 +165,15 @@ fn credential(reader: &mut TableReader<'_>, sources: &Sources) -> Option<Credent
             reader.read(key, path).map(Credential::FederatedTokenFile)
         }
         MANAGED => {
-            let endpoint = |written: RawValue<'_>| match written.flag()? {
-                true => platform_identity::endpoint(sources),
-                false => Err(Issue::new("false", "write true, or remove the line")),
+            let endpoint = |written: RawValue<'_>| {
+                is_true(written)?;
+                platform_identity::endpoint(sources)
             };
             reader.read(key, endpoint).map(Credential::ManagedIdentity)
+        }
+        DEVICE_CODE => {
+            let file = || signed_in::file(store, account);
+            reader.read(key, is_true).map(|()| Credential::DeviceCode(file()))
         }
         "access_token_file" => reader.read(key, private).map(Credential::AccessTokenFile),
         COMMAND => {

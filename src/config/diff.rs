@@ -38,7 +38,7 @@ pub struct ChangedWindow {
     pub new: Arc<Window>,
     /// The strongest effect of the changed keys.
     pub effect: ReloadEffect,
-    /// The keys that differ; `tenant` if the window's account moved to another tenant.
+    /// The keys that differ; `tenant` if the window's account moved to another tenant or person.
     pub keys: Vec<&'static str>,
 }
 
@@ -57,7 +57,7 @@ pub fn diff(old: &Config, new: &Config) -> ConfigDiff {
             difference.added.push(window.clone());
             continue;
         };
-        let moved = old.tenant(was) != new.tenant(window);
+        let moved = old.realm(was) != new.realm(window);
         if (Arc::ptr_eq(was, window) || was == window) && !moved {
             difference.unchanged += 1;
             continue;

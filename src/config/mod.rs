@@ -24,6 +24,7 @@ mod reader;
 mod secret;
 mod sections;
 mod settings;
+mod signed_in;
 mod sources;
 mod table;
 mod token_command;
@@ -111,12 +112,12 @@ impl Config {
 
     /// The settings that identify the window's stream of ids.
     pub fn identity(&self, window: &Window) -> WindowIdentity {
-        identity(window, self.tenant(window))
+        identity(window, self.realm(window))
     }
 
-    /// The tenant of the window's account.
-    fn tenant(&self, window: &Window) -> Option<Arc<str>> {
-        self.accounts.get(&window.account).map(|account| account.tenant.clone())
+    /// What the window's ids belong to ([`Account::realm`]).
+    fn realm(&self, window: &Window) -> Option<Arc<str>> {
+        self.accounts.get(&window.account).map(Account::realm)
     }
 
     fn read(sources: &Sources, now: Timestamp, report: &mut DiagnosticSink) -> Option<Self> {
@@ -124,8 +125,9 @@ impl Config {
         let sections = Sections::read(|section| layers.take(section), sources, report);
         let mut accounts = BTreeMap::new();
         let mut faulty = Vec::new();
+        let store = sections.as_ref().map(|sections| &*sections.store.path);
         for (name, table) in &layers.accounts {
-            match account::account(name, table, sources, report) {
+            match account::account(name, table, store, sources, report) {
                 Some(account) => drop(accounts.insert(account.name.clone(), account)),
                 None => faulty.push(name.clone()),
             }

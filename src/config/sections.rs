@@ -216,6 +216,7 @@ const ACCOUNT: &[ConfigKey] = &[
     ConfigKey::without_default("certificate_file"),
     ConfigKey::without_default("federated_token_file"),
     ConfigKey::without_default("managed_identity"),
+    ConfigKey::without_default("device_code"),
     ConfigKey::without_default("access_token_file"),
     ConfigKey::without_default("access_token_command"),
 ];
@@ -228,9 +229,6 @@ const WINDOW: &[ConfigKey] = &[
     ConfigKey::without_default("mailboxes_file"),
     ConfigKey::without_default("calendar"),
 ];
-
-/// Planned sign-in methods. They have their own error, so that users do not look for a typo.
-const PLANNED: [&str; 1] = ["device_code"];
 
 impl Section {
     /// The section of that name, or an error that suggests what to write.
@@ -257,13 +255,6 @@ impl Section {
     pub(super) fn check(self, name: &str) -> Result<(), Issue> {
         if self.key(name).is_some() {
             return Ok(());
-        }
-        if self == Self::Account && PLANNED.contains(&name) {
-            return Err(Issue::new(
-                "not supported in this version",
-                "use client_secret_file, client_secret_env, certificate_file, federated_token_file \
-                 or access_token_file",
-            ));
         }
         if self == Self::Account && ["client_secret", "access_token"].contains(&name) {
             return Err(Issue::new(

@@ -143,7 +143,7 @@ impl Daemon {
         let bound = self.listeners.prepare(old, new).await.map_err(|error| {
             ReloadError::Failed(format!("{}; {}", error_chain(&error), error.remedy()))
         })?;
-        let accounts = settings::tokens(&config, &self.accounts, &self.transport, &self.env);
+        let accounts = settings::tokens(&config, &self.accounts.all(), &self.transport, &self.env);
         let change = fleet_change(&config, &accounts, &difference);
         let point_of_no_return = || {
             for (name, tokens) in &accounts {
@@ -161,7 +161,7 @@ impl Daemon {
         self.listeners.change(bound, settings);
         self.change_settings(&config.sections);
         let retried = self.supervisor.retry_sign_ins().into_iter().collect();
-        self.accounts = accounts;
+        self.accounts.replace(accounts);
         let warnings = config.warnings.clone();
         self.config = Arc::new(config);
         let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -23,7 +23,7 @@ pub(crate) mod script;
 pub mod transport;
 pub mod wire;
 
-pub use auth::{SignInSettings, Tokens};
+pub use auth::{DeviceCode, LoginError, SignInSettings, SignedInUser, Tokens};
 pub use budget::{Budgets, MailboxBudget};
 pub use client::GraphClient;
 pub use error::GraphError;

@@ -152,6 +152,7 @@ pub(super) fn sign_in(credential: Credential) -> SignInSettings {
             tenant: "tenant-1".into(),
             client_id: "client-1".into(),
             credential,
+            user: None,
         },
         login_url: "https://login.example/".into(),
         scope: "https://graph.example/.default".into(),

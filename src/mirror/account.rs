@@ -17,6 +17,18 @@ pub struct Account {
     pub client_id: String,
     /// The credential to sign in with.
     pub credential: Credential,
+    /// The object id of the person who signed in ([`Credential::DeviceCode`]); `None` before that.
+    pub user: Option<Arc<str>>,
+}
+
+impl Account {
+    /// What the ids of its windows' events belong to: the tenant, and the person if one signed in.
+    pub fn realm(&self) -> Arc<str> {
+        match &self.user {
+            Some(user) => format!("{}/{user}", self.tenant).into(),
+            None => self.tenant.clone(),
+        }
+    }
 }
 
 /// Where an account's credential is. It names secrets and never holds one, so it may be shown.
@@ -37,6 +49,8 @@ pub enum Credential {
     /// The identity that Azure gives to this machine or application (facts 141-144): the
     /// user-assigned one with the account's `client_id`, or the system-assigned one without.
     ManagedIdentity(IdentityEndpoint),
+    /// A person signs in with `calmirror login` (facts 145-147); the file has the refresh token.
+    DeviceCode(PathBuf),
     /// A file with an access token that another program renews.
     AccessTokenFile(PathBuf),
     /// A program and its arguments; it prints an access token.
@@ -46,7 +60,7 @@ pub enum Credential {
 impl Credential {
     /// Whether its tokens may be those of a signed-in user, who alone has a mailbox `me` (fact 20).
     pub fn may_be_a_user(&self) -> bool {
-        matches!(self, Self::AccessTokenFile(_) | Self::AccessTokenCommand(_))
+        matches!(self, Self::DeviceCode(_) | Self::AccessTokenFile(_) | Self::AccessTokenCommand(_))
     }
 }
 

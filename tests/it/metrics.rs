@@ -9,7 +9,10 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body as ApiBody, to_bytes};
 use bytes::Bytes;
-use calmirror::api::{ApiSettings, AppState, BuildInfo, RequestLimits, router, tcp_router};
+use calmirror::api::{
+    ApiSettings, AppState, BuildInfo, LoginApi, LoginRefusal, RequestLimits, StartedLogin, router,
+    tcp_router,
+};
 use calmirror::env::Env;
 use calmirror::graph::transport::{BodyStream, Transport, TransportError};
 use calmirror::mirror::window::Window;
@@ -33,12 +36,26 @@ const MAILBOX: &str = "alice@contoso.com";
 /// Every series with its value.
 type Samples = BTreeMap<String, f64>;
 
+/// No account.
+struct NoLogins;
+
+impl LoginApi for NoLogins {
+    fn login(&self, account: String, _: bool) -> BoxFuture<'_, Result<StartedLogin, LoginRefusal>> {
+        Box::pin(async { Err(LoginRefusal::UnknownAccount(account)) })
+    }
+
+    fn logout(&self, account: String) -> BoxFuture<'_, Result<Option<String>, LoginRefusal>> {
+        Box::pin(async { Err(LoginRefusal::UnknownAccount(account)) })
+    }
+}
+
 fn api(rig: &Rig, env: &Env, reloads: ReloadHandle) -> Router {
     router(access(rig, env, reloads))
 }
 
 fn access(rig: &Rig, env: &Env, reloads: ReloadHandle) -> AppState {
     AppState {
+        logins: Arc::new(NoLogins),
         store: rig.store.clone(),
         fleet: Arc::new(rig.fleet.clone()),
         env: env.clone(),

@@ -73,6 +73,7 @@ pub(crate) fn sign_in(credential: Credential) -> SignInSettings {
             tenant: "t".into(),
             client_id: "c".into(),
             credential,
+            user: None,
         },
         login_url: "http://127.0.0.1:1".into(),
         scope: "http://127.0.0.1:1/.default".into(),

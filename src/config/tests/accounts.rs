@@ -5,10 +5,11 @@ use std::os::unix::fs::PermissionsExt;
 use super::ConfigFixture;
 use super::faults::check;
 use crate::mirror::account::{Credential, IdentityEndpoint};
+use crate::sign_in_record::SignInRecord;
 
 #[test]
 fn an_account_signs_in_in_exactly_one_way() {
-    let all = "client_secret_file, client_secret_env, certificate_file, federated_token_file, managed_identity, access_token_file, access_token_command";
+    let all = "client_secret_file, client_secret_env, certificate_file, federated_token_file, managed_identity, device_code, access_token_file, access_token_command";
     check(
         "[account.a]\ntenant = \"t\"\nclient_id = \"c\"\n",
         &[&format!("calmirror.toml:1: account.a: no way to sign in; write one of {all}")],
@@ -33,14 +34,6 @@ fn an_account_signs_in_in_exactly_one_way() {
             "calmirror.toml:3: account.a.client_id: neither an id nor a domain; write letters, digits, `-`, `.` and `_` only",
         ],
     );
-    for key in ["device_code"] {
-        check(
-            &format!("[account.a]\n{key} = true\n"),
-            &[&format!(
-                "calmirror.toml:2: account.a.{key}: not supported in this version; use client_secret_file, client_secret_env, certificate_file, federated_token_file or access_token_file"
-            )],
-        );
-    }
 }
 
 #[test]
@@ -200,4 +193,40 @@ fn a_command_comes_from_a_file_that_nobody_else_can_change() {
             "CALMIRROR__ACCOUNT__A__ACCESS_TOKEN_COMMAND: a command outside a configuration file; write it into a configuration file that only its owner can change"
         ]
     );
+}
+
+#[test]
+fn an_account_that_a_person_signs_in_to_knows_who_it_was() {
+    let text = "[store]\npath = \"store\"\n[account.a]\ntenant = \"contoso.com\"\nclient_id = \"00000000-0000-0000-0000-000000000001\"\ndevice_code = true\n[[window]]\naccount = \"a\"\nmailbox = \"me\"\n";
+    let fixture = ConfigFixture::with(text);
+    let file = fixture.dir.path().join("store/accounts/a");
+    let warned = |fixture: &ConfigFixture| {
+        let warnings = fixture.config().warnings;
+        warnings.iter().map(|warning| warning.problem.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(warned(&fixture), ["nobody has signed in yet"]);
+    let config = fixture.config();
+    assert_eq!(config.accounts["a"].credential, Credential::DeviceCode(file.clone()));
+    assert_eq!(config.identity(&config.windows[0]).tenant, "contoso.com".into());
+    let mut record = SignInRecord {
+        tenant: "contoso.com".to_owned(),
+        client_id: "00000000-0000-0000-0000-000000000001".to_owned(),
+        user_id: "oid".to_owned(),
+        user_name: "alice@contoso.com".to_owned(),
+        at: jiff::Timestamp::UNIX_EPOCH,
+        refresh_token: Some("r".into()),
+    };
+    record.write(&file).unwrap();
+    assert!(warned(&fixture).is_empty());
+    // Another person is another stream of events.
+    let config = fixture.config();
+    assert_eq!(config.identity(&config.windows[0]).tenant, "contoso.com/oid".into());
+    record.refresh_token = None;
+    record.write(&file).unwrap();
+    assert_eq!(warned(&fixture), ["nobody is signed in"]);
+    assert_eq!(fixture.config().accounts["a"].user.as_deref(), Some("oid"));
+    record.client_id = "other".to_owned();
+    record.write(&file).unwrap();
+    assert_eq!(warned(&fixture), ["the sign-in was made for another tenant or application"]);
+    assert_eq!(fixture.config().accounts["a"].user, None);
 }

@@ -38,8 +38,15 @@ fn the_example_is_valid() {
 #[test]
 fn the_example_is_valid_with_everything_uncommented() {
     // An account has one credential.
-    let others =
-        ["client_secret_env", "certificate_file", "federated_token_file", "access_token_file"];
+    let others = [
+        "client_secret_env",
+        "certificate_file",
+        "federated_token_file",
+        "managed_identity",
+        "device_code",
+        "access_token_file",
+        "access_token_command",
+    ];
     let fixture = ConfigFixture::new();
     let text: String = EXAMPLE
         .lines()

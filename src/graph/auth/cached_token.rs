@@ -152,6 +152,12 @@ impl CachedToken {
         }
     }
 
+    /// Drops the token as well.
+    pub(super) fn sign_out(&mut self) {
+        self.forget();
+        self.token = None;
+    }
+
     /// Stores a granted token, which was requested at `began`.
     pub(super) fn granted(
         &mut self,

@@ -55,6 +55,7 @@ impl Credential {
             Self::CertificateFile(_) => "certificate_file",
             Self::FederatedTokenFile(_) => "federated_token_file",
             Self::ManagedIdentity(_) => "managed_identity",
+            Self::DeviceCode(_) => "device_code",
             Self::AccessTokenFile(_) => "access_token_file",
             Self::AccessTokenCommand(_) => "access_token_command",
         }
@@ -67,6 +68,7 @@ impl Credential {
             Self::SecretFile(path)
             | Self::CertificateFile(path)
             | Self::FederatedTokenFile(path)
+            | Self::DeviceCode(path)
             | Self::AccessTokenFile(path) => {
                 fs::metadata(path).and_then(|meta| meta.modified()).ok()
             }
@@ -105,7 +107,7 @@ impl Credential {
                 read.map(|granted| Proof::Token(granted.token))
                     .map_err(|source| CredentialError::Token { path: path.clone(), source })
             }
-            Self::ManagedIdentity(_) | Self::AccessTokenCommand(_) => {
+            Self::ManagedIdentity(_) | Self::DeviceCode(_) | Self::AccessTokenCommand(_) => {
                 Err(CredentialError::NoProof { key })
             }
         }

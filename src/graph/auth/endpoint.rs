@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
+use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -23,6 +24,8 @@ const MIN_LIFETIME: Duration = Duration::from_secs(60);
 
 /// The key of a credential whose assertion others renew.
 const FEDERATED: &str = "federated_token_file";
+/// The key of an account that a person signs in to.
+const DEVICE_CODE: &str = "device_code";
 
 /// A granted token.
 #[derive(Debug)]
@@ -32,6 +35,16 @@ pub(super) struct Grant {
     pub(super) life: Duration,
     /// When the endpoint wants it renewed, counted from the request.
     pub(super) refresh_in: Option<Duration>,
+}
+
+/// A granted token with what only the sign-in of a person brings.
+#[derive(Debug)]
+pub(super) struct TokenAnswer {
+    pub(super) grant: Grant,
+    /// Replaces the one that was used (fact 146).
+    pub(super) refresh_token: Option<SecretString>,
+    /// Says who signed in.
+    pub(super) id_token: Option<SecretString>,
 }
 
 /// An answer without a token.
@@ -57,6 +70,8 @@ struct GrantJson {
     /// Seconds since 1970. App Service states only this (fact 143).
     expires_on: Option<Value>,
     refresh_in: Option<Value>,
+    refresh_token: Option<String>,
+    id_token: Option<String>,
 }
 
 /// Interprets an answer of the token endpoint.
@@ -65,7 +80,7 @@ pub(super) fn read(
     headers: &HeaderMap,
     body: &[u8],
     now: Timestamp,
-) -> Result<Grant, Denial> {
+) -> Result<TokenAnswer, Denial> {
     let body = without_bom(body);
     if status.is_success()
         && let Ok(granted) = serde_json::from_slice::<GrantJson>(body)
@@ -76,10 +91,14 @@ pub(super) fn read(
             Duration::try_from(ends.duration_since(now))
                 .map_or(MIN_LIFETIME, |d| d.max(MIN_LIFETIME))
         });
-        return Ok(Grant {
-            token,
-            life: seconds(granted.expires_in).or(left).unwrap_or(DEFAULT_LIFETIME),
-            refresh_in: seconds(granted.refresh_in),
+        return Ok(TokenAnswer {
+            grant: Grant {
+                token,
+                life: seconds(granted.expires_in).or(left).unwrap_or(DEFAULT_LIFETIME),
+                refresh_in: seconds(granted.refresh_in),
+            },
+            refresh_token: granted.refresh_token.map(SecretString::from),
+            id_token: granted.id_token.map(SecretString::from),
         });
     }
     let denied: Value = serde_json::from_slice(body).unwrap_or_default();
@@ -140,7 +159,7 @@ impl Denial {
     }
 
     /// What happened and what to do about it, for people. `key` is the credential's key.
-    pub(super) fn sentence(&self, key: &str) -> String {
+    pub(super) fn sentence(&self, account: &str, key: &str) -> String {
         let said = self.said();
         if !self.needs_person {
             return format!("the token endpoint grants no token now ({said})");
@@ -164,6 +183,10 @@ impl Denial {
                  audience of the token"
                     .into()
             }
+            (Some("AADSTS7000218"), _) if key == DEVICE_CODE => {
+                "allow public client flows in the application's registration (Authentication)"
+                    .into()
+            }
             (Some("AADSTS700016"), _) => "check client_id and tenant: no such application".into(),
             (Some("AADSTS90002"), _) => "check tenant: there is no such tenant".into(),
             (_, Some("invalid_client")) => format!("check client_id and {key}"),
@@ -172,6 +195,9 @@ impl Denial {
             }
             (_, Some("invalid_scope" | "invalid_resource")) => {
                 "check cloud and base_url: the scope does not exist there".into()
+            }
+            (_, Some("invalid_grant" | "interaction_required")) if key == DEVICE_CODE => {
+                format!("sign in again: calmirror login {account}")
             }
             (_, Some("invalid_grant" | "interaction_required" | "consent_required")) => {
                 "an administrator has to consent or sign in again".into()
@@ -222,7 +248,8 @@ mod tests {
         ] {
             let grant =
                 read(StatusCode::OK, &HeaderMap::new(), body.as_bytes(), Timestamp::UNIX_EPOCH)
-                    .unwrap();
+                    .unwrap()
+                    .grant;
             assert_eq!(grant.life.as_secs(), life, "{body}");
             assert_eq!(grant.refresh_in.map(|d| d.as_secs()), refresh_in, "{body}");
         }
@@ -264,7 +291,7 @@ mod tests {
             let headers = headers.into_iter().collect();
             let now = now.parse().unwrap();
             let denial = read(StatusCode::UNAUTHORIZED, &headers, body.as_bytes(), now);
-            denial.unwrap_err().sentence("certificate_file")
+            denial.unwrap_err().sentence("contoso", "certificate_file")
         };
         let date = Some("Sat, 21 Nov 2026 10:00:00 GMT");
         let refused =
@@ -297,7 +324,7 @@ mod tests {
         ] {
             let now = now.parse().unwrap();
             let denial = read(StatusCode::UNAUTHORIZED, &headers, body.as_bytes(), now);
-            let sentence = denial.unwrap_err().sentence(FEDERATED);
+            let sentence = denial.unwrap_err().sentence("contoso", FEDERATED);
             assert_eq!(
                 sentence,
                 format!("sign-in was refused (invalid_client, AADSTS700024); {remedy}")
@@ -311,7 +338,7 @@ mod tests {
             401,
             r#"{"error":"invalid_client","error_description":"AADSTS7000222: The canary keys for app 'canary' are expired. Trace ID: canary"}"#,
         );
-        let sentence = denial.sentence("client_secret_file");
+        let sentence = denial.sentence("contoso", "client_secret_file");
         assert_eq!(
             sentence,
             "sign-in was refused (invalid_client, AADSTS7000222); the secret has expired; \

@@ -8,7 +8,7 @@ use http::response::Parts;
 use tokio::time::timeout;
 
 use super::credential::Proof;
-use super::endpoint::{self, Denial, Grant};
+use super::endpoint::{self, Denial, Grant, TokenAnswer};
 use super::{managed_identity, token_command, token_text};
 use crate::env::Env;
 use crate::error_chain::error_chain;
@@ -32,6 +32,22 @@ pub struct SignInSettings {
     pub login_url: String,
     /// The scope of the token: Graph's host and `/.default` (fact 135).
     pub scope: String,
+}
+
+/// An endpoint of a tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Endpoint {
+    Token,
+    DeviceCode,
+}
+
+impl Endpoint {
+    fn path(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::DeviceCode => "devicecode",
+        }
+    }
 }
 
 impl SignInSettings {
@@ -64,6 +80,7 @@ impl SignInSettings {
                     },
                 )
             }
+            Credential::DeviceCode(file) => self.continue_sign_in(file, transport, env).await,
             _ => self.client_credentials(transport, env).await,
         }
     }
@@ -74,11 +91,9 @@ impl SignInSettings {
         transport: &dyn Transport,
         env: &Env,
     ) -> Result<Grant, TokenError> {
-        let Account { name: _, tenant, client_id, credential } = &self.account;
-        let endpoint =
-            format!("{}/{tenant}/oauth2/v2.0/token", self.login_url.trim_end_matches('/'));
+        let Account { client_id, credential, .. } = &self.account;
         let proof = credential
-            .read(&endpoint, client_id, env.now(), env.uuid())
+            .read(&self.address(Endpoint::Token), client_id, env.now(), env.uuid())
             .map_err(|error| self.person_needed(&error_chain(&error)))?;
         let mut form = vec![
             ("grant_type", "client_credentials"),
@@ -95,21 +110,55 @@ impl SignInSettings {
                 ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
             ]),
         }
+        let answer = self.ask(Endpoint::Token, &form, transport, env).await?;
+        answer.map(|answer| answer.grant).map_err(|denial| self.denied(&denial))
+    }
+
+    /// The address of an endpoint of the tenant (facts 134, 145).
+    fn address(&self, endpoint: Endpoint) -> String {
+        let base = self.login_url.trim_end_matches('/');
+        format!("{base}/{}/oauth2/v2.0/{}", self.account.tenant, endpoint.path())
+    }
+
+    /// Sends a form to an endpoint of the tenant and reads the answer.
+    ///
+    /// # Errors
+    /// No answer. What the endpoint refuses is the inner error.
+    pub(super) async fn ask(
+        &self,
+        endpoint: Endpoint,
+        form: &[(&str, &str)],
+        transport: &dyn Transport,
+        env: &Env,
+    ) -> Result<Result<TokenAnswer, Denial>, TokenError> {
+        let (head, body) = self.send(endpoint, form, transport, env).await?;
+        Ok(endpoint::read(head.status, &head.headers, &body, env.now()))
+    }
+
+    /// Sends a form to an endpoint of the tenant.
+    ///
+    /// # Errors
+    /// No answer.
+    pub(super) async fn send(
+        &self,
+        endpoint: Endpoint,
+        form: &[(&str, &str)],
+        transport: &dyn Transport,
+        env: &Env,
+    ) -> Result<(Parts, Bytes), TokenError> {
         let unusable = || self.person_needed("login_url and tenant do not form a usable address");
-        let uri = Origin::of(&endpoint)
-            .and_then(|origin| origin.admit(&endpoint))
+        let address = self.address(endpoint);
+        let uri = Origin::of(&address)
+            .and_then(|origin| origin.admit(&address))
             .map_err(|_| unusable())?;
         let request = http::Request::post(uri)
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .header(ACCEPT, "application/json")
             .header("client-request-id", env.uuid().to_string())
-            .body(Bytes::from(encode_form(&form)))
+            .body(Bytes::from(encode_form(form)))
             .map_err(|_| unusable())?;
-        let (head, body) = exchange(transport, request, TIMEOUT)
-            .await
-            .map_err(|lost| self.fault(&format!("the token endpoint {lost}")))?;
-        endpoint::read(head.status, &head.headers, &body, env.now())
-            .map_err(|denial| self.denied(&denial))
+        let answer = exchange(transport, request, TIMEOUT).await;
+        answer.map_err(|lost| self.fault(&format!("the token endpoint {lost}")))
     }
 
     pub(super) fn fault(&self, message: &str) -> TokenError {
@@ -120,18 +169,18 @@ impl SignInSettings {
         }
     }
 
-    fn person_needed(&self, message: &str) -> TokenError {
+    pub(super) fn person_needed(&self, message: &str) -> TokenError {
         TokenError { needs_person: true, ..self.fault(message) }
     }
 
-    fn denied(&self, denial: &Denial) -> TokenError {
+    pub(super) fn denied(&self, denial: &Denial) -> TokenError {
         TokenError {
             needs_person: denial.needs_person,
             status: Some(denial.status),
             code: denial.code.as_deref().map(Into::into),
             // A person is not faster because the endpoint names a time.
             retry_after: denial.retry_after.filter(|_| !denial.needs_person),
-            ..self.fault(&denial.sentence(self.account.credential.key()))
+            ..self.fault(&denial.sentence(&self.account.name, self.account.credential.key()))
         }
     }
 }

@@ -74,7 +74,8 @@ pub(super) async fn grant(
     }
     let (head, body) = answer;
     let mut granted = endpoint::read(head.status, &head.headers, &body, env.now())
-        .map_err(|denial| refusal(source, client_id, denial))?;
+        .map_err(|denial| refusal(source, client_id, denial))?
+        .grant;
     if granted.refresh_in.is_none() && granted.life >= LONG_LIFE {
         granted.refresh_in = Some(granted.life / 2);
     }

@@ -13,6 +13,7 @@
 mod assertion;
 mod cached_token;
 mod credential;
+mod device_code;
 mod endpoint;
 mod grant;
 mod managed_identity;
@@ -25,6 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
+pub use device_code::{DeviceCode, LoginError, SignedInUser};
 pub use grant::SignInSettings;
 pub use secret::AccessToken;
 

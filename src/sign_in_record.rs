@@ -1,0 +1,171 @@
+//! The file of an account that a person signed in to: who it was, and the refresh token.
+//!
+//! It lies beside the store, not in it, so that no export contains it. A refresh token is replaced
+//! at each use (fact 146), so the file is rewritten often; each rewriting is durable before the
+//! token is needed again.
+
+use std::borrow::Cow;
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use jiff::Timestamp;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Deserialize, Serialize};
+
+use crate::mirror::account::MAX_SECRET_BYTES;
+
+/// The only version of the file.
+const VERSION: u32 = 1;
+
+/// Who signed in, and with which token the sign-in is continued.
+#[derive(Clone, Debug)]
+pub(crate) struct SignInRecord {
+    /// The tenant of the account at that time.
+    pub(crate) tenant: String,
+    /// The application of the account at that time.
+    pub(crate) client_id: String,
+    /// The person's object id.
+    pub(crate) user_id: String,
+    /// The person's name for signing in, such as `alice@contoso.com`.
+    pub(crate) user_name: String,
+    /// When the person signed in.
+    pub(crate) at: Timestamp,
+    /// `None` after a logout. Who it was stays known, because the store has that person's events.
+    pub(crate) refresh_token: Option<SecretString>,
+}
+
+/// A file that could not be read or written. Never shows what it contains.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SignInRecordError {
+    /// The operating system refuses.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// It is no record of a sign-in.
+    #[error("it is not a record of a sign-in")]
+    Malformed,
+    /// A newer calmirror wrote it.
+    #[error("a newer version of calmirror wrote it")]
+    Newer,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RecordJson<'a> {
+    version: u32,
+    tenant: String,
+    client_id: String,
+    user_id: String,
+    user_name: String,
+    at: Timestamp,
+    #[serde(borrow)]
+    refresh_token: Option<Cow<'a, str>>,
+}
+
+impl SignInRecord {
+    /// Reads the record; `None` if there is no file.
+    ///
+    /// # Errors
+    /// See [`SignInRecordError`].
+    pub(crate) fn read(path: &Path) -> Result<Option<Self>, SignInRecordError> {
+        #[derive(Deserialize)]
+        struct VersionJson {
+            version: u32,
+        }
+        let bytes = match fs::metadata(path).map(|meta| meta.len()) {
+            Ok(length) if length > MAX_SECRET_BYTES => return Err(SignInRecordError::Malformed),
+            Ok(_) => fs::read(path)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let malformed = |_| SignInRecordError::Malformed;
+        let VersionJson { version } = serde_json::from_slice(&bytes).map_err(malformed)?;
+        if version != VERSION {
+            return Err(SignInRecordError::Newer);
+        }
+        let record: RecordJson<'_> = serde_json::from_slice(&bytes).map_err(malformed)?;
+        let RecordJson { tenant, client_id, user_id, user_name, at, refresh_token, .. } = record;
+        let refresh_token = refresh_token.map(|token| SecretString::from(token.into_owned()));
+        Ok(Some(Self { tenant, client_id, user_id, user_name, at, refresh_token }))
+    }
+
+    /// Replaces the file with this record, durably. Creates its directory if it is missing.
+    ///
+    /// # Errors
+    /// The old file, if any, is unchanged then.
+    pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
+        let directory = path.parent().unwrap_or(Path::new("."));
+        if !directory.is_dir() {
+            DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+            File::open(directory.parent().unwrap_or(Path::new(".")))?.sync_all()?;
+        }
+        let mut new = tempfile::Builder::new()
+            .permissions(Permissions::from_mode(0o600))
+            .tempfile_in(directory)?;
+        let json = serde_json::to_vec(&RecordJson {
+            version: VERSION,
+            tenant: self.tenant.clone(),
+            client_id: self.client_id.clone(),
+            user_id: self.user_id.clone(),
+            user_name: self.user_name.clone(),
+            at: self.at,
+            refresh_token: self.refresh_token.as_ref().map(|token| token.expose_secret().into()),
+        })?;
+        new.write_all(&json)?;
+        new.as_file().sync_all()?;
+        new.persist(path)?;
+        File::open(directory)?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> SignInRecord {
+        SignInRecord {
+            tenant: "contoso.com".to_owned(),
+            client_id: "app".to_owned(),
+            user_id: "1".to_owned(),
+            user_name: "alice@contoso.com".to_owned(),
+            at: Timestamp::UNIX_EPOCH,
+            refresh_token: Some("canary\"é".into()),
+        }
+    }
+
+    #[test]
+    fn a_record_is_private_complete_and_never_shown() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("accounts/contoso");
+        assert!(SignInRecord::read(&path).unwrap().is_none());
+        record().write(&path).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
+        let read = SignInRecord::read(&path).unwrap().unwrap();
+        assert_eq!(read.refresh_token.as_ref().unwrap().expose_secret(), "canary\"é");
+        assert_eq!((&*read.user_id, &*read.user_name), ("1", "alice@contoso.com"));
+        assert!(!format!("{read:?}").contains("canary"));
+        SignInRecord { refresh_token: None, ..read }.write(&path).unwrap();
+        assert!(SignInRecord::read(&path).unwrap().unwrap().refresh_token.is_none());
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_is_no_record_is_told_from_a_newer_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("contoso");
+        for text in ["", "canary", "{}", r#"{"version":1}"#] {
+            fs::write(&path, text).unwrap();
+            let error = SignInRecord::read(&path).unwrap_err();
+            assert!(matches!(error, SignInRecordError::Malformed), "{text}");
+        }
+        fs::write(&path, r#"{"version":2,"x":[]}"#).unwrap();
+        assert!(matches!(SignInRecord::read(&path), Err(SignInRecordError::Newer)));
+        fs::write(&path, " ".repeat(300_000)).unwrap();
+        assert!(matches!(SignInRecord::read(&path), Err(SignInRecordError::Malformed)));
+        // What cannot be written leaves the old file.
+        let path = directory.path().join("none/x");
+        fs::write(directory.path().join("none"), "").unwrap();
+        assert!(record().write(&path).is_err());
+    }
+}
