@@ -2,8 +2,8 @@
 //!
 //! A round that never ends needs larger pages (fact 173). A page that cannot be fetched needs
 //! smaller pages (facts 121, 122). A segment that needs both, or for which neither is enough, is
-//! listed completely in each round (*snapshot mode*), and delta is tried again daily. Each fallback
-//! enumerates from the first page, because the failure stays with the links of the stuck round
+//! listed completely in each round (*snapshot mode*), and delta is tried again daily. So is, at once,
+//! a segment whose links are forbidden while its calendar is not (fact 14). Each fallback enumerates from the first page, because the failure stays with the links of the stuck round
 //! (facts 121, 173); the page size itself is not part of a link (fact 41).
 
 use jiff::{SignedDuration, Timestamp};
@@ -69,7 +69,7 @@ impl Fallback {
         self.delta_retry_at.is_some_and(|due| !clock::wait_continues(due, DELTA_RETRY_AFTER, at))
     }
 
-    /// Delta still does not work: tries it again a day later.
+    /// Delta does not work: tries it again a day later, and lists until then.
     pub fn postpone_delta(&mut self, at: Timestamp) {
         self.delta_retry_at = Some(at.checked_add(DELTA_RETRY_AFTER).unwrap_or(Timestamp::MAX));
     }

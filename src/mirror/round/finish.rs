@@ -155,6 +155,11 @@ impl Round {
             (PageFailure::PageSpecific, _) if self.progress.stall.page_failed() => {
                 self.next_fallback(StallKind::PageTooLarge)
             }
+            // Other pages would be forbidden too.
+            (PageFailure::LinkForbidden, _) => {
+                self.fallback.postpone_delta(self.at);
+                self.restart(ResyncReason::Snapshot)
+            }
             // A single failure may be a passing problem: it is recorded.
             (PageFailure::PageSpecific, _) => {
                 self.after_commit = AfterCommit::Fail;

@@ -64,6 +64,8 @@ pub enum PageFailure {
     /// It failed until the attempt's retries were spent, while the mailbox answered a small
     /// request.
     PageSpecific,
+    /// Graph forbids the link, but not the calendar (fact 14): shared calendars cannot be followed.
+    LinkForbidden,
     /// Something else.
     Other,
 }

@@ -64,7 +64,7 @@ impl Attempt<'_> {
                 );
                 return Ok(RoundInput::LinkDead);
             }
-            Err(error) => match self.page_failure(&error, edges).await {
+            Err(error) => match self.page_failure(&error, source, link, edges).await {
                 Some(failure) => return Ok(self.page_failed(error, failure)),
                 None => return Err(error),
             },
@@ -124,10 +124,23 @@ impl Attempt<'_> {
     }
 
     /// What an error says of the page. `None`: no other request would be answered either.
-    async fn page_failure(&mut self, error: &AttemptError, edges: Edges) -> Option<PageFailure> {
+    async fn page_failure(
+        &mut self,
+        error: &AttemptError,
+        source: PageSource,
+        link: Option<&Link>,
+        edges: Edges,
+    ) -> Option<PageFailure> {
         let AttemptError::Graph(error) = error else { return None };
         if error.class() == ErrorClass::TooLarge {
             return Some(PageFailure::TooLarge);
+        }
+        let followed = source == PageSource::Delta && link.is_some();
+        if followed
+            && error.class() == ErrorClass::Forbidden
+            && Box::pin(self.probe(edges)).await.is_ok()
+        {
+            return Some(PageFailure::LinkForbidden);
         }
         if self.is_page_specific(error, edges).await {
             return Some(PageFailure::PageSpecific);
@@ -195,6 +208,27 @@ mod tests {
             assert!(
                 matches!(input, RoundInput::Failed(seen) if seen == expected),
                 "{case}: {input:?}"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_forbidden_link_is_told_from_a_forbidden_calendar() {
+        let forbidden = || reply(403, r#"{"error":{"code":"ErrorAccessDenied"}}"#);
+        for (source, link, answers, expected) in [
+            (PageSource::Delta, true, vec![forbidden(), list(&[])], PageFailure::LinkForbidden),
+            (PageSource::Delta, true, vec![forbidden(), forbidden()], PageFailure::Other),
+            (PageSource::Delta, false, vec![forbidden()], PageFailure::Other),
+            (PageSource::Plain, true, vec![forbidden()], PageFailure::Other),
+        ] {
+            let fixture = WorkerFixture::new(window("alice"), answers).await;
+            let (mut attempt, edges) = (fixture.attempt(), fixture.edges());
+            let (round, _) = attempt.open(0, edges, false).await.unwrap();
+            let next = Link::new(format!("{}/x?$skiptoken=1", crate::graph::script::BASE));
+            let input = attempt.page(&round, source, link.then_some(&next)).await.unwrap();
+            assert!(
+                matches!(input, RoundInput::Failed(seen) if seen == expected),
+                "{source:?} {link}: {input:?}"
             );
         }
     }

@@ -92,6 +92,20 @@ fn a_link_is_stuck_after_two_failed_attempts_in_a_row() {
 }
 
 #[test]
+fn a_forbidden_link_leads_to_snapshot_mode_at_once() {
+    for position in [settled(), Some(Position::new(Phase::start(ResyncReason::New), false))] {
+        let failed = RoundInput::Failed(PageFailure::LinkForbidden);
+        let (round, effect) = started(position, AT).0.step(failed, AT);
+        let commit = written(effect);
+        assert_eq!(*phase(&commit), Phase::start(ResyncReason::Snapshot));
+        assert_eq!(commit.counters.resync, None);
+        assert!(commit.position.unwrap().fallback.is_snapshot());
+        let (_, effect) = round.step(RoundInput::Committed(0), AT);
+        assert!(matches!(effect, Step::Do(Effect::PlainPage(None))));
+    }
+}
+
+#[test]
 fn a_snapshot_round_lists_compares_and_keeps_no_link() {
     let (round, effect) = started(listed(Phase::Settled { delta: None }), AT);
     assert!(
@@ -190,7 +204,12 @@ fn a_failed_delta_retry_ends_at_once() {
         let (round, _) = started(listed(Phase::Settled { delta: None }), tomorrow);
         round.step(RoundInput::Committed(100), tomorrow).0
     };
-    let failures = [PageFailure::TooLarge, PageFailure::PageSpecific, PageFailure::Other];
+    let failures = [
+        PageFailure::TooLarge,
+        PageFailure::PageSpecific,
+        PageFailure::LinkForbidden,
+        PageFailure::Other,
+    ];
     let mut ended: Vec<(Round, Step)> =
         failures.map(|how| trial().step(RoundInput::Failed(how), tomorrow)).into();
     let (round, _) = step_page(trial(), page(vec![single("a")], &[], next("n1")), &[]);
