@@ -5,6 +5,7 @@
 
 mod listeners;
 mod login;
+mod online;
 mod reload;
 mod settings;
 #[cfg(test)]
@@ -35,6 +36,7 @@ use crate::supervisor::{Fleet, STOP_TIMEOUT, Supervisor, TaskExit};
 use crate::worker::Services;
 use listeners::{Listeners, PreparedListeners};
 use login::AccountRegistry;
+pub use online::{AccountCheck, OnlineFault, check_online};
 pub use reload::Loader;
 use reload::{LoadResult, PendingReload};
 use settings::{api_settings, tokens, window_specs};

@@ -90,8 +90,13 @@ pub enum Command {
     Simulate(crate::simulator::SimulateArgs),
 
     /// Validate the whole configuration and print the effective windows.
-    #[command(after_help = "Example:\n  calmirror check --explain")]
+    #[command(after_help = "Examples:\n  calmirror check --explain\n  calmirror check --online")]
     Check {
+        /// Also sign in with every account, read one page of one of its calendars, and say what an
+        /// administrator has to grant.
+        #[arg(long)]
+        online: bool,
+
         /// Print each value and where it comes from.
         #[arg(long)]
         explain: bool,

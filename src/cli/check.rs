@@ -1,5 +1,7 @@
 //! `check`: validates the whole configuration, prints every fault, or the effective windows.
 
+mod online;
+
 use std::fmt::Write as _;
 use std::io::Write;
 use std::sync::Arc;
@@ -37,24 +39,43 @@ pub(super) fn faulty(sources: &Sources, Diagnostics(faults): Diagnostics) -> Cli
     CliError { faults, ..CliError::new(CONFIGURATION, message) }
 }
 
+/// What `check` does beside validating.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct CheckOptions {
+    /// Print each value and where it comes from.
+    pub(super) explain: bool,
+    /// Sign in with every account.
+    pub(super) online: bool,
+    pub(super) json: bool,
+}
+
 /// Validates the configuration and prints the result.
-pub(super) fn check(
+pub(super) async fn check(
     sources: &Sources,
-    explained: bool,
-    json: bool,
+    options: CheckOptions,
     out: &mut impl Write,
 ) -> Result<u8, CliError> {
+    let CheckOptions { explain: explained, online, json } = options;
     let now = Timestamp::now();
     match Config::load(sources, now) {
         Ok(config) => {
-            let text = match (json, explained) {
-                (true, explained) => format!("{}\n", as_json(&config, explained, now)),
-                (false, true) => warnings(&config) + &explain(&config),
-                (false, false) => warnings(&config) + &windows(&config, now),
+            let checked = match online {
+                true => Some(online::accounts(&config).await?),
+                false => None,
             };
-            let text = if json { text } else { printable_lines(&text) };
+            let text = if json {
+                let mut answer = as_json(&config, explained, now);
+                if let Some(checked) = &checked {
+                    answer["accounts"] = online::as_json(checked);
+                }
+                format!("{answer}\n")
+            } else {
+                let shown = if explained { explain(&config) } else { windows(&config, now) };
+                let online = checked.as_deref().map(online::lines).unwrap_or_default();
+                printable_lines(&(warnings(&config) + &shown + &online))
+            };
             out.write_all(text.as_bytes())?;
-            Ok(DONE)
+            Ok(checked.as_deref().map_or(DONE, online::exit))
         }
         Err(Diagnostics(faults)) => {
             // The faults are the requested output, so they go to `out`.
@@ -167,7 +188,10 @@ mod tests {
         std::fs::write(&file, text.replace("SECRET", &secret.display().to_string())).unwrap();
         let mut out = Vec::new();
         let sources = Sources::find(Some(&file), BTreeMap::new());
-        let exit = check(&sources, explain, json, &mut out).unwrap();
+        let options = CheckOptions { explain, json, ..CheckOptions::default() };
+        let checked = check(&sources, options, &mut out);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let exit = runtime.block_on(checked).unwrap();
         let place = directory.path().display().to_string();
         (exit, String::from_utf8(out).unwrap().replace(&place, "DIR"))
     }

@@ -158,7 +158,10 @@ async fn dispatch(arguments: Arguments) -> Result<u8, CliError> {
             login::login(&client()?, account, *replace, json, out).await
         }
         Command::Logout { account } => login::logout(&client()?, account, json, out).await,
-        Command::Check { explain } => check::check(&sources(), *explain, json, out),
+        Command::Check { online, explain } => {
+            let options = check::CheckOptions { online: *online, explain: *explain, json };
+            check::check(&sources(), options, out).await
+        }
         Command::Run { accept_drops } => run::run(sources(), level, *accept_drops).await,
         #[cfg(feature = "simulator")]
         Command::Demo(args) => demo::demo(args, level, out).await,

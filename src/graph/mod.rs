@@ -16,6 +16,7 @@ pub mod error;
 mod item;
 pub mod origin;
 mod page_memory;
+mod remedy;
 mod request;
 pub mod retry_after;
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub use budget::{Budgets, MailboxBudget};
 pub use client::GraphClient;
 pub use error::GraphError;
 pub use page_memory::Reservation;
+pub use remedy::remedy;
 pub use request::{PageStart, RequestOptions, Target};
 pub use transport::{HttpTransport, Transport};
 pub use wire::ListPage;

@@ -1,0 +1,110 @@
+//! Checks that every account can sign in and read (`check --online`). Nothing is stored, except
+//! that the sign-in of a person is continued.
+
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::settings;
+use crate::config::Config;
+use crate::env::Env;
+use crate::graph::{Budgets, GraphClient, GraphError, RequestOptions, Tokens, Transport, remedy};
+use crate::mirror::account::{Account, Credential};
+use crate::mirror::failure::ErrorClass;
+use crate::mirror::window::{Edges, Window};
+
+/// What the check of an account found.
+#[derive(Clone, Debug)]
+pub struct AccountCheck {
+    /// The account.
+    pub account: Arc<str>,
+    /// The window whose calendar was read; `None` if no window uses the account.
+    pub window: Option<Arc<Window>>,
+    /// Why the account cannot be used.
+    pub fault: Option<OnlineFault>,
+}
+
+/// Why an account cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OnlineFault {
+    /// Whether a person has to act; otherwise the reason may pass.
+    pub needs_person: bool,
+    /// The status of the answer.
+    pub status: Option<u16>,
+    /// The error code of the answer.
+    pub code: Option<String>,
+    /// What happened; with what to do about it if nobody has to grant anything.
+    pub problem: String,
+    /// What an administrator has to grant.
+    pub remedy: Option<&'static str>,
+}
+
+impl OnlineFault {
+    fn of(error: &GraphError, credential: &Credential) -> Self {
+        let passing = matches!(
+            error.class(),
+            ErrorClass::Transient | ErrorClass::Throttled | ErrorClass::MalformedPage
+        );
+        Self {
+            needs_person: !passing,
+            status: error.status(),
+            code: error.code().map(str::to_owned),
+            problem: error.message(),
+            remedy: remedy(error, credential),
+        }
+    }
+}
+
+/// Signs in with every account and reads one page of one of its calendars.
+///
+/// # Errors
+/// Graph's configured address cannot be used.
+pub async fn check_online(
+    config: &Config,
+    transport: Arc<dyn Transport>,
+    env: Env,
+) -> Result<Vec<AccountCheck>, String> {
+    let graph = &config.sections.graph;
+    let budgets = Budgets::new(graph.max_concurrent, graph.max_concurrent_per_mailbox);
+    let client = GraphClient::new(
+        transport.clone(),
+        &graph.base_url,
+        budgets,
+        env.clone(),
+        graph.request_timeout,
+    )
+    .map_err(|error| format!("cannot use the configured Graph address: {error}"))?;
+    let checks = config.accounts.values().map(|account| {
+        let tokens =
+            Tokens::new(settings::sign_in(account, config), transport.clone(), env.clone());
+        let window = config.windows.iter().find(|window| window.account == account.name).cloned();
+        check_account(account, tokens, window, &client, env.now())
+    });
+    Ok(futures_util::future::join_all(checks).await)
+}
+
+async fn check_account(
+    account: &Account,
+    tokens: Arc<Tokens>,
+    window: Option<Arc<Window>>,
+    client: &GraphClient,
+    now: Timestamp,
+) -> AccountCheck {
+    let checked = match &window {
+        None => tokens.token().await.map(drop),
+        Some(window) => {
+            let target = client.target(&tokens, &window.mailbox, window.calendar.clone());
+            let options = RequestOptions {
+                page_size: 1,
+                body: window.settings.body,
+                time_zone: window.settings.time_zone.clone(),
+                immutable_ids: window.settings.immutable_ids,
+            };
+            let end = now.saturating_add(SignedDuration::from_hours(24)).unwrap_or(now);
+            let day = Edges { start: now, end };
+            client.calendar_view(&target, &options, day, Some("id"), None, false).await.map(drop)
+        }
+    };
+    let fault = checked.err().map(|error| OnlineFault::of(&error, &account.credential));
+    AccountCheck { account: account.name.clone(), window, fault }
+}
