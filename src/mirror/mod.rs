@@ -14,6 +14,7 @@ pub mod event;
 pub mod event_time;
 pub mod failure;
 pub mod fallback;
+pub mod fleet;
 pub mod health;
 pub mod outcome;
 pub mod page;
