@@ -11,7 +11,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::request::SimulatedRequest;
-use super::{Application, Behaviour, Faults, Mutation, PlannedFault, Population, Simulator};
+use super::{
+    Application, Behaviour, Faults, ManagedIdentities, Mutation, PlannedFault, Population,
+    Simulator,
+};
 
 /// Why the control plane refused a request.
 #[derive(Debug, thiserror::Error)]
@@ -212,6 +215,7 @@ impl Simulator {
                 self.set_token_lifetime(Duration::from_secs(read::<Lifetime>(body)?.seconds));
             }
             "applications" => self.set_applications(read::<Vec<Application>>(body)?),
+            "identities" => self.set_managed_identities(read::<ManagedIdentities>(body)?),
             "me" => {
                 let form: MailboxChoice = read_or_default(body)?;
                 self.set_me(form.mailbox.as_deref());

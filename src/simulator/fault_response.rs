@@ -5,10 +5,10 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use http::StatusCode;
 
+use super::access_token::unauthorized;
 use super::faults::{DeadLinkAnswer, Fault, MailboxFault};
 use super::graph::{badly_formed, not_found};
 use super::request::{RenderedResponse, ResponsePayload, SimulatedRequest};
-use super::sign_in::unauthorized;
 use super::state::SimulatorState;
 
 impl SimulatorState {
@@ -75,6 +75,9 @@ impl SimulatorState {
             Fault::SignIn { how } => {
                 let now = self.env.now();
                 self.sign_in.refuse(*how, now)
+            }
+            Fault::Identity { how } => {
+                self.sign_in.identity_endpoints.faulty(call.service(), *how)
             }
             Fault::Bomb => bomb(call.gzip),
             _ => return None,

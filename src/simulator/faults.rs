@@ -6,6 +6,7 @@
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use super::identity_fault::IdentityFault;
 use super::lies::Lie;
 
 /// One kind of failure. A fault that does not fit the request it was drawn for (such as a foreign
@@ -135,6 +136,11 @@ pub enum Fault {
         /// Which response.
         how: SignInRefusal,
     },
+    /// An endpoint of managed identities fails. Only for requests to these.
+    Identity {
+        /// Which response.
+        how: IdentityFault,
+    },
 }
 
 impl Fault {
@@ -147,7 +153,7 @@ impl Fault {
     }
 
     fn is_of_sign_in(&self) -> bool {
-        matches!(self, Self::SignIn { .. })
+        matches!(self, Self::SignIn { .. } | Self::Identity { .. })
     }
 }
 
@@ -388,7 +394,7 @@ impl Faults {
 
     /// Draws the fault for a request, if any: a planned one, else a random one. `is_mailbox` says
     /// whether a name is the request's mailbox, `fits` whether a fault applies to the request. The
-    /// token endpoint gets only sign-in refusals and faults planned for its path.
+    /// endpoints that grant tokens get only their own faults and faults planned for their paths.
     pub(super) fn draw(
         &mut self,
         rng: &mut fastrand::Rng,

@@ -31,7 +31,7 @@ impl SimulatorState {
         mailbox: Option<usize>,
         fault: Option<&Fault>,
     ) -> Result<RenderedResponse, RenderedResponse> {
-        self.sign_in.authorise(call, self.env.now(), &mut self.statistics)?;
+        self.sign_in.access_tokens.authorise(call, self.env.now(), &mut self.statistics)?;
         if !call.versioned {
             let version = call.segments.first().map_or("", String::as_str);
             let message = format!("Invalid version: {version}");

@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use crate::env::Env;
 
+mod access_token;
 mod assertion;
 mod behaviour;
 mod calendar;
@@ -31,10 +32,12 @@ mod event;
 mod fault_response;
 mod faults;
 mod graph;
+mod identity_fault;
 mod ids;
 mod lies;
 mod link;
 mod listing;
+mod managed_identity;
 mod mutation;
 mod page_cache;
 mod population;
@@ -44,12 +47,14 @@ mod response;
 mod round;
 mod series;
 mod serve;
+mod service;
 mod sign_in;
 mod state;
 mod statistics;
 mod stuck;
 #[cfg(test)]
 mod tests;
+mod token_error;
 mod zone;
 
 pub use assertion::Federation;
@@ -59,7 +64,9 @@ pub use faults::{
     CorruptItem, DeadLinkAnswer, Fault, FaultRate, Faults, ForeignLink, MailboxFault, PlannedFault,
     SignInRefusal,
 };
+pub use identity_fault::IdentityFault;
 pub use lies::Lie;
+pub use managed_identity::ManagedIdentities;
 pub use mutation::{Edit, Mutation, MutationError};
 pub use population::Population;
 pub use response::SimulatedResponse;
@@ -67,6 +74,7 @@ pub use series::Pattern;
 pub use sign_in::Application;
 pub use statistics::{RequestCounts, Statistics};
 
+use access_token::TokenHolder;
 use calendar::Calendar;
 use event::{CalendarContext, EventForm};
 use request::SimulatedRequest;
@@ -311,17 +319,17 @@ impl Simulator {
     pub fn access_token(&self) -> String {
         let mut state = self.state();
         let now = state.env.now();
-        state.sign_in.grant(now)
+        state.sign_in.access_tokens.grant(TokenHolder::Application(String::new()), now)
     }
 
     /// Expires every access token issued so far.
     pub fn expire_tokens(&self) {
-        self.state().sign_in.expire();
+        self.state().sign_in.access_tokens.expire();
     }
 
     /// Sets the lifetime of access tokens issued from now on, in whole seconds.
     pub fn set_token_lifetime(&self, lifetime: Duration) {
-        self.state().sign_in.lifetime = lifetime;
+        self.state().sign_in.access_tokens.lifetime = lifetime;
     }
 
     /// Replaces all registered applications. While there is none, any client signs in with any

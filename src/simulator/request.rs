@@ -32,6 +32,7 @@ pub(super) struct SimulatedRequest {
     pub(super) origin: Option<String>,
     /// Whether the path began with `/v1.0`.
     pub(super) versioned: bool,
+    headers: HeaderMap,
 }
 
 impl SimulatedRequest {
@@ -67,7 +68,13 @@ impl SimulatedRequest {
             }),
             origin,
             versioned,
+            headers: headers.clone(),
         }
+    }
+
+    /// The value of a header, if it is text; `name` is in lower case.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
     }
 
     /// Scheme and authority that the client used; Graph's own if the request has none.

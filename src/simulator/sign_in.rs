@@ -1,21 +1,22 @@
-//! The token endpoint, and the check of access tokens.
+//! The token endpoint: which applications get an access token.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::StatusCode;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::access_token::{AccessTokens, TokenHolder};
 use super::assertion::{self, Federation};
 use super::faults::SignInRefusal;
-use super::ids::{guid, noise};
+use super::ids::guid;
+use super::managed_identity::IdentityEndpoints;
 use super::request::{RenderedResponse, SimulatedRequest, decode_form, pairs};
-use super::statistics::Statistics;
+use super::token_error::TokenEndpointError;
 
 const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
@@ -38,64 +39,20 @@ pub struct Application {
 #[derive(Debug)]
 pub(super) struct SignIn {
     seed: u64,
-    issued: u64,
     /// While empty, any client signs in with any secret.
     pub(super) applications: Vec<Application>,
-    pub(super) lifetime: Duration,
-    tokens: BTreeMap<String, Timestamp>,
+    pub(super) access_tokens: AccessTokens,
+    pub(super) identity_endpoints: IdentityEndpoints,
 }
 
 impl SignIn {
     pub(super) fn new(seed: u64) -> Self {
         Self {
             seed,
-            issued: 0,
             applications: Vec::new(),
-            lifetime: Duration::from_secs(3599),
-            tokens: BTreeMap::new(),
+            access_tokens: AccessTokens::new(seed),
+            identity_endpoints: IdentityEndpoints::new(seed),
         }
-    }
-
-    /// Issues an access token.
-    pub(super) fn grant(&mut self, now: Timestamp) -> String {
-        self.issued += 1;
-        let body = URL_SAFE_NO_PAD.encode(noise(&[self.seed, self.issued, 19], 600));
-        let token =
-            format!("eyJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9.{}.{}", &body[..500], &body[500..]);
-        let until = now.checked_add(self.lifetime).unwrap_or(Timestamp::MAX);
-        self.tokens.insert(token.clone(), until);
-        if self.tokens.len() > 10_000 {
-            self.tokens.retain(|_, until| *until > now);
-        }
-        token
-    }
-
-    /// Expires every access token.
-    pub(super) fn expire(&mut self) {
-        for until in self.tokens.values_mut() {
-            *until = Timestamp::MIN;
-        }
-    }
-
-    /// Checks that a request to Graph has a valid access token.
-    pub(super) fn authorise(
-        &self,
-        call: &SimulatedRequest,
-        now: Timestamp,
-        statistics: &mut Statistics,
-    ) -> Result<(), RenderedResponse> {
-        let message = match &call.bearer {
-            None => "Access token is empty.",
-            Some(token) => match self.tokens.get(token) {
-                Some(until) if *until > now => return Ok(()),
-                Some(_) => "Lifetime validation failed, the token is expired.",
-                None => {
-                    statistics.unknown_tokens += 1;
-                    "CompactToken validation failed with reason code: 80049228."
-                }
-            },
-        };
-        Err(unauthorized(message))
     }
 
     /// Answers a request to the token endpoint.
@@ -113,8 +70,9 @@ impl SignIn {
         let tenant = call.segments.first().map(String::as_str).unwrap_or_default();
         match self.check(tenant, &form, call, now) {
             Ok(()) => {
-                let token = self.grant(now);
-                let lifetime = self.lifetime.as_secs();
+                let holder = TokenHolder::Application(client_id(&form, call));
+                let token = self.access_tokens.grant(holder, now);
+                let lifetime = self.access_tokens.lifetime.as_secs();
                 let answer = json!({
                     "token_type": "Bearer",
                     "expires_in": lifetime,
@@ -150,7 +108,7 @@ impl SignIn {
                 "The provided value for the input parameter 'scope' is not valid.",
             ));
         }
-        let basic = call.basic();
+        let basic = call.client_and_secret();
         let (client, secret) = match &basic {
             Some((client, secret)) => (client.as_str(), secret.as_str()),
             None => (field("client_id"), field("client_secret")),
@@ -222,20 +180,9 @@ impl SignIn {
     }
 
     fn refusal(&self, refused: TokenEndpointError, now: Timestamp) -> RenderedResponse {
-        let TokenEndpointError { status, error, number, message } = refused;
-        let trace = guid(&[self.seed, self.issued, u64::from(number)]);
-        RenderedResponse::json(
-            status,
-            &json!({
-                "error": error,
-                "error_description": format!("AADSTS{number}: {message} Trace ID: {trace}"),
-                "error_codes": [number],
-                "timestamp": now.strftime("%Y-%m-%d %H:%M:%SZ").to_string(),
-                "trace_id": trace,
-                "correlation_id": trace,
-                "error_uri": format!("https://login.microsoftonline.com/error?code={number}"),
-            }),
-        )
+        let issued = self.access_tokens.issued;
+        let trace = guid(&[self.seed, issued, u64::from(refused.number)]);
+        refused.response(&trace, now)
     }
 
     /// The response of a sign-in fault.
@@ -277,40 +224,18 @@ impl SignIn {
     }
 }
 
-/// Why the token endpoint refuses a request.
-struct TokenEndpointError {
-    status: StatusCode,
-    /// The OAuth error code.
-    error: &'static str,
-    /// The number after `AADSTS`.
-    number: u32,
-    message: &'static str,
-}
-
-impl TokenEndpointError {
-    fn bad_request(error: &'static str, number: u32, message: &'static str) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, error, number, message }
-    }
-
-    fn invalid_client(number: u32, message: &'static str) -> Self {
-        Self { status: StatusCode::UNAUTHORIZED, error: "invalid_client", number, message }
-    }
+/// The client id of a request to the token endpoint.
+fn client_id(form: &BTreeMap<String, String>, call: &SimulatedRequest) -> String {
+    let basic = call.client_and_secret().map(|(client, _)| client);
+    basic.or_else(|| form.get("client_id").cloned()).unwrap_or_default()
 }
 
 impl SimulatedRequest {
     /// Client id and secret from HTTP Basic.
-    fn basic(&self) -> Option<(String, String)> {
+    fn client_and_secret(&self) -> Option<(String, String)> {
         let decoded = STANDARD.decode(self.basic.as_ref()?).ok()?;
         let text = String::from_utf8(decoded).ok()?;
         let (client, secret) = text.split_once(':')?;
         Some((decode_form(client), decode_form(secret)))
     }
-}
-
-/// 401 in Graph's format.
-pub(super) fn unauthorized(message: &str) -> RenderedResponse {
-    RenderedResponse::error(StatusCode::UNAUTHORIZED, "InvalidAuthenticationToken", message).header(
-        "www-authenticate",
-        "Bearer realm=\"\", authorization_uri=\"https://login.microsoftonline.com/common/oauth2/authorize\", client_id=\"00000003-0000-0000-c000-000000000000\"",
-    )
 }

@@ -26,6 +26,7 @@ use super::ids::{guid, mix};
 use super::page_cache::PageCache;
 use super::request::{RenderedResponse, ResponsePayload, SimulatedRequest};
 use super::response::SimulatedResponse;
+use super::service::RequestedService;
 use super::sign_in::SignIn;
 use super::statistics::{MailboxCounter, Statistics};
 use super::zone::Zone;
@@ -177,9 +178,17 @@ impl SimulatorState {
             self.latency.start + Duration::from_micros(self.fault_rng.u64(..span.max(1)))
         };
         let mut ticket = RequestTicket { mailbox: None, latency, refusal: None };
-        if is_sign_in(call) {
-            self.statistics.token_requests += 1;
-            return ticket;
+        match call.service() {
+            RequestedService::Graph => {}
+            service => {
+                let statistics = &mut self.statistics;
+                *match service {
+                    RequestedService::DeviceAuthorization => &mut statistics.device_code_requests,
+                    _ if service.is_managed_identity() => &mut statistics.identity_requests,
+                    _ => &mut statistics.token_requests,
+                } += 1;
+                return ticket;
+            }
         }
         let prefer = &mut self.statistics.prefer;
         if !prefer.contains(&call.prefer) && prefer.len() < 1000 {
@@ -206,7 +215,7 @@ impl SimulatorState {
 
     /// Ends a request that was answered, or whose client disconnected.
     pub(super) fn leave(&mut self, call: &SimulatedRequest, ticket: &RequestTicket) {
-        if is_sign_in(call) {
+        if call.service() != RequestedService::Graph {
             return;
         }
         self.count(ticket.mailbox, |metrics| metrics.in_flight -= 1);
@@ -229,12 +238,13 @@ impl SimulatorState {
         ticket: &mut RequestTicket,
     ) -> SimulatedResponse {
         self.requests += 1;
-        let sign_in = is_sign_in(call);
-        let fault = self.draw(call, ticket, sign_in);
+        let service = call.service();
+        let sign_in = service != RequestedService::Graph;
+        let fault = self.draw(call, ticket);
         let refusal = ticket.refusal.take();
         let mut reply = match refusal.or_else(|| self.refuse(call, fault.as_ref()?)) {
             Some(refusal) => refusal,
-            None if sign_in => self.sign_in.answer(call, body, self.env.now()),
+            None if sign_in => self.grant(call, body),
             None => match self.graph(call, ticket.mailbox, fault.as_ref()) {
                 Ok(reply) | Err(reply) => reply,
             },
@@ -272,6 +282,18 @@ impl SimulatorState {
         answer
     }
 
+    /// Answers a request to an endpoint that grants tokens.
+    fn grant(&mut self, call: &SimulatedRequest, body: &Bytes) -> RenderedResponse {
+        let now = self.env.now();
+        if !call.service().is_managed_identity() {
+            return self.sign_in.answer(call, body, now);
+        }
+        let base = self.base(call);
+        let graph = [base.trim_end_matches("/v1.0"), call.origin()];
+        let SignIn { identity_endpoints, access_tokens, .. } = &mut self.sign_in;
+        identity_endpoints.answer(call, &graph, access_tokens, now)
+    }
+
     /// Completes a response with the login service's metadata, which belongs to neither Graph nor
     /// the token endpoint: it is not counted and has no faults.
     pub(super) fn metadata(
@@ -283,12 +305,7 @@ impl SimulatorState {
         self.finish(call, None, reply, true)
     }
 
-    fn draw(
-        &mut self,
-        call: &SimulatedRequest,
-        ticket: &RequestTicket,
-        sign_in: bool,
-    ) -> Option<Fault> {
+    fn draw(&mut self, call: &SimulatedRequest, ticket: &RequestTicket) -> Option<Fault> {
         if ticket.refusal.is_some() {
             return None;
         }
@@ -297,13 +314,18 @@ impl SimulatorState {
         let size = self.page_size(call);
         let has_token = call.token().is_some();
         let delta = is_delta(call);
+        let service = call.service();
         let fault = faults.draw(
             &mut weather,
             &call.target,
-            sign_in,
+            service != RequestedService::Graph,
             |name| ticket.mailbox.is_some() && self.mailbox(name) == ticket.mailbox,
             |fault| match fault {
-                Fault::SignIn { .. } => sign_in,
+                Fault::SignIn { .. } => service.is_entra(),
+                Fault::Identity { how } if how.is_of_challenge() => {
+                    service == RequestedService::Arc && call.basic.is_none()
+                }
+                Fault::Identity { .. } => service.is_managed_identity(),
                 Fault::DeadLink { .. } => delta && has_token,
                 Fault::NeitherLink
                 | Fault::BothLinks
@@ -418,11 +440,6 @@ impl SimulatorState {
         }
         response
     }
-}
-
-/// Whether a request goes to the token endpoint.
-pub(super) fn is_sign_in(call: &SimulatedRequest) -> bool {
-    !call.versioned && call.is(&["*", "oauth2", "v2.0", "token"], 0)
 }
 
 /// Whether a request belongs to a delta round.

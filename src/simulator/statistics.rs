@@ -40,6 +40,10 @@ pub struct Statistics {
     pub mailboxes: BTreeMap<String, RequestCounts>,
     /// Requests to the token endpoint.
     pub token_requests: u64,
+    /// Requests for device codes.
+    pub device_code_requests: u64,
+    /// Requests to the endpoints of managed identities.
+    pub identity_requests: u64,
     /// The different `Prefer` headers seen (joined if there were several), at most 1000.
     pub prefer: BTreeSet<String>,
     /// Requests with a token that this server did not issue.

@@ -12,6 +12,7 @@ use crate::env::Env;
 mod clients;
 mod faults;
 mod handle;
+mod managed_identity;
 mod protocol;
 mod sign_in;
 mod socket;
