@@ -18,7 +18,7 @@ use super::{
 
 /// Why the control plane refused a request.
 #[derive(Debug, thiserror::Error)]
-enum ControlError {
+pub(super) enum ControlError {
     #[error("invalid request body: {0}")]
     Body(serde_json::Error),
     #[error("missing or unknown `{0}`")]
@@ -117,6 +117,9 @@ impl Simulator {
 
     fn controlled(&self, call: &SimulatedRequest, body: &Bytes) -> Result<Value, ControlError> {
         let what = call.segments.get(1).map(String::as_str).unwrap_or_default();
+        if let Some(answer) = self.control_people(&call.method, what, body) {
+            return answer;
+        }
         match call.method {
             Method::GET => self.control_get(what, call),
             Method::POST => self.control_post(what, call, body),
@@ -253,11 +256,11 @@ impl Simulator {
     }
 }
 
-fn value<T: serde::Serialize>(of: &T) -> Result<Value, ControlError> {
+pub(super) fn value<T: serde::Serialize>(of: &T) -> Result<Value, ControlError> {
     serde_json::to_value(of).map_err(ControlError::Body)
 }
 
-fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, ControlError> {
+pub(super) fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, ControlError> {
     serde_json::from_slice(body).map_err(ControlError::Body)
 }
 

@@ -267,6 +267,14 @@ pub enum SignInRefusal {
     UnknownTenant,
     /// 400 `invalid_grant`, AADSTS700082.
     InvalidGrant,
+    /// 400 `invalid_grant`, AADSTS50173: the person's tokens were revoked.
+    GrantRevoked,
+    /// 401 `invalid_client`, AADSTS7000218: the application allows no sign-in without a secret.
+    PublicClientDisabled,
+    /// 400 `invalid_grant`, AADSTS65001.
+    ConsentRequired,
+    /// 400 `invalid_grant`, AADSTS53003.
+    BlockedByPolicy,
     /// 400 `interaction_required`, AADSTS50076.
     InteractionRequired,
     /// 503 `temporarily_unavailable`.

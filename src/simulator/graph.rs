@@ -3,9 +3,11 @@
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use super::access_token::TokenHolder;
 use super::behaviour::PrivateEvents;
 use super::calendar::Calendar;
 use super::content::Person;
+use super::delegation::ReadTarget;
 use super::event::{CalendarContext, CalendarItem, EventForm, ItemPart};
 use super::faults::Fault;
 use super::ids::MailboxIds;
@@ -21,6 +23,8 @@ struct RequestScope {
     calendar: Option<usize>,
     /// The index of the first segment after them.
     rest: usize,
+    /// Whether a person reads another person's calendar.
+    delegate: bool,
 }
 
 impl SimulatorState {
@@ -31,7 +35,8 @@ impl SimulatorState {
         mailbox: Option<usize>,
         fault: Option<&Fault>,
     ) -> Result<RenderedResponse, RenderedResponse> {
-        self.sign_in.access_tokens.authorise(call, self.env.now(), &mut self.statistics)?;
+        let holder =
+            self.sign_in.access_tokens.authorise(call, self.env.now(), &mut self.statistics)?;
         if !call.versioned {
             let version = call.segments.first().map_or("", String::as_str);
             let message = format!("Invalid version: {version}");
@@ -45,7 +50,8 @@ impl SimulatorState {
             ));
         }
         let prefer = PreferHeader::read(&call.prefer)?;
-        let scope = self.scope(call, mailbox)?;
+        let mut scope = self.scope(call, mailbox)?;
+        scope.delegate = self.check_delegation(call, &holder, &scope)?;
         let reply = self.route(call, &scope, &prefer, fault)?;
         let mut applied = prefer.applied;
         if is_delta(call) {
@@ -86,7 +92,24 @@ impl SimulatorState {
             }
             _ => (None, rest),
         };
-        Ok(RequestScope { mailbox, calendar, rest })
+        Ok(RequestScope { mailbox, calendar, rest, delegate: false })
+    }
+
+    /// Checks what the token's holder may read. Returns whether it is another person's calendar.
+    fn check_delegation(
+        &self,
+        call: &SimulatedRequest,
+        holder: &TokenHolder,
+        scope: &RequestScope,
+    ) -> Result<bool, RenderedResponse> {
+        let is_list = call.is(&["calendars"], scope.rest);
+        let target = match scope.calendar {
+            None if call.segments.len() == scope.rest => ReadTarget::Profile,
+            None | Some(0) if !is_list => ReadTarget::DefaultCalendar,
+            _ => ReadTarget::OtherCalendars,
+        };
+        let owner = &self.mailboxes[scope.mailbox].object_id;
+        self.delegation.check(call, holder, owner, false, target)
     }
 
     fn route(
@@ -96,7 +119,7 @@ impl SimulatorState {
         prefer: &PreferHeader,
         fault: Option<&Fault>,
     ) -> Result<RenderedResponse, RenderedResponse> {
-        let RequestScope { mailbox, calendar, rest } = *scope;
+        let RequestScope { mailbox, calendar, rest, .. } = *scope;
         let view = call.segments.get(rest).is_some_and(|s| s.eq_ignore_ascii_case("calendarview"));
         if view && is_delta(call) && call.segments.len() == rest + 2 {
             return self.delta(call, (mailbox, calendar.unwrap_or(0)), prefer, fault);
@@ -121,7 +144,7 @@ impl SimulatorState {
             return self.list_instances(call, place, item, prefer);
         }
         if call.segments.len() == rest {
-            let found = match calendar {
+            let mut found = match calendar {
                 Some(calendar) => calendar_json(&owner.person, &owner.calendars[calendar]),
                 None => json!({
                     "id": owner.object_id,
@@ -130,6 +153,7 @@ impl SimulatorState {
                     "userPrincipalName": &*owner.person.address,
                 }),
             };
+            select_members(&mut found, call.parameter("$select"));
             return Ok(RenderedResponse::json(StatusCode::OK, &found));
         }
         if calendar.is_none() && call.is(&["calendars"], rest) {
@@ -169,8 +193,9 @@ impl SimulatorState {
             None => !calendar.shared,
         };
         let item = calendar.items.get(&named.key).filter(|_| reachable)?;
-        let listed_only = self.behaviour.private_events == PrivateEvents::ListedOnly
-            && item.content.sensitivity == "private";
+        // A delegate lists private events, but cannot fetch them (fact 180).
+        let hidden = self.behaviour.private_events == PrivateEvents::ListedOnly || scope.delegate;
+        let listed_only = hidden && item.content.sensitivity == "private";
         let part = item.part(named.day)?;
         (!listed_only).then_some((calendar.place, &**item, part))
     }

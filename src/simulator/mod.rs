@@ -26,7 +26,13 @@ mod calendar;
 mod command;
 mod content;
 mod control;
+mod control_people;
+mod delegated_grant;
+mod delegated_sign_in;
+mod delegation;
 mod delta;
+mod device_code;
+mod device_page;
 mod discovery;
 mod event;
 mod fault_response;
@@ -40,8 +46,10 @@ mod listing;
 mod managed_identity;
 mod mutation;
 mod page_cache;
+mod people;
 mod population;
 mod random_mutation;
+mod refresh_token;
 mod request;
 mod response;
 mod round;
@@ -123,7 +131,8 @@ impl Simulator {
         if !call.versioned && call.segments.first().is_some_and(|first| first == "control") {
             return SimulatedResponse::Response(self.control(&call, request.body()));
         }
-        if let Some(reply) = discovery::answer(&call) {
+        let page = self.device_page(&call, request.body());
+        if let Some(reply) = page.or_else(|| discovery::answer(&call)) {
             return SimulatedResponse::Response(self.state().metadata(&call, reply));
         }
         let ticket = self.state().arrive(&call);

@@ -1,6 +1,6 @@
-//! The token endpoint: which applications get an access token.
+//! The token endpoint: which applications get an access token, and its answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -12,9 +12,11 @@ use serde_json::json;
 
 use super::access_token::{AccessTokens, TokenHolder};
 use super::assertion::{self, Federation};
+use super::device_code::DeviceSignIns;
 use super::faults::SignInRefusal;
 use super::ids::guid;
 use super::managed_identity::IdentityEndpoints;
+use super::refresh_token::RefreshTokens;
 use super::request::{RenderedResponse, SimulatedRequest, decode_form, pairs};
 use super::token_error::TokenEndpointError;
 
@@ -38,11 +40,17 @@ pub struct Application {
 /// Registered applications and issued tokens.
 #[derive(Debug)]
 pub(super) struct SignIn {
-    seed: u64,
+    pub(super) seed: u64,
     /// While empty, any client signs in with any secret.
     pub(super) applications: Vec<Application>,
     pub(super) access_tokens: AccessTokens,
     pub(super) identity_endpoints: IdentityEndpoints,
+    pub(super) device_sign_ins: DeviceSignIns,
+    pub(super) refresh_tokens: RefreshTokens,
+    /// The tenant of all people; `None`: that at which they sign in.
+    pub(super) home_tenant: Option<String>,
+    /// The object ids of people whose account is disabled.
+    pub(super) disabled_people: BTreeSet<String>,
 }
 
 impl SignIn {
@@ -52,6 +60,10 @@ impl SignIn {
             applications: Vec::new(),
             access_tokens: AccessTokens::new(seed),
             identity_endpoints: IdentityEndpoints::new(seed),
+            device_sign_ins: DeviceSignIns::new(seed),
+            refresh_tokens: RefreshTokens::new(seed),
+            home_tenant: None,
+            disabled_people: BTreeSet::new(),
         }
     }
 
@@ -68,20 +80,23 @@ impl SignIn {
         let text = String::from_utf8_lossy(body);
         let form: BTreeMap<String, String> = pairs(&text).collect();
         let tenant = call.segments.first().map(String::as_str).unwrap_or_default();
-        match self.check(tenant, &form, call, now) {
-            Ok(()) => {
+        let answer = match self.answer_delegated(call, tenant, &form, now) {
+            Some(answer) => answer,
+            None => self.check(tenant, &form, call, now).map(|()| {
                 let holder = TokenHolder::Application(client_id(&form, call));
                 let token = self.access_tokens.grant(holder, now);
                 let lifetime = self.access_tokens.lifetime.as_secs();
-                let answer = json!({
+                json!({
                     "token_type": "Bearer",
                     "expires_in": lifetime,
                     "ext_expires_in": lifetime,
                     "access_token": token,
-                });
-                RenderedResponse::json(StatusCode::OK, &answer)
-                    .header("cache-control", "no-store, no-cache")
-            }
+                })
+            }),
+        };
+        match answer {
+            Ok(answer) => RenderedResponse::json(StatusCode::OK, &answer)
+                .header("cache-control", "no-store, no-cache"),
             Err(refused) => self.refusal(refused, now),
         }
     }
@@ -146,7 +161,7 @@ impl SignIn {
 
     /// Checks that the application is registered, if any is, and has this secret. `secret` is
     /// `None` if the client signs in with an assertion.
-    fn check_registration(
+    pub(super) fn check_registration(
         &self,
         tenant: &str,
         client: &str,
@@ -207,6 +222,22 @@ impl SignIn {
                 "invalid_grant",
                 700_082,
                 "The refresh token has expired due to inactivity.",
+            ),
+            SignInRefusal::GrantRevoked => TokenEndpointError::invalid_grant(
+                50_173,
+                "The provided grant has expired due to it being revoked, a fresh auth token is needed.",
+            ),
+            SignInRefusal::PublicClientDisabled => TokenEndpointError::invalid_client(
+                7_000_218,
+                "The request body must contain the following parameter: 'client_assertion' or 'client_secret'.",
+            ),
+            SignInRefusal::ConsentRequired => TokenEndpointError::invalid_grant(
+                65_001,
+                "The user or administrator has not consented to use the application.",
+            ),
+            SignInRefusal::BlockedByPolicy => TokenEndpointError::invalid_grant(
+                53_003,
+                "Access has been blocked by Conditional Access policies.",
             ),
             SignInRefusal::InteractionRequired => TokenEndpointError::bad_request(
                 "interaction_required",

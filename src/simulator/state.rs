@@ -17,9 +17,11 @@ use std::io::Write;
 use crate::env::Env;
 
 use super::SimulatorSettings;
+use super::access_token::TokenHolder;
 use super::behaviour::Behaviour;
 use super::calendar::Calendar;
 use super::content::{EventBody, Person};
+use super::delegation::Delegation;
 use super::event::CalendarContext;
 use super::faults::{Fault, Faults};
 use super::ids::{guid, mix};
@@ -63,6 +65,7 @@ pub(super) struct SimulatorState {
     /// Links with a sticky fault: the largest page size that works, and the fault.
     pub(super) sticky_faults: BTreeMap<u64, (usize, Fault)>,
     pub(super) sign_in: SignIn,
+    pub(super) delegation: Delegation,
     pub(super) total: MailboxCounter,
     pub(super) statistics: Statistics,
     /// Links answered with a page.
@@ -102,6 +105,7 @@ impl SimulatorState {
             faults: Faults::default(),
             sticky_faults: BTreeMap::new(),
             sign_in: SignIn::new(seed),
+            delegation: Delegation::default(),
             total: MailboxCounter::default(),
             statistics: Statistics::default(),
             answered_links: BTreeSet::new(),
@@ -225,7 +229,10 @@ impl SimulatorState {
     fn mailbox_of(&self, call: &SimulatedRequest) -> Option<usize> {
         match call.segments.first().map(|first| first.to_lowercase()).as_deref() {
             Some("users") => self.mailbox(call.segments.get(1)?),
-            Some("me") => self.me,
+            Some("me") => match self.sign_in.access_tokens.holder(call) {
+                Some(TokenHolder::Person { object_id, .. }) => self.mailbox(object_id),
+                _ => self.me,
+            },
             _ => None,
         }
     }

@@ -10,6 +10,8 @@ use super::*;
 use crate::env::Env;
 
 mod clients;
+mod delegation;
+mod device_code;
 mod faults;
 mod handle;
 mod managed_identity;
