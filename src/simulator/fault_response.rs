@@ -67,7 +67,8 @@ impl SimulatorState {
             )
             .header(
                 "www-authenticate",
-                "Bearer realm=\"\", error=\"insufficient_claims\", \
+                "Bearer realm=\"\", authorization_uri=\"https://login.microsoftonline.com/common/oauth2/authorize\", \
+                 client_id=\"00000003-0000-0000-c000-000000000000\", error=\"insufficient_claims\", \
                  claims=\"eyJhY2Nlc3NfdG9rZW4iOnsiYWNycyI6eyJlc3NlbnRpYWwiOnRydWUsInZhbHVlIjoiY3AxIn19fQ==\"",
             ),
             Fault::DeadLink { how } => self.dead_link_response(call, *how),

@@ -141,3 +141,22 @@ async fn the_page_and_the_control_plane_enter_codes() {
     let person = json!({"person": BOB}).to_string();
     assert_eq!(send("POST", "/control/revoke", person).await, (200, "{\"revoked\":0}".to_owned()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn claims_are_demanded_in_both_forms() {
+    let simulator = small(1, Behaviour::calm());
+    simulator.plan(PlannedFault::once(Fault::ClaimsChallenge));
+    let answer = simulator.answer(request(&simulator.access_token(), &window_url(ALICE), "")).await;
+    let SimulatedResponse::Response(response) = answer else { panic!("no response") };
+    assert_eq!(response.status(), 401);
+    let challenge = response.headers()["www-authenticate"].to_str().unwrap();
+    assert!(
+        challenge.starts_with("Bearer realm=\"\", authorization_uri=\"https://"),
+        "{challenge}"
+    );
+    assert!(challenge.contains("error=\"insufficient_claims\", claims=\"eyJ"), "{challenge}");
+    let how = MailboxFault::InsufficientClaims;
+    simulator.plan(PlannedFault::once(Fault::Mailbox { how }));
+    let (status, body) = get(&simulator, &window_url(ALICE), "").await;
+    assert_eq!((status, code(&body)), (403, "insufficient_claims"));
+}
