@@ -42,6 +42,8 @@ pub(super) struct Calendar {
     pub(super) name: String,
     /// Whether its events are found only under the calendar's own path.
     pub(super) shared: bool,
+    /// Whether nobody can edit it, as with birthdays and holidays.
+    pub(super) read_only: bool,
     pub(super) deleted: bool,
     /// Incremented by every change.
     pub(super) version: u64,
@@ -64,6 +66,7 @@ impl Calendar {
             id: MailboxIds::calendar(place.mailbox, place.calendar),
             name: name.to_owned(),
             shared: false,
+            read_only: false,
             deleted: false,
             version: 0,
             items: BTreeMap::new(),

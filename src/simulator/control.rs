@@ -117,7 +117,9 @@ impl Simulator {
 
     fn controlled(&self, call: &SimulatedRequest, body: &Bytes) -> Result<Value, ControlError> {
         let what = call.segments.get(1).map(String::as_str).unwrap_or_default();
-        if let Some(answer) = self.control_people(&call.method, what, body) {
+        let people = || self.control_people(&call.method, what, body);
+        if let Some(answer) = people().or_else(|| self.control_directory(&call.method, what, body))
+        {
             return answer;
         }
         match call.method {
@@ -266,4 +268,9 @@ pub(super) fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, ControlError>
 
 fn read_or_default<T: DeserializeOwned + Default>(body: &Bytes) -> Result<T, ControlError> {
     if body.is_empty() { Ok(T::default()) } else { read(body) }
+}
+
+/// An empty answer, if what the request names was found.
+pub(super) fn found(found: bool, what: &'static str) -> Result<Value, ControlError> {
+    if found { Ok(json!({})) } else { Err(ControlError::Missing(what)) }
 }

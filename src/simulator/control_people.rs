@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Simulator;
-use super::control::{ControlError, read, value};
+use super::control::{ControlError, found, read, value};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -94,9 +94,4 @@ impl Simulator {
             _ => return None,
         })
     }
-}
-
-/// An empty answer, if what the request names was found.
-fn found(found: bool, what: &'static str) -> Result<Value, ControlError> {
-    if found { Ok(json!({})) } else { Err(ControlError::Missing(what)) }
 }

@@ -7,14 +7,19 @@ use super::access_token::TokenHolder;
 use super::behaviour::PrivateEvents;
 use super::calendar::Calendar;
 use super::content::Person;
-use super::delegation::ReadTarget;
+use super::delegation::{ReadTarget, access_denied};
+use super::directory_page::shown;
 use super::event::{CalendarContext, CalendarItem, EventForm, ItemPart};
 use super::faults::Fault;
 use super::ids::MailboxIds;
 use super::request::{PreferHeader, RenderedResponse, SimulatedRequest};
-use super::state::{SimulatorState, is_delta};
+use super::state::{Mailbox, SimulatorState, is_delta};
 use super::stuck;
 use super::zone::date_of;
+
+/// Permissions of which an application needs one to read calendars (fact 22).
+const READ_CALENDARS: [&str; 4] =
+    ["calendars.read", "calendars.readbasic", "calendars.readbasic.all", "calendars.readwrite"];
 
 /// The mailbox and calendar that a request's path addresses.
 struct RequestScope {
@@ -50,6 +55,9 @@ impl SimulatorState {
             ));
         }
         let prefer = PreferHeader::read(&call.prefer)?;
+        if let Some(answer) = self.directory_route(call, &holder) {
+            return answer;
+        }
         let mut scope = self.scope(call, mailbox)?;
         scope.delegate = self.check_delegation(call, &holder, &scope)?;
         let reply = self.route(call, &scope, &prefer, fault)?;
@@ -74,6 +82,11 @@ impl SimulatorState {
             _ if me => RenderedResponse::bad_request(
                 "BadRequest",
                 "/me request is only valid with delegated authentication flow.",
+            ),
+            Some(name) if users && self.directory.find(name).is_some() => RenderedResponse::error(
+                StatusCode::NOT_FOUND,
+                "MailboxNotEnabledForRESTAPI",
+                "REST API is not yet supported for this mailbox.",
             ),
             Some(name) if users => RenderedResponse::error(
                 StatusCode::NOT_FOUND,
@@ -108,8 +121,13 @@ impl SimulatorState {
             None | Some(0) if !is_list => ReadTarget::DefaultCalendar,
             _ => ReadTarget::OtherCalendars,
         };
+        let is_application = matches!(holder, TokenHolder::Application(_));
+        let is_profile = target == ReadTarget::Profile;
+        if is_application && !is_profile && !self.has_permission(holder, &READ_CALENDARS) {
+            return Err(access_denied());
+        }
         let owner = &self.mailboxes[scope.mailbox].object_id;
-        self.delegation.check(call, holder, owner, false, target)
+        self.delegation.check(call, holder, owner, self.directory.is_room(owner), target)
     }
 
     fn route(
@@ -144,25 +162,18 @@ impl SimulatorState {
             return self.list_instances(call, place, item, prefer);
         }
         if call.segments.len() == rest {
-            let mut found = match calendar {
-                Some(calendar) => calendar_json(&owner.person, &owner.calendars[calendar]),
-                None => json!({
-                    "id": owner.object_id,
-                    "displayName": &*owner.person.name,
-                    "mail": &*owner.person.address,
-                    "userPrincipalName": &*owner.person.address,
-                }),
+            let found = match calendar {
+                Some(calendar) => {
+                    let mut found = calendar_json(&owner.person, &owner.calendars[calendar]);
+                    select_members(&mut found, call.parameter("$select"));
+                    found
+                }
+                None => shown(self.mailbox_user(mailbox), call, false)?,
             };
-            select_members(&mut found, call.parameter("$select"));
             return Ok(RenderedResponse::json(StatusCode::OK, &found));
         }
         if calendar.is_none() && call.is(&["calendars"], rest) {
-            let calendars = owner.calendars.iter().filter(|calendar| !calendar.deleted);
-            let list = json!({
-                "@odata.context": format!("{}/$metadata#users/calendars", self.base(call)),
-                "value": calendars.map(|it| calendar_json(&owner.person, it)).collect::<Vec<_>>(),
-            });
-            return Ok(RenderedResponse::json(StatusCode::OK, &list));
+            return self.list_calendars(call, owner, prefer);
         }
         if calendar.is_none() && call.is(&["events", "delta"], rest) {
             return Err(RenderedResponse::bad_request(
@@ -171,6 +182,30 @@ impl SimulatorState {
             ));
         }
         Err(no_segment(call, rest))
+    }
+
+    /// Lists the calendars of a mailbox, 10 a page (fact 187).
+    fn list_calendars(
+        &self,
+        call: &SimulatedRequest,
+        owner: &Mailbox,
+        prefer: &PreferHeader,
+    ) -> Result<RenderedResponse, RenderedResponse> {
+        let calendars = owner.calendars.iter().filter(|calendar| !calendar.deleted);
+        let all: Vec<Value> = calendars.map(|it| calendar_json(&owner.person, it)).collect();
+        let part = self.listing_part(call, prefer, all.len())?;
+        let mut shown: Vec<Value> = all.into_iter().skip(part.skip).take(part.size).collect();
+        for calendar in &mut shown {
+            select_members(calendar, call.parameter("$select"));
+        }
+        let mut list = json!({
+            "@odata.context": format!("{}/$metadata#users/calendars", self.base(call)),
+            "value": shown,
+        });
+        if let Some(next) = part.next {
+            list["@odata.nextLink"] = next.into();
+        }
+        Ok(RenderedResponse::json(StatusCode::OK, &list))
     }
 
     /// The event that the path names after `events`, in the path's calendar, if it can be fetched
@@ -259,9 +294,9 @@ fn calendar_json(owner: &Person, calendar: &Calendar) -> Value {
         "hexColor": "",
         "isDefaultCalendar": is_default,
         "changeKey": change_key.chars().take(30).collect::<String>(),
-        "canShare": !calendar.shared,
+        "canShare": !calendar.shared && !calendar.read_only,
         "canViewPrivateItems": true,
-        "canEdit": !calendar.shared,
+        "canEdit": !calendar.shared && !calendar.read_only,
         "isRemovable": !is_default,
         "isTallyingResponses": true,
         "allowedOnlineMeetingProviders": ["teamsForBusiness"],

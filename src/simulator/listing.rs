@@ -1,4 +1,5 @@
-//! Answers the listings `calendarView` and `instances`, paged by `$skip` (facts 38, 60, 72).
+//! Answers the listings `calendarView` and `instances` (facts 38, 60, 72), and pages them and lists of
+//! calendars by `$skip`.
 
 use std::sync::Arc;
 
@@ -67,6 +68,30 @@ impl SimulatorState {
         view: &[(&CalendarItem, ItemPart)],
         prefer: &PreferHeader,
     ) -> Result<RenderedResponse, RenderedResponse> {
+        let part = self.listing_part(call, prefer, view.len())?;
+        let select = call.parameter("$select");
+        let shown = view.iter().skip(part.skip).take(part.size).map(|(item, part)| {
+            let mut event = place.whole(item, *part, &prefer.form);
+            select_members(&mut event, select);
+            event
+        });
+        let mut page = json!({
+            "@odata.context": format!("{}/$metadata#Collection(event)", self.base(call)),
+            "value": shown.collect::<Vec<_>>(),
+        });
+        if let Some(next) = part.next {
+            page["@odata.nextLink"] = next.into();
+        }
+        Ok(RenderedResponse::json(StatusCode::OK, &page))
+    }
+
+    /// The part of a listing of `total` objects that a request asks for.
+    pub(super) fn listing_part(
+        &self,
+        call: &SimulatedRequest,
+        prefer: &PreferHeader,
+        total: usize,
+    ) -> Result<ListingPart, RenderedResponse> {
         let number = |name: &str| call.parameter(name).map(str::parse::<usize>).transpose();
         let (top, skip) = match (number("$top"), number("$skip")) {
             (Ok(top), Ok(skip)) if top != Some(0) => (top, skip.unwrap_or(0)),
@@ -78,17 +103,7 @@ impl SimulatorState {
             }
         };
         let size = top.or(prefer.page_size).unwrap_or(10).clamp(1, 1000);
-        let select = call.parameter("$select");
-        let shown = view.iter().skip(skip).take(size).map(|(item, part)| {
-            let mut event = place.whole(item, *part, &prefer.form);
-            select_members(&mut event, select);
-            event
-        });
-        let mut page = json!({
-            "@odata.context": format!("{}/$metadata#Collection(event)", self.base(call)),
-            "value": shown.collect::<Vec<_>>(),
-        });
-        if view.len() > skip.saturating_add(size) {
+        let next = (total > skip.saturating_add(size)).then(|| {
             let query = call.target.split_once('?').map(|(_, query)| query).unwrap_or_default();
             let kept: String = query
                 .split('&')
@@ -98,9 +113,18 @@ impl SimulatorState {
                 })
                 .map(|pair| format!("{pair}&"))
                 .collect();
-            page["@odata.nextLink"] =
-                format!("{}?{kept}$skip={}", self.own_address(call), skip + size).into();
-        }
-        Ok(RenderedResponse::json(StatusCode::OK, &page))
+            format!("{}?{kept}$skip={}", self.own_address(call), skip + size)
+        });
+        Ok(ListingPart { skip, size, next })
     }
+}
+
+/// A part of a listing.
+pub(super) struct ListingPart {
+    /// How many objects come before it.
+    pub(super) skip: usize,
+    /// The most objects in it.
+    pub(super) size: usize,
+    /// The link to the next part.
+    pub(super) next: Option<String>,
 }

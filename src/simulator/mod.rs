@@ -26,6 +26,7 @@ mod calendar;
 mod command;
 mod content;
 mod control;
+mod control_directory;
 mod control_people;
 mod delegated_grant;
 mod delegated_sign_in;
@@ -33,6 +34,10 @@ mod delegation;
 mod delta;
 mod device_code;
 mod device_page;
+mod directory;
+mod directory_handle;
+mod directory_page;
+mod directory_routes;
 mod discovery;
 mod event;
 mod fault_response;
@@ -45,8 +50,10 @@ mod link;
 mod listing;
 mod managed_identity;
 mod mutation;
+mod odata_filter;
 mod page_cache;
 mod people;
+mod places;
 mod population;
 mod random_mutation;
 mod refresh_token;
@@ -68,6 +75,7 @@ mod zone;
 pub use assertion::Federation;
 pub use behaviour::{Behaviour, InstanceListing, MasterOnPage, PrivateEvents, Resend};
 pub use command::{SimulateArgs, Simulation};
+pub use directory::RoomPlace;
 pub use faults::{
     CorruptItem, DeadLinkAnswer, Fault, FaultRate, Faults, ForeignLink, MailboxFault, PlannedFault,
     SignInRefusal,

@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::content::{Attendee, EventBody, EventContent, LocalSpan};
+use super::directory::RoomPlace;
 use super::event::CalendarItem;
 use super::ids::mix;
 use super::series::{Pattern, Series};
@@ -298,6 +299,22 @@ impl SimulatorState {
         self.mailboxes[mailbox].calendars[calendar].clear_history();
     }
 
+    /// Lists a mailbox as a room of one of three buildings, which are room lists.
+    fn describe_room(&mut self, mailbox: usize, number: u64) {
+        let id = self.mailboxes[mailbox].object_id.clone();
+        let some = |salt: u64| mix(&[self.seed, number, salt, 29]);
+        let building = ["A", "B", "C"][(some(1) % 3) as usize];
+        let list = format!("building-{}@contoso.example", building.to_lowercase());
+        let place = RoomPlace {
+            building: format!("Building {building}"),
+            floor: (some(2) % 6) as i32 - 1,
+            capacity: 2 + (some(3) % 30) as u32,
+        };
+        self.directory.room_lists.entry(list).or_default().insert(id.clone());
+        self.directory.room_mailboxes.insert(id.clone());
+        self.directory.rooms.insert(id, place);
+    }
+
     /// Adds people and rooms with realistic names and calendars. Returns their addresses.
     pub(super) fn organisation(
         &mut self,
@@ -328,6 +345,7 @@ impl SimulatorState {
             };
             let address = format!("room-{}{suffix}@contoso.example", name.to_lowercase());
             let mailbox = self.add_mailbox(&address, &format!("Room {name}{suffix}"));
+            self.describe_room(mailbox, number as u64);
             mailboxes.push((address, mailbox, true));
         }
         for (at, &(_, mailbox, room)) in mailboxes.iter().enumerate() {

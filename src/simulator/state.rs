@@ -22,6 +22,7 @@ use super::behaviour::Behaviour;
 use super::calendar::Calendar;
 use super::content::{EventBody, Person};
 use super::delegation::Delegation;
+use super::directory::Directory;
 use super::event::CalendarContext;
 use super::faults::{Fault, Faults};
 use super::ids::{guid, mix};
@@ -66,6 +67,7 @@ pub(super) struct SimulatorState {
     pub(super) sticky_faults: BTreeMap<u64, (usize, Fault)>,
     pub(super) sign_in: SignIn,
     pub(super) delegation: Delegation,
+    pub(super) directory: Directory,
     pub(super) total: MailboxCounter,
     pub(super) statistics: Statistics,
     /// Links answered with a page.
@@ -106,6 +108,7 @@ impl SimulatorState {
             sticky_faults: BTreeMap::new(),
             sign_in: SignIn::new(seed),
             delegation: Delegation::default(),
+            directory: Directory::new(seed),
             total: MailboxCounter::default(),
             statistics: Statistics::default(),
             answered_links: BTreeSet::new(),
