@@ -244,10 +244,11 @@ impl IdentityEndpoints {
         let key: String = (0..length)
             .map(|part| guid(&[self.seed, self.challenges, part, 0x6172_6302]))
             .collect();
-        if configured.is_some() && fault != Some(IdentityFault::ArcMissingKey) {
-            if let Err(error) = fs::write(&path, &key) {
-                tracing::warn!(%error, path = %path.display(), "cannot write the key file");
-            }
+        if configured.is_some()
+            && fault != Some(IdentityFault::ArcMissingKey)
+            && let Err(error) = fs::write(&path, &key)
+        {
+            tracing::warn!(%error, path = %path.display(), "cannot write the key file");
         }
         self.arc_keys.insert(key);
         let reply = json_response(

@@ -1,4 +1,4 @@
-//! A simulated Microsoft Graph for calendars, with its token endpoint.
+//! A simulated Microsoft Graph for calendars, with its directory and what grants tokens for it.
 //!
 //! It is stateful (mailboxes, calendars, events and series that change), deterministic (the same
 //! seed and the same calls give the same bytes) and as difficult as Graph is known to be:
