@@ -34,6 +34,7 @@ mod reform;
 mod reload;
 mod rig;
 mod seams;
+mod sign_in;
 mod signals;
 mod socket;
 mod spin;

@@ -165,7 +165,12 @@ client_secret_file = "secret"
 
     /// Starts the daemon and waits until it serves.
     pub(crate) async fn run(&self) -> DaemonProcess {
-        let mut daemon = self.spawn();
+        self.run_in(&[]).await
+    }
+
+    /// The same with additional environment variables.
+    pub(crate) async fn run_in(&self, environment: &[(&str, &str)]) -> DaemonProcess {
+        let mut daemon = self.spawn_in(environment);
         eventually("the daemon serves", async || {
             assert!(daemon.exit_status().is_none(), "the daemon ended");
             let answer = self.api.try_get("/readyz").await?;
