@@ -39,7 +39,7 @@ use login::AccountRegistry;
 pub use online::{AccountCheck, OnlineFault, check_online};
 pub use reload::Loader;
 use reload::{LoadResult, PendingReload};
-use settings::{api_settings, tokens, window_specs};
+use settings::{api_settings, sign_ins, tokens, window_specs};
 
 /// How long a stop may take; less than `platform::signals::MAX_STOP`.
 const STOP: Duration = Duration::from_millis(9500);
@@ -170,7 +170,9 @@ impl Daemon {
             env: env.clone(),
             metrics: metrics.rounds.clone(),
         };
-        let accounts = tokens(&config, &BTreeMap::new(), &transport, &env);
+        let sign_ins = sign_ins(&config, &BTreeMap::new())
+            .map_err(|error| StartError::Graph(error.to_string()))?;
+        let accounts = tokens(&sign_ins, &BTreeMap::new(), &transport, &env);
         let registry = AccountRegistry::new(accounts.clone(), reloads.handle(), env.clone());
         let mut supervisor = Supervisor::new(services, config.sections.feed.retention);
         let specs = window_specs(&config, &config.windows, &accounts);

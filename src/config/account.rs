@@ -5,6 +5,7 @@ use std::path::Path;
 use super::diagnostic::Issue;
 use super::origin::DiagnosticSink;
 use super::platform_identity;
+use super::proxy::proxy;
 use super::reader::{RawValue, TableReader};
 use super::secret;
 use super::signed_in;
@@ -43,6 +44,7 @@ pub(super) fn account(
     let mut reader = TableReader::new(table, report);
     let credential = credential(&mut reader, name, store, sources);
     let optional = [MANAGED, "access_token_file", COMMAND].iter().any(|key| reader.has(key));
+    let proxy = proxy(&mut reader, sources);
     let is_ambient = |written: RawValue<'_>| Ok(written.text().ok() == Some(IN_ENVIRONMENT));
     let ambient = reader.read(FEDERATED, is_ambient) == Some(true);
     let mut identifier = |key: &'static str, name: &str, remedy: &str| {
@@ -91,7 +93,7 @@ pub(super) fn account(
         );
         shaped("client_id", is_guid(client_id), wrong, &mut reader);
     }
-    let (tenant, client_id, credential) = (tenant?, client_id?, credential?);
+    let (tenant, client_id, credential, proxy) = (tenant?, client_id?, credential?, proxy?);
     let user = match &credential {
         Credential::DeviceCode(file) => {
             let (user, wrong) = signed_in::user(file, &tenant, &client_id);
@@ -102,7 +104,7 @@ pub(super) fn account(
         }
         _ => None,
     };
-    Some(Account { name: name.into(), tenant: tenant.into(), client_id, credential, user })
+    Some(Account { name: name.into(), tenant: tenant.into(), client_id, credential, user, proxy })
 }
 
 /// A key that is either `true` or absent.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::Uri;
 
+use super::authorities::{AuthorityFile, authorities};
 use super::diagnostic::Issue;
 use super::diff::ConfigDiff;
 use super::origin::DiagnosticSink;
@@ -30,6 +31,8 @@ pub struct GraphConfig {
     pub max_concurrent_per_mailbox: usize,
     /// How long one request may take.
     pub request_timeout: Duration,
+    /// Authorities that are trusted in addition to the system's.
+    pub ca_file: Option<AuthorityFile>,
 }
 
 /// The addresses of Graph and its sign-in in one cloud.
@@ -81,6 +84,7 @@ impl GraphConfig {
         ConfigKey::with_default("max_concurrent", "256"),
         ConfigKey::with_default("max_concurrent_per_mailbox", "3"),
         ConfigKey::with_default("request_timeout", r#""100s""#),
+        ConfigKey::without_default("ca_file"),
     ];
 
     pub(super) fn read(
@@ -102,6 +106,7 @@ impl GraphConfig {
             }
             Ok(timeout)
         });
+        let ca_file = authorities("ca_file", &mut reader);
         if let Some((url, origin)) = &base
             && !VERSIONS.iter().any(|version| url.ends_with(version))
         {
@@ -120,6 +125,7 @@ impl GraphConfig {
             max_concurrent: all?,
             max_concurrent_per_mailbox: each?,
             request_timeout: timeout?,
+            ca_file,
         })
     }
 
@@ -132,6 +138,7 @@ impl GraphConfig {
         max_concurrent: settings,
         max_concurrent_per_mailbox: settings,
         request_timeout: settings,
+        ca_file: settings,
         _: scope
     });
 }

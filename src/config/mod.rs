@@ -11,6 +11,7 @@
 
 mod account;
 mod api;
+mod authorities;
 mod client;
 mod diagnostic;
 mod diff;
@@ -20,6 +21,7 @@ mod graph;
 mod layers;
 mod origin;
 mod platform_identity;
+mod proxy;
 mod reader;
 mod secret;
 mod sections;
@@ -40,6 +42,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 pub use api::ApiConfig;
+pub use authorities::AuthorityFile;
 pub use client::ClientConfig;
 pub use diagnostic::{Diagnostic, Diagnostics, Issue, nearest};
 pub use diff::{ChangedWindow, ConfigDiff, diff};

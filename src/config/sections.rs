@@ -219,6 +219,8 @@ const ACCOUNT: &[ConfigKey] = &[
     ConfigKey::without_default("device_code"),
     ConfigKey::without_default("access_token_file"),
     ConfigKey::without_default("access_token_command"),
+    ConfigKey::without_default("proxy"),
+    ConfigKey::without_default("proxy_credentials_file"),
 ];
 
 /// The keys of a window, in addition to every key of `[defaults]`.

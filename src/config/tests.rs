@@ -3,6 +3,7 @@ mod accounts;
 mod example;
 mod faults;
 mod layers;
+mod network;
 mod sizes;
 mod warnings;
 mod windows;

@@ -1,6 +1,7 @@
 //! Checks that every account can sign in and read (`check --online`). Nothing is stored, except
 //! that the sign-in of a person is continued.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -74,9 +75,10 @@ pub async fn check_online(
         graph.request_timeout,
     )
     .map_err(|error| format!("cannot use the configured Graph address: {error}"))?;
-    let checks = config.accounts.values().map(|account| {
-        let tokens =
-            Tokens::new(settings::sign_in(account, config), transport.clone(), env.clone());
+    let sign_ins = settings::sign_ins(config, &BTreeMap::new())
+        .map_err(|error| format!("the network cannot be set up: {error}"))?;
+    let accounts = settings::tokens(&sign_ins, &BTreeMap::new(), &transport, &env);
+    let checks = config.accounts.values().zip(accounts.into_values()).map(|(account, tokens)| {
         let window = config.windows.iter().find(|window| window.account == account.name).cloned();
         check_account(account, tokens, window, &client, env.now())
     });

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::Daemon;
-use super::settings::{self, api_settings, sign_in, window_specs};
+use super::settings::{self, api_settings, window_specs};
 use crate::api::ApiSettings;
 use crate::config::{self, Config, ConfigDiff, Diagnostic, Diagnostics, ReloadEffect, ValueOrigin};
 use crate::error_chain::error_chain;
@@ -140,15 +140,18 @@ impl Daemon {
             return Err(ReloadError::Drops { dropped, known });
         }
         let (old, new) = (&self.config.sections.api, &config.sections.api);
+        let known = self.accounts.all();
+        let sign_ins =
+            settings::sign_ins(&config, &known).map_err(|error| ReloadError::failed(&error))?;
         let bound = self.listeners.prepare(old, new).await.map_err(|error| {
             ReloadError::Failed(format!("{}; {}", error_chain(&error), error.remedy()))
         })?;
-        let accounts = settings::tokens(&config, &self.accounts.all(), &self.transport, &self.env);
+        let accounts = settings::tokens(&sign_ins, &known, &self.transport, &self.env);
         let change = fleet_change(&config, &accounts, &difference);
         let point_of_no_return = || {
             for (name, tokens) in &accounts {
-                if let Some(account) = config.accounts.get(name) {
-                    tokens.reconfigure(sign_in(account, &config));
+                if let Some(sign_in) = sign_ins.get(name) {
+                    tokens.reconfigure(sign_in.clone());
                 }
                 // The next token uses rotated credential files, and a refused sign-in is retried.
                 tokens.forget();
@@ -192,6 +195,7 @@ mod tests {
     use super::*;
     use crate::api::BuildInfo;
     use crate::daemon::DaemonOptions;
+    use crate::daemon::settings::sign_in;
     use crate::daemon::tests::config;
     use crate::env::Env;
     use crate::graph::HttpTransport;
@@ -276,7 +280,7 @@ mod tests {
             config(directory.path(), "one", &[("new", "1h"), ("same", "1h"), ("timed", "2h")]);
         let env = Env::simulated(1, "2026-11-02T12:00:00Z".parse().unwrap());
         let transport = Arc::new(HttpTransport::new().unwrap());
-        let tokens = Tokens::new(sign_in(&new.accounts["contoso"], &new), transport, env);
+        let tokens = Tokens::new(sign_in(&new.accounts["contoso"], &new, None), transport, env);
         let accounts = [("contoso".into(), tokens)].into();
         let FleetChange { removed, to_start, retimed } =
             fleet_change(&new, &accounts, &config::diff(&old, &new));

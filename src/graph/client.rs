@@ -307,6 +307,9 @@ impl GraphClient {
         if *fresh_connection {
             request.extensions_mut().insert(FreshConnection);
         }
+        if let Some(route) = target.tokens.route() {
+            request.extensions_mut().insert(route);
+        }
         let queued_at = Instant::now();
         target.queued.store(true, Ordering::Relaxed);
         let _permit = target.budget.acquire().await;

@@ -31,5 +31,5 @@ pub use error::GraphError;
 pub use page_memory::Reservation;
 pub use remedy::remedy;
 pub use request::{PageStart, RequestOptions, Target};
-pub use transport::{HttpTransport, Transport};
+pub use transport::{HttpTransport, Route, RouteSettings, Transport};
 pub use wire::ListPage;

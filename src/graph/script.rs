@@ -15,7 +15,7 @@ use super::client::GraphClient;
 use super::request::RequestOptions;
 use super::transport::{BodyStream, Transport, TransportError, TransportErrorKind};
 use crate::env::Env;
-use crate::mirror::account::{Account, Credential};
+use crate::mirror::account::{Account, Credential, ProxySettings};
 use crate::mirror::window::{self, Edges};
 
 /// The answer to one request.
@@ -153,9 +153,11 @@ pub(super) fn sign_in(credential: Credential) -> SignInSettings {
             client_id: "client-1".into(),
             credential,
             user: None,
+            proxy: ProxySettings::default(),
         },
         login_url: "https://login.example/".into(),
         scope: "https://graph.example/.default".into(),
+        route: None,
     }
 }
 

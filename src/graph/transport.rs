@@ -9,7 +9,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,14 +17,14 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use http::Uri;
-use hyper_util::client::proxy::matcher::Matcher;
 use tokio::time::{Instant, timeout_at};
 
 use super::page_memory::{PageMemory, Reservation};
-use crate::loopback::{is_link_local, is_loopback};
 
+mod route;
 mod unreachable;
 
+pub use route::{Route, RouteSettings};
 use unreachable::UnreachableHost;
 
 /// The maximum time to set up a connection.
@@ -46,7 +46,7 @@ const REMOTE_CONNECTIONS: usize = 3;
 /// Sends a request to the host in its URI and returns the answer.
 pub trait Transport: Send + Sync + 'static {
     /// Sends one request, once. Status codes are not errors here. A request with the extension
-    /// [`FreshConnection`] uses a new connection.
+    /// [`FreshConnection`] uses a new connection, one with an [`Arc`] of a [`Route`] goes that way.
     fn send(
         &self,
         request: http::Request<Bytes>,
@@ -210,6 +210,9 @@ pub enum TransportErrorKind {
     /// TLS cannot be set up on this machine.
     #[error("tls cannot be set up; are root certificates (ca-certificates) installed?")]
     Tls,
+    /// The proxy's address is none.
+    #[error("the proxy's address cannot be used")]
+    Proxy,
     /// No connection could be made.
     #[error("no connection could be made")]
     Connect,
@@ -249,10 +252,16 @@ impl TransportError {
         self.fault
     }
 
-    /// The error of a request to `uri`, which uses one of `proxies` if any matches.
-    fn of_request(error: reqwest::Error, uri: &Uri, proxies: Option<&Matcher>) -> Self {
+    /// The error of clients that could not be set up.
+    fn of_setup(error: reqwest::Error) -> Self {
+        let source: Option<Box<dyn Error + Send + Sync>> = Some(Box::new(error.without_url()));
+        Self { source, ..Self::new(TransportErrorKind::Tls) }
+    }
+
+    /// The error of a request that was sent to `uri` by `route`.
+    fn of_request(error: reqwest::Error, uri: &Uri, route: &Route) -> Self {
         let unreached = error.is_connect().then(|| {
-            let found = UnreachableHost::read(&error, error.is_timeout(), uri, proxies);
+            let found = UnreachableHost::read(&error, error.is_timeout(), uri, route.proxy(uri));
             Box::new(if error.is_dns() { found.without_name() } else { found })
         });
         Self { unreached, ..Self::from_reqwest(error) }
@@ -303,23 +312,11 @@ fn is_disconnect(error: &reqwest::Error) -> bool {
 
 /// The network, by reqwest: rustls with the system's roots, HTTP/1.1 or HTTP/2 over TLS, gzip.
 ///
-/// Uses the proxy of the environment for everything except loopback.
+/// A request with an [`Arc`] of a [`Route`] as extension goes that way. The others use the proxy of
+/// the environment for everything except loopback.
 #[derive(Debug)]
 pub struct HttpTransport {
-    /// For all other hosts; `None` if TLS cannot be set up, which loopback does not need.
-    remote: Option<HttpClients>,
-    /// For loopback.
-    loopback: HttpClients,
-    /// The proxies of the environment, as `far` uses them.
-    proxies: Matcher,
-}
-
-/// Clients that keep their connections, and one that opens a new one for every request.
-#[derive(Debug)]
-struct HttpClients {
-    kept: Vec<reqwest::Client>,
-    fresh: reqwest::Client,
-    turn: AtomicUsize,
+    route: Arc<Route>,
 }
 
 impl HttpTransport {
@@ -329,70 +326,29 @@ impl HttpTransport {
     /// # Errors
     /// [`TransportErrorKind::Tls`] if not even plain connections can be set up.
     pub fn new() -> Result<Self, TransportError> {
-        let near = HttpClients::new(1, |client| client.no_proxy())
-            .or_else(|_| HttpClients::new(1, |client| client.no_proxy().tls_certs_only([])))?;
-        let far = HttpClients::new(REMOTE_CONNECTIONS, |client| client).ok();
-        Ok(Self { remote: far, loopback: near, proxies: Matcher::from_system() })
-    }
-}
-
-impl HttpClients {
-    fn new(
-        kept: usize,
-        shape: impl Fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
-    ) -> Result<Self, TransportError> {
-        let build = |idle: usize| {
-            let client = reqwest::Client::builder()
-                .user_agent(concat!("calmirror/", env!("CARGO_PKG_VERSION")))
-                .redirect(reqwest::redirect::Policy::none())
-                .referer(false)
-                .connect_timeout(CONNECT_TIMEOUT)
-                .pool_idle_timeout(POOL_IDLE)
-                .pool_max_idle_per_host(idle)
-                .tcp_keepalive(KEEP_ALIVE)
-                .http2_keep_alive_interval(KEEP_ALIVE)
-                .http2_keep_alive_timeout(CONNECT_TIMEOUT);
-            shape(client).build().map_err(|error| TransportError {
-                fault: TransportErrorKind::Tls,
-                unreached: None,
-                source: Some(Box::new(error.without_url())),
-            })
-        };
-        // Without room for idle connections the pool is off, so no connection is shared.
-        Ok(Self {
-            kept: (0..kept).map(|_| build(usize::MAX)).collect::<Result<_, _>>()?,
-            fresh: build(0)?,
-            turn: AtomicUsize::new(0),
-        })
-    }
-
-    fn pick(&self, fresh: bool) -> &reqwest::Client {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        // Never empty; if it were, a new connection each time would still be correct.
-        let kept = self.kept.get(turn % self.kept.len().max(1));
-        kept.filter(|_| !fresh).unwrap_or(&self.fresh)
+        Route::new(RouteSettings::default()).map(|route| Self { route: Arc::new(route) })
     }
 }
 
 impl Transport for HttpTransport {
     fn send(
         &self,
-        request: http::Request<Bytes>,
+        mut request: http::Request<Bytes>,
     ) -> BoxFuture<'_, Result<http::Response<BodyStream>, TransportError>> {
         Box::pin(async move {
-            let host = request.uri().host();
-            let loopback = host.is_some_and(|host| is_loopback(host) || is_link_local(host));
-            let clients = if loopback { Some(&self.loopback) } else { self.remote.as_ref() };
-            let clients = clients.ok_or_else(|| TransportError::new(TransportErrorKind::Tls))?;
-            let client = clients.pick(request.extensions().get::<FreshConnection>().is_some());
+            let route = request.extensions_mut().remove::<Arc<Route>>();
+            let route = route.as_ref().unwrap_or(&self.route);
+            let fresh = request.extensions().get::<FreshConnection>().is_some();
             let uri = request.uri().clone();
-            let proxies = (!loopback).then_some(&self.proxies);
+            let client = route
+                .client(&uri, fresh)
+                .ok_or_else(|| TransportError::new(TransportErrorKind::Tls))?;
             let request =
                 reqwest::Request::try_from(request).map_err(TransportError::from_reqwest)?;
             let answer = client
                 .execute(request)
                 .await
-                .map_err(|error| TransportError::of_request(error, &uri, proxies))?;
+                .map_err(|error| TransportError::of_request(error, &uri, route))?;
             let mut response = http::Response::new(());
             *response.status_mut() = answer.status();
             *response.headers_mut() = answer.headers().clone();

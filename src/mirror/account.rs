@@ -19,6 +19,8 @@ pub struct Account {
     pub credential: Credential,
     /// The object id of the person who signed in ([`Credential::DeviceCode`]); `None` before that.
     pub user: Option<Arc<str>>,
+    /// Through which proxy its requests go.
+    pub proxy: ProxySettings,
 }
 
 impl Account {
@@ -29,6 +31,17 @@ impl Account {
             None => self.tenant.clone(),
         }
     }
+}
+
+/// Through which proxy an account's requests go. Names a file with a secret and never holds one, so
+/// it may be shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProxySettings {
+    /// `http://HOST:PORT` or `https://HOST:PORT` without a user; `None`: the proxy of the environment,
+    /// if it names one.
+    pub address: Option<String>,
+    /// A private file with `user:password` for the proxy. It is read for every new connection.
+    pub credentials_file: Option<PathBuf>,
 }
 
 /// Where an account's credential is. It names secrets and never holds one, so it may be shown.

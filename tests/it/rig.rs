@@ -8,7 +8,7 @@ use calmirror::config::default_settings;
 use calmirror::env::Env;
 use calmirror::graph::{Budgets, GraphClient, SignInSettings, Tokens, Transport};
 use calmirror::metrics::{Metrics, ReaderMetrics};
-use calmirror::mirror::account::{Account, Credential};
+use calmirror::mirror::account::{Account, Credential, ProxySettings};
 use calmirror::mirror::failure::ErrorKind;
 use calmirror::mirror::status::{WindowState, WindowStatus};
 use calmirror::mirror::window::{CalendarRef, Edge, Window, WindowIdentity, WindowSettings};
@@ -74,9 +74,11 @@ pub(crate) fn sign_in(credential: Credential) -> SignInSettings {
             client_id: "c".into(),
             credential,
             user: None,
+            proxy: ProxySettings::default(),
         },
         login_url: "http://127.0.0.1:1".into(),
         scope: "http://127.0.0.1:1/.default".into(),
+        route: None,
     }
 }
 

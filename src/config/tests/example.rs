@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::ConfigFixture;
+use super::network::authority;
 use crate::config::sections::SECTIONS;
 use crate::config::settings::KEYS;
 
@@ -60,6 +61,8 @@ fn the_example_is_valid_with_everything_uncommented() {
     for file in ["api.token", "read.token"] {
         fixture.secret(file, &format!("{file} of a good length"), 0o600);
     }
+    fixture.secret("contoso.proxy", "user:word", 0o600);
+    fixture.write("proxy-ca.pem", &authority());
     fixture.write("rooms.txt", "r1@contoso.com\nr2@contoso.com\n");
     let config = fixture.config();
     let names: Vec<&str> = config.windows.iter().map(|window| &*window.name).collect();

@@ -27,7 +27,7 @@ fn unknown_keys_and_sections_suggest_the_nearest_name() {
         "[graph]\nmax_concurent = 1\nzzz = 2\n",
         &[
             "calmirror.toml:2: graph.max_concurent: unknown key; did you mean `max_concurrent`?",
-            "calmirror.toml:3: graph.zzz: unknown key; the keys here are cloud, base_url, login_url, max_concurrent, max_concurrent_per_mailbox, request_timeout",
+            "calmirror.toml:3: graph.zzz: unknown key; the keys here are cloud, base_url, login_url, max_concurrent, max_concurrent_per_mailbox, request_timeout, ca_file",
         ],
     );
     check(

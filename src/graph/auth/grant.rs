@@ -1,5 +1,6 @@
 //! Gets a token by the account's way to sign in.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use crate::env::Env;
 use crate::error_chain::error_chain;
 use crate::graph::error::TokenError;
 use crate::graph::origin::Origin;
-use crate::graph::transport::{Transport, TransportError};
+use crate::graph::transport::{Route, Transport, TransportError};
 use crate::mirror::account::{Account, Credential};
 use crate::percent;
 
@@ -32,6 +33,8 @@ pub struct SignInSettings {
     pub login_url: String,
     /// The scope of the token: Graph's host and `/.default` (fact 135).
     pub scope: String,
+    /// How its requests reach the network; `None`: as the environment says.
+    pub route: Option<Arc<Route>>,
 }
 
 /// An endpoint of a tenant.
@@ -51,6 +54,14 @@ impl Endpoint {
 }
 
 impl SignInSettings {
+    /// Whether both obtain the same token: they may differ in how requests reach the network.
+    pub(super) fn signs_in_like(&self, other: &Self) -> bool {
+        let Self { account, login_url, scope, route: _ } = self;
+        let proxy = account.proxy.clone();
+        (login_url, scope) == (&other.login_url, &other.scope)
+            && *account == Account { proxy, ..other.account.clone() }
+    }
+
     /// Gets a token, with at most two requests.
     pub(super) async fn grant(
         &self,
@@ -151,12 +162,15 @@ impl SignInSettings {
         let uri = Origin::of(&address)
             .and_then(|origin| origin.admit(&address))
             .map_err(|_| unusable())?;
-        let request = http::Request::post(uri)
+        let mut request = http::Request::post(uri)
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .header(ACCEPT, "application/json")
             .header("client-request-id", env.uuid().to_string())
             .body(Bytes::from(encode_form(form)))
             .map_err(|_| unusable())?;
+        if let Some(route) = &self.route {
+            request.extensions_mut().insert(route.clone());
+        }
         let answer = exchange(transport, request, TIMEOUT).await;
         answer.map_err(|lost| self.fault(&format!("the token endpoint {lost}")))
     }

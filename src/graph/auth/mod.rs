@@ -31,7 +31,7 @@ pub use grant::SignInSettings;
 pub use secret::AccessToken;
 
 use super::error::GraphError;
-use super::transport::Transport;
+use super::transport::{Route, Transport};
 use crate::env::Env;
 use cached_token::{CachedToken, TokenAvailability};
 
@@ -63,11 +63,22 @@ impl Tokens {
         &self.name
     }
 
+    /// How the account's requests reach the network; `None`: as the environment says.
+    pub fn route(&self) -> Option<Arc<Route>> {
+        self.cached().sign_in.route.clone()
+    }
+
     /// Replaces the settings; the next sign-in uses them. Equal settings change nothing; different
-    /// ones drop the current token, because it belongs to the old settings.
+    /// ones drop the current token, because it belongs to the old settings. Another way to the
+    /// network is no reason to drop it.
     pub fn reconfigure(&self, sign_in: SignInSettings) {
         let mut held = self.cached();
-        if *held.sign_in != sign_in {
+        if *held.sign_in == sign_in {
+            return;
+        }
+        if held.sign_in.signs_in_like(&sign_in) {
+            held.sign_in = Arc::new(sign_in);
+        } else {
             *held = CachedToken::new(sign_in);
         }
     }

@@ -1,4 +1,8 @@
 //! The real transport against a small server on a port of its own.
+
+mod network;
+mod servers;
+
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +16,7 @@ use tokio::task::JoinSet;
 use super::*;
 use crate::env::Env;
 use crate::graph::script::{edges, options, sign_in};
-use crate::graph::{Budgets, GraphClient, PageStart, Tokens};
+use crate::graph::{Budgets, GraphClient, PageStart, SignInSettings, Tokens};
 use crate::metrics::Gauge;
 use crate::mirror::account::Credential;
 use crate::mirror::failure::ErrorClass;
@@ -172,61 +176,11 @@ async fn a_refused_connection_is_no_connection() {
     );
 }
 
-/// The error of a request to `https://graph.example/` through that proxy.
-async fn through_proxy(proxy: &str) -> String {
-    let far = HttpClients::new(1, |client| {
-        client.proxy(reqwest::Proxy::all(proxy).unwrap()).tls_certs_only([])
-    });
-    let transport = HttpTransport {
-        remote: Some(far.unwrap()),
-        proxies: Matcher::builder().all(proxy).build(),
-        ..HttpTransport::new().unwrap()
-    };
-    let request = http::Request::get("https://graph.example/v1.0/canary?$token=canary");
-    let error = transport.send(request.body(Bytes::new()).unwrap()).await.unwrap_err();
-    assert_eq!(error.kind(), TransportErrorKind::Connect);
-    let message = error.to_string();
-    assert!(!message.contains("canary") && !message.contains("://"), "{message}");
-    message
-}
-
-#[tokio::test]
-async fn an_unreachable_or_refusing_proxy_is_named() {
-    let server = |status: &str| {
-        serve(Deed::Close(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").into_bytes()))
-    };
-    let host = |server: &Server| server.base.strip_prefix("http://").unwrap().to_owned();
-
-    let wants = server("407 Proxy Authentication Required").await;
-    let said = through_proxy(&wants.base.replace("//", "//user:canary@")).await;
-    assert!(said.starts_with(&format!("the proxy {} wants a user name", host(&wants))), "{said}");
-    assert!(said.contains("407") && said.contains("HTTPS_PROXY"), "{said}");
-
-    let forbids = server("403 Forbidden").await;
-    let expected = format!(
-        "the proxy {} did not connect to graph.example; allow that host there",
-        host(&forbids)
-    );
-    assert_eq!(through_proxy(&forbids.base).await, expected);
-
-    // It accepts the tunnel but does not speak TLS.
-    let babbles = server("200 OK").await;
-    let said = through_proxy(&babbles.base).await;
-    assert!(said.contains("graph.example"), "{said}");
-
-    let gone = serve(Deed::Close(Vec::new())).await;
-    let (base, place) = (gone.base.clone(), host(&gone));
-    let Server { mut tasks, .. } = gone;
-    tasks.shutdown().await;
-    let expected = format!("the proxy {place} refused the connection; check HTTPS_PROXY");
-    assert_eq!(through_proxy(&base).await, expected);
-}
-
 #[test]
 fn every_cause_of_a_failed_connection_has_a_message_of_its_own() {
     use io::ErrorKind::{ConnectionRefused, ConnectionReset, HostUnreachable, Other};
     use rustls::CertificateError::{
-        BadSignature, Expired, NotValidForName, NotValidYet, UnknownIssuer,
+        BadEncoding, BadSignature, Expired, NotValidForName, NotValidYet, UnknownIssuer,
     };
     let uri = Uri::from_static("https://graph.microsoft.com/canary?$token=canary");
     let tls = |error| io::Error::new(io::ErrorKind::InvalidData, error);
@@ -249,7 +203,11 @@ fn every_cause_of_a_failed_connection_has_a_message_of_its_own() {
             "the certificate of graph.microsoft.com has expired; check this machine's clock",
         ),
         (certificate(NotValidYet), "the certificate of graph.microsoft.com is not valid yet"),
-        (certificate(BadSignature), "the certificate of graph.microsoft.com was not accepted"),
+        (
+            certificate(BadSignature),
+            "the certificate of graph.microsoft.com is signed with another",
+        ),
+        (certificate(BadEncoding), "the certificate of graph.microsoft.com was not accepted"),
         (tls(rustls::Error::HandshakeNotComplete), "TLS with graph.microsoft.com failed"),
         (Other.into(), "no connection to graph.microsoft.com could be made"),
     ] {
@@ -274,7 +232,9 @@ fn every_cause_of_a_failed_connection_has_a_message_of_its_own() {
 #[tokio::test]
 async fn without_root_certificates_only_loopback_works_and_the_error_has_a_remedy() {
     let server = serve(Deed::Write(answer("", b"x"))).await;
-    let transport = HttpTransport { remote: None, ..HttpTransport::new().unwrap() };
+    let mut route = Route::new(RouteSettings::default()).unwrap();
+    route.remote = None;
+    let transport = HttpTransport { route: Arc::new(route) };
     assert!(transport.send(get(&server, "/")).await.is_ok());
     let far = http::Request::get("https://graph.example/").body(Bytes::new()).unwrap();
     let error = transport.send(far).await.unwrap_err();
