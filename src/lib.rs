@@ -5,10 +5,12 @@
 //! and `reload` is how the others request a new configuration of the daemon;
 //! `graph`, `store`, `config` and `platform` each wrap one external system; `env` provides the
 //! wall clock and entropy as values; `mirror` is the protocol as pure computation; `percent`
-//! encodes and decodes parts of addresses, `loopback` recognises the hosts that are this machine,
-//! `sign_in_record` is the file of an account that a person signed in to, `error_chain` puts an error and its sources in one line.
+//! encodes and decodes parts of addresses, `certificate` reads keys, `loopback` recognises the hosts
+//! that are this machine, `sign_in_record` is the file of an account that a person signed in to,
+//! `error_chain` puts an error and its sources in one line.
 
 pub mod api;
+mod certificate;
 pub mod cli;
 pub mod config;
 pub mod daemon;

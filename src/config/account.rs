@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+use jiff::Timestamp;
+
+use super::certificate;
 use super::diagnostic::Issue;
 use super::origin::DiagnosticSink;
 use super::platform_identity;
@@ -34,15 +37,17 @@ const COMMAND: &str = "access_token_command";
 const IN_ENVIRONMENT: &str = "env";
 
 /// Reads one account; returns `None` after an error. `store` is the store's directory, if known.
+/// Certificates have to be valid at `now`.
 pub(super) fn account(
     name: &str,
     table: &LayeredTable,
     store: Option<&Path>,
     sources: &Sources,
+    now: Timestamp,
     report: &mut DiagnosticSink,
 ) -> Option<Account> {
     let mut reader = TableReader::new(table, report);
-    let credential = credential(&mut reader, name, store, sources);
+    let credential = credential(&mut reader, name, store, sources, now);
     let optional = [MANAGED, "access_token_file", COMMAND].iter().any(|key| reader.has(key));
     let proxy = proxy(&mut reader, sources);
     let is_ambient = |written: RawValue<'_>| Ok(written.text().ok() == Some(IN_ENVIRONMENT));
@@ -136,6 +141,7 @@ fn credential(
     account: &str,
     store: Option<&Path>,
     sources: &Sources,
+    now: Timestamp,
 ) -> Option<Credential> {
     let written: Vec<&'static str> =
         CREDENTIALS.into_iter().filter(|key| reader.has(key)).collect();
@@ -152,10 +158,15 @@ fn credential(
             return None;
         }
     };
+    if key != "certificate_file" && reader.has(certificate::PASSWORD) {
+        let wrong = Issue::new("there is no certificate_file beside it", "remove the line");
+        reader.fault(certificate::PASSWORD, wrong);
+        return None;
+    }
     let private = |written: RawValue<'_>| secret::path(written, sources);
     match key {
         "client_secret_file" => reader.read(key, private).map(Credential::SecretFile),
-        "certificate_file" => reader.read(key, private).map(Credential::CertificateFile),
+        "certificate_file" => certificate::credential(reader, sources, now),
         FEDERATED => {
             let path = |written: RawValue<'_>| match written.text()? {
                 IN_ENVIRONMENT => {

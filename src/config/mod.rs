@@ -12,6 +12,7 @@
 mod account;
 mod api;
 mod authorities;
+mod certificate;
 mod client;
 mod diagnostic;
 mod diff;
@@ -81,7 +82,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads and validates everything. Relative edges are resolved against `now`.
+    /// Reads and validates everything. Relative edges are resolved against `now`, and certificates
+    /// have to be valid then.
     ///
     /// # Errors
     /// All errors. If a file cannot be read or is not TOML, values are not validated.
@@ -130,7 +132,7 @@ impl Config {
         let mut faulty = Vec::new();
         let store = sections.as_ref().map(|sections| &*sections.store.path);
         for (name, table) in &layers.accounts {
-            match account::account(name, table, store, sources, report) {
+            match account::account(name, table, store, sources, now, report) {
                 Some(account) => drop(accounts.insert(account.name.clone(), account)),
                 None => faulty.push(name.clone()),
             }

@@ -214,6 +214,7 @@ const ACCOUNT: &[ConfigKey] = &[
     ConfigKey::without_default("client_secret_file"),
     ConfigKey::without_default("client_secret_env"),
     ConfigKey::without_default("certificate_file"),
+    ConfigKey::without_default("certificate_password_file"),
     ConfigKey::without_default("federated_token_file"),
     ConfigKey::without_default("managed_identity"),
     ConfigKey::without_default("device_code"),

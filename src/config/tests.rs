@@ -1,5 +1,6 @@
 //! Tests of the whole module: files in, a configuration or its errors out.
 mod accounts;
+mod certificates;
 mod example;
 mod faults;
 mod layers;

@@ -54,8 +54,13 @@ pub enum Credential {
     SecretFile(PathBuf),
     /// The name of the environment variable with the client secret.
     SecretEnv(String),
-    /// A PEM file with an RSA private key and its certificate.
-    CertificateFile(PathBuf),
+    /// A PEM or PFX file with an RSA private key and its certificate.
+    CertificateFile {
+        /// The file.
+        path: PathBuf,
+        /// A file with the password of an encrypted file.
+        password_file: Option<PathBuf>,
+    },
     /// A file with a token of another identity provider, which the application trusts (workload
     /// identity federation, fact 140). It is renewed by others, for example by Kubernetes.
     FederatedTokenFile(PathBuf),

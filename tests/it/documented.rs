@@ -1,4 +1,4 @@
-//! `docs/graph.md` names tests that exist, and the lists of the documents, of the page and of
+//! `docs/graph.md` and `docs/authentication.md` name tests that exist, and the lists of the documents, of the page and of
 //! `openapi.json` are complete.
 
 use std::collections::BTreeSet;
@@ -22,21 +22,30 @@ fn functions(files: Vec<PathBuf>) -> BTreeSet<String> {
     found
 }
 
-#[test]
-fn every_test_named_in_graph_md_exists() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let known = functions([rust_files("src"), rust_files("tests")].concat());
-    let text = std::fs::read_to_string(root.join("docs/graph.md")).unwrap();
+/// The names of tests in the last columns of the tables of a document.
+fn named_tests(document: &str) -> BTreeSet<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(document);
+    let text = std::fs::read_to_string(path).unwrap();
     let mut named = BTreeSet::new();
     for row in text.lines().filter(|line| line.starts_with('|')) {
         let proof = row.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
-        // Names in code style; other code spans are not names of tests.
-        let names = proof.split('`').skip(1).step_by(2).filter(|name| name.contains('_'));
+        // Names in code style; other code spans are files, or not names of tests.
+        let names = proof.split('`').skip(1).step_by(2);
+        let names = names.filter(|name| name.contains('_') && !name.contains('/'));
         named.extend(names.map(str::to_owned));
     }
-    assert!(named.len() > 60, "the table names {} tests", named.len());
-    let missing: Vec<&String> = named.difference(&known).collect();
-    assert!(missing.is_empty(), "docs/graph.md names tests that do not exist: {missing:?}");
+    named
+}
+
+#[test]
+fn every_test_named_in_a_document_exists() {
+    let known = functions([rust_files("src"), rust_files("tests")].concat());
+    for (document, least) in [("docs/graph.md", 60), ("docs/authentication.md", 8)] {
+        let named = named_tests(document);
+        assert!(named.len() > least, "{document} names {} tests", named.len());
+        let missing: Vec<&String> = named.difference(&known).collect();
+        assert!(missing.is_empty(), "{document} names tests that do not exist: {missing:?}");
+    }
 }
 
 #[test]

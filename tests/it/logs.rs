@@ -199,8 +199,13 @@ async fn debug_output_of_values_and_errors_shows_no_secret() {
     };
     let mut seen = Vec::new();
     for key in ["client_secret_file", "certificate_file", "access_token_file"] {
-        let config = load(&format!("{key} = \"secret\"")).unwrap();
-        seen.extend([debug(&config), debug(&config.explained), debug(&config.accounts)]);
+        match load(&format!("{key} = \"secret\"")) {
+            Ok(config) => {
+                seen.extend([debug(&config), debug(&config.explained), debug(&config.accounts)]);
+            }
+            // It is no certificate.
+            Err(faults) => seen.extend([debug(&faults), faults.to_string()]),
+        }
         let faults = load(&format!("{key} = \"wide\"")).unwrap_err();
         seen.extend([debug(&faults), faults.to_string()]);
     }
@@ -213,7 +218,7 @@ async fn debug_output_of_values_and_errors_shows_no_secret() {
     let simulator = Simulator::new(SimulatorSettings::new(1, env.clone()));
     for credential in [
         Credential::SecretFile(at("secret")),
-        Credential::CertificateFile(at("secret")),
+        Credential::CertificateFile { path: at("secret"), password_file: None },
         Credential::AccessTokenFile(at("secret")),
         Credential::SecretFile(at("none")),
     ] {

@@ -42,6 +42,7 @@ fn the_example_is_valid_with_everything_uncommented() {
     let others = [
         "client_secret_env",
         "certificate_file",
+        "certificate_password_file",
         "federated_token_file",
         "managed_identity",
         "device_code",

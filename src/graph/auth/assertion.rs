@@ -1,33 +1,20 @@
 //! Signs the assertion that proves possession of a certificate's key (fact 138).
 //!
 //! A JWT with PS256 and `x5t#S256`, for the token endpoint alone, valid for ten minutes and created
-//! for each token request. Only RSA keys can sign one.
+//! for each token request.
 
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use jsonwebtoken::Header;
+use secrecy::SecretString;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::secret::Secret;
+use crate::certificate::{ALGORITHM, CertificateError, ClientCertificate};
 
 /// Microsoft asks for five to ten minutes.
 const VALID_SECONDS: i64 = 600;
-
-/// Why no assertion could be created. Shows nothing of the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum AssertionError {
-    #[error("it holds no certificate")]
-    NoCertificate,
-    #[error("it holds no private key")]
-    NoKey,
-    #[error("the private key is not an rsa key that can sign")]
-    UnfitKey,
-}
 
 #[derive(Serialize)]
 struct Claims<'a> {
@@ -40,19 +27,17 @@ struct Claims<'a> {
     exp: i64,
 }
 
-/// Signs an assertion with the key and the first certificate of a PEM file.
+/// Signs an assertion for the token endpoint `audience`. Whether the certificate is valid at `now`
+/// is the endpoint's to judge, because this machine's clock may be wrong.
 pub(super) fn sign(
-    pem: &[u8],
+    certificate: &ClientCertificate,
     audience: &str,
     client_id: &str,
     now: Timestamp,
     id: Uuid,
-) -> Result<Secret, AssertionError> {
-    let certificate =
-        CertificateDer::from_pem_slice(pem).map_err(|_| AssertionError::NoCertificate)?;
-    let key = PrivateKeyDer::from_pem_slice(pem).map_err(|_| AssertionError::NoKey)?;
-    let mut header = Header::new(Algorithm::PS256);
-    header.x5t_s256 = Some(URL_SAFE_NO_PAD.encode(Sha256::digest(&certificate)));
+) -> Result<SecretString, CertificateError> {
+    let mut header = Header::new(ALGORITHM);
+    header.x5t_s256 = Some(URL_SAFE_NO_PAD.encode(certificate.thumbprint));
     let now = now.as_second();
     let claims = Claims {
         aud: audience,
@@ -63,24 +48,7 @@ pub(super) fn sign(
         iat: now,
         exp: now + VALID_SECONDS,
     };
-    jsonwebtoken::encode(&header, &claims, &encoding_key(&key)?)
-        .map(Secret::new)
-        .map_err(|_| AssertionError::UnfitKey)
-}
-
-/// The key alone as PEM, because the library reads only the first section of a file.
-fn encoding_key(key: &PrivateKeyDer<'_>) -> Result<EncodingKey, AssertionError> {
-    let label = match key {
-        PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
-        PrivateKeyDer::Pkcs8(_) => "PRIVATE KEY",
-        _ => return Err(AssertionError::UnfitKey),
-    };
-    let body = STANDARD.encode(key.secret_der());
-    let mut pem = format!("-----BEGIN {label}-----\n");
-    for line in body.as_bytes().chunks(64) {
-        pem.extend(line.iter().map(|b| char::from(*b)));
-        pem.push('\n');
-    }
-    pem.push_str(&format!("-----END {label}-----\n"));
-    EncodingKey::from_rsa_pem(pem.as_bytes()).map_err(|_| AssertionError::UnfitKey)
+    jsonwebtoken::encode(&header, &claims, &certificate.key())
+        .map(SecretString::from)
+        .map_err(|_| CertificateError::UnfitKey)
 }

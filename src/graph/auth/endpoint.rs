@@ -27,6 +27,9 @@ const FEDERATED: &str = "federated_token_file";
 /// The key of an account that a person signs in to.
 const DEVICE_CODE: &str = "device_code";
 
+/// The key of a credential that signs assertions.
+const CERTIFICATE: &str = "certificate_file";
+
 /// A granted token.
 #[derive(Debug)]
 pub(super) struct Grant {
@@ -64,7 +67,7 @@ pub(super) struct Denial {
 
 #[derive(Deserialize)]
 struct GrantJson {
-    access_token: String,
+    access_token: SecretString,
     token_type: Option<String>,
     expires_in: Option<Value>,
     /// Seconds since 1970. App Service states only this (fact 143).
@@ -85,7 +88,7 @@ pub(super) fn read(
     if status.is_success()
         && let Ok(granted) = serde_json::from_slice::<GrantJson>(body)
         && granted.token_type.as_deref().is_none_or(|t| t.eq_ignore_ascii_case("bearer"))
-        && let Some(token) = AccessToken::new(&granted.access_token)
+        && let Some(token) = AccessToken::new(granted.access_token)
     {
         let left = granted.expires_on.as_ref().and_then(until).map(|ends| {
             Duration::try_from(ends.duration_since(now))
@@ -175,6 +178,9 @@ impl Denial {
                 if key == FEDERATED && self.ahead_s.is_some_and(|s| s.abs() < 60) =>
             {
                 format!("the token in {key} has expired; look why nothing renews that file")
+            }
+            (Some("AADSTS700027"), _) if key == CERTIFICATE => {
+                format!("upload the certificate of {key} to the application, or check client_id")
             }
             // The assertion is not valid at the endpoint's time: a wrong clock dated it.
             (Some("AADSTS700024"), _) => self.clock_remedy(),
@@ -345,5 +351,14 @@ mod tests {
              create a new one and put it where client_secret_file says"
         );
         assert!(!format!("{denial:?}").contains("canary"));
+        let denial = denied(
+            401,
+            r#"{"error":"invalid_client","error_description":"AADSTS700027: The certificate canary is not registered."}"#,
+        );
+        assert_eq!(
+            denial.sentence("contoso", CERTIFICATE),
+            "sign-in was refused (invalid_client, AADSTS700027); \
+             upload the certificate of certificate_file to the application, or check client_id"
+        );
     }
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::response::Parts;
+use secrecy::ExposeSecret as _;
+use secrecy::zeroize::Zeroizing;
 use tokio::time::timeout;
 
 use super::credential::Proof;
@@ -70,7 +72,7 @@ impl SignInSettings {
     ) -> Result<Grant, TokenError> {
         match &self.account.credential {
             Credential::AccessTokenCommand(command) => {
-                let printed = token_command::run(command).await;
+                let printed = token_command::run(command).await.map(Zeroizing::new);
                 let granted = printed.and_then(|text| Ok(token_text::read(&text, env.now())?));
                 granted.map_err(|error| TokenError {
                     // Nothing tells when the command would print a token.
@@ -115,9 +117,9 @@ impl SignInSettings {
             Proof::Token(token) => {
                 return Ok(Grant { token: token.clone(), life: Duration::MAX, refresh_in: None });
             }
-            Proof::Secret(secret) => form.push(("client_secret", secret.expose())),
+            Proof::Secret(secret) => form.push(("client_secret", secret.expose_secret())),
             Proof::Assertion(assertion) => form.extend([
-                ("client_assertion", assertion.expose()),
+                ("client_assertion", assertion.expose_secret()),
                 ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
             ]),
         }

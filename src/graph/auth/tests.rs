@@ -1,6 +1,6 @@
 //! One token per account, whatever the endpoint answers and whatever happens to the files.
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
@@ -29,6 +29,10 @@ fn tokens(script: &Arc<Script>, credential: Credential) -> Arc<Tokens> {
 /// A secret that every machine has: the search path.
 fn some_secret() -> Credential {
     Credential::SecretEnv("PATH".into())
+}
+
+fn pem_file(path: PathBuf) -> Credential {
+    Credential::CertificateFile { path, password_file: None }
 }
 
 async fn text(tokens: &Tokens) -> String {
@@ -85,7 +89,7 @@ async fn a_certificate_signs_an_assertion_for_the_endpoint_alone() {
     let mut ids = Vec::new();
     for file in [format!("{FIXTURES}/certificate.pem").into(), pkcs1] {
         let script = Script::new([granted("t", 3600), granted("u", 3600)], []);
-        let tokens = tokens(&script, Credential::CertificateFile(file));
+        let tokens = tokens(&script, pem_file(file));
         let first = tokens.token().await.unwrap();
         tokens.refresh(&first).await.unwrap();
         for n in 0..2 {
@@ -111,6 +115,23 @@ async fn a_certificate_signs_an_assertion_for_the_endpoint_alone() {
         }
     }
     assert_ne!(ids[0], ids[1], "an assertion is used twice");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_corrected_password_of_a_certificate_is_used_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let password = dir.path().join("password");
+    write(&password, "wrong", 1);
+    let path = format!("{FIXTURES}/../certificates/aes.pfx").into();
+    let credential = Credential::CertificateFile { path, password_file: Some(password.clone()) };
+    let script = Script::new([granted("t", 3600)], []);
+    let tokens = tokens(&script, credential);
+    let message = tokens.token().await.unwrap_err().message();
+    assert!(message.ends_with("cannot be used: the password does not open it; write the password it was exported with into its file"), "{message}");
+    // Later than the certificate, whose time is that of the checkout.
+    write(&password, "gr\u{fc}\u{df}e 1\n", 40_000);
+    assert_eq!(text(&tokens).await, "t");
+    assert!(field(&script, 0, "client_assertion").starts_with("eyJ"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -148,12 +169,9 @@ async fn unusable_files_and_variables_need_a_person_and_name_the_key() {
         (Credential::SecretEnv("CALMIRROR_NO_SUCH_VARIABLE".into()), "CALMIRROR_NO_SUCH_VARIABLE"),
         (Credential::AccessTokenFile(at("token", "canary canary")), "access_token_file"),
         (Credential::FederatedTokenFile(dir.path().join("none")), "federated_token_file"),
-        (Credential::CertificateFile(at("text", "canary")), "holds no certificate"),
-        (Credential::CertificateFile(at("half", &pem[..until])), "holds no private key"),
-        (
-            Credential::CertificateFile(at("ec", &format!("{}{ec}", &pem[..until]))),
-            "not an rsa key",
-        ),
+        (pem_file(at("text", "canary")), "holds no certificate"),
+        (pem_file(at("half", &pem[..until])), "holds no private key"),
+        (pem_file(at("ec", &format!("{}{ec}", &pem[..until]))), "not an RSA key"),
     ] {
         let script = Script::new([], []);
         let error = tokens(&script, credential).token().await.unwrap_err();
@@ -434,5 +452,6 @@ async fn nothing_shows_a_token_or_a_secret() {
     let token = tokens.token().await.unwrap();
     let bearer = token.bearer().unwrap();
     assert!(!format!("{tokens:?} {token:?} {bearer:?}").contains("canary"));
-    assert!(!format!("{:?}", secret::Secret::new("canary")).contains("canary"));
+    let proof = credential::Proof::Secret("canary".into());
+    assert!(!format!("{proof:?}").contains("canary"));
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -25,7 +26,7 @@ pub(super) enum TokenTextError {
 #[derive(Deserialize)]
 struct TokenJson {
     #[serde(alias = "accessToken")]
-    access_token: String,
+    access_token: SecretString,
     expires_in: Option<Value>,
     /// Seconds since 1970. The Azure CLI's `expiresOn` is a local time without its zone, so it is
     /// not read.
@@ -40,9 +41,9 @@ pub(super) fn read(text: &[u8], now: Timestamp) -> Result<Grant, TokenTextError>
     if text.is_empty() {
         return Err(TokenTextError::Empty);
     }
-    let plain = |token: &str| AccessToken::new(token).ok_or(TokenTextError::NoToken);
+    let plain = |token: SecretString| AccessToken::new(token).ok_or(TokenTextError::NoToken);
     if !text.starts_with('{') {
-        return Ok(Grant { token: plain(text)?, life: DEFAULT_LIFETIME, refresh_in: None });
+        return Ok(Grant { token: plain(text.into())?, life: DEFAULT_LIFETIME, refresh_in: None });
     }
     let json: TokenJson = serde_json::from_str(text).map_err(|_| TokenTextError::NoToken)?;
     let ends = json.expires_on.as_ref().and_then(until);
@@ -51,7 +52,7 @@ pub(super) fn read(text: &[u8], now: Timestamp) -> Result<Grant, TokenTextError>
     }
     let left = ends.and_then(|ends| Duration::try_from(ends.duration_since(now)).ok());
     let life = seconds(json.expires_in).or(left).unwrap_or(DEFAULT_LIFETIME);
-    Ok(Grant { token: plain(&json.access_token)?, life, refresh_in: None })
+    Ok(Grant { token: plain(json.access_token)?, life, refresh_in: None })
 }
 
 #[cfg(test)]
