@@ -72,7 +72,7 @@ mod tests;
 mod token_error;
 mod zone;
 
-pub use assertion::Federation;
+pub use assertion::{Federation, IssuerKeys};
 pub use behaviour::{Behaviour, InstanceListing, MasterOnPage, PrivateEvents, Resend};
 pub use command::{SimulateArgs, Simulation};
 pub use directory::RoomPlace;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::access_token::{AccessTokens, TokenHolder};
-use super::assertion::{self, Federation};
+use super::assertion::{self, AssertionRules, Federation, UsedAssertions};
 use super::device_code::DeviceSignIns;
 use super::faults::SignInRefusal;
 use super::ids::guid;
@@ -23,7 +23,7 @@ use super::token_error::TokenEndpointError;
 const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// An application that may sign in.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Application {
     /// The tenant's id.
@@ -32,6 +32,10 @@ pub struct Application {
     pub client_id: String,
     /// Its secret; `None` if it may only use an assertion.
     pub client_secret: Option<String>,
+    /// Its certificates, as PEM; several during a rotation. The assertions that they sign are
+    /// verified, and each is accepted once.
+    #[serde(default)]
+    pub certificate: Option<String>,
     /// Whose tokens it accepts as assertions beside those of its certificate.
     #[serde(default)]
     pub federation: Option<Federation>,
@@ -43,6 +47,7 @@ pub(super) struct SignIn {
     pub(super) seed: u64,
     /// While empty, any client signs in with any secret.
     pub(super) applications: Vec<Application>,
+    assertions: UsedAssertions,
     pub(super) access_tokens: AccessTokens,
     pub(super) identity_endpoints: IdentityEndpoints,
     pub(super) device_sign_ins: DeviceSignIns,
@@ -58,6 +63,7 @@ impl SignIn {
         Self {
             seed,
             applications: Vec::new(),
+            assertions: UsedAssertions::default(),
             access_tokens: AccessTokens::new(seed),
             identity_endpoints: IdentityEndpoints::new(seed),
             device_sign_ins: DeviceSignIns::new(seed),
@@ -102,7 +108,7 @@ impl SignIn {
     }
 
     fn check(
-        &self,
+        &mut self,
         tenant: &str,
         form: &BTreeMap<String, String>,
         call: &SimulatedRequest,
@@ -145,9 +151,20 @@ impl SignIn {
                     "The request body must contain the following parameter: 'client_assertion_type'.",
                 ));
             }
-            let known = self.applications.iter().find(|a| a.client_id == client);
+            let known =
+                self.applications.iter().find(|a| a.tenant == tenant && a.client_id == client);
+            let certificate = known.and_then(|known| known.certificate.as_deref());
             let federation = known.and_then(|known| known.federation.as_ref());
-            return assertion::check(assertion, client, tenant, federation, now)
+            let has_secret = known.is_some_and(|known| known.client_secret.is_some());
+            let rules = AssertionRules {
+                client,
+                tenant,
+                origin: call.origin(),
+                certificate,
+                federation,
+                is_registered: has_secret || federation.is_some(),
+            };
+            return assertion::check(assertion, &rules, &mut self.assertions, now)
                 .map_err(|(number, text)| TokenEndpointError::invalid_client(number, text));
         }
         if secret.is_empty() {

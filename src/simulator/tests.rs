@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::*;
 use crate::env::Env;
 
+mod assertions;
 mod clients;
 mod delegation;
 mod device_code;

@@ -219,7 +219,7 @@ async fn a_refused_sign_in_is_retried_with_the_rotated_secret() {
         tenant: "00000000-0000-0000-0000-000000000000".to_owned(),
         client_id: "11111111-1111-1111-1111-111111111111".to_owned(),
         client_secret: Some(secret.to_owned()),
-        federation: None,
+        ..Application::default()
     };
     fixture.simulator.set_applications(vec![application("rotated")]);
     let daemon = fixture.run().await;

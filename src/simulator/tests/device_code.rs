@@ -136,7 +136,7 @@ async fn codes_expire_and_can_be_declined() {
         tenant: TENANT.to_owned(),
         client_id: "app".to_owned(),
         client_secret: None,
-        federation: None,
+        ..Application::default()
     };
     simulator.set_applications(vec![application]);
     let known = [("client_id", "app"), ("scope", SCOPES)];

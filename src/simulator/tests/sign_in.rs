@@ -6,7 +6,11 @@ use serde_json::json;
 
 use super::*;
 
-async fn sign_in(simulator: &Simulator, form: &str, basic: Option<&str>) -> (u16, Value) {
+pub(super) async fn sign_in(
+    simulator: &Simulator,
+    form: &str,
+    basic: Option<&str>,
+) -> (u16, Value) {
     let mut request = http::Request::post("https://login.example/tenant-1/oauth2/v2.0/token");
     if let Some(basic) = basic {
         request = request.header("authorization", format!("Basic {basic}"));
@@ -37,7 +41,7 @@ async fn tokens_are_issued_for_valid_credentials_and_expire() {
         tenant: "tenant-1".to_owned(),
         client_id: "app".to_owned(),
         client_secret: Some("p+q".to_owned()),
-        federation: None,
+        ..Application::default()
     };
     simulator.set_applications(vec![application]);
     assert_eq!(sign_in(&simulator, &secret, None).await.0, 200);
@@ -89,7 +93,12 @@ async fn an_assertion_needs_all_required_claims() {
         claims[name] = value;
         let (status, body) = sign_in(&simulator, &form(assertion(claims)), None).await;
         assert_eq!((status, body["error"].as_str()), (401, Some("invalid_client")), "{name}");
-        let number = if name == "exp" { 700_024 } else { 700_027 };
+        let number = match name {
+            "aud" => 700_023,
+            "iss" | "sub" => 700_021,
+            "exp" => 700_024,
+            _ => 700_027,
+        };
         assert_eq!(body["error_codes"][0], number, "{name}");
     }
 }
@@ -101,12 +110,13 @@ async fn a_federated_token_needs_a_known_issuer_subject_and_audience() {
         issuer: "https://oidc.example/".to_owned(),
         subject: "system:serviceaccount:calendars:calmirror".to_owned(),
         audience: "api://AzureADTokenExchange".to_owned(),
+        keys: None,
     };
     simulator.set_applications(vec![Application {
         tenant: "tenant-1".to_owned(),
         client_id: "app".to_owned(),
-        client_secret: None,
         federation: Some(federation.clone()),
+        ..Application::default()
     }]);
     let now = at("2026-03-02T08:00:00Z").as_second();
     let good = json!({
