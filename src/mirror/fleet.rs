@@ -5,13 +5,14 @@
 //! members are gone.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::window::{CalendarRef, Window, WindowSettings};
+use super::window::{CalendarRef, Window, WindowSettings, window_name_problem};
 
 /// A listing that lacks at least this many members, and more than half of all, is confirmed by
 /// another one before they leave.
@@ -20,8 +21,8 @@ pub const MASS_LEAVE_MIN: usize = 20;
 /// How long a mailbox without Exchange is not asked again.
 pub const ASK_AGAIN_AFTER: SignedDuration = SignedDuration::from_hours(7 * 24);
 
-/// The longest name of a window, in characters.
-pub const MAX_WINDOW_NAME: usize = 200;
+/// What [`FleetSpec::window_name`] may have in braces.
+pub const PLACEHOLDERS: [&str; 5] = ["mailbox", "id", "name", "calendar", "fleet"];
 
 /// A fleet of the configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,7 +35,7 @@ pub struct FleetSpec {
     pub source: FleetSource,
     /// Which calendars of each mailbox.
     pub calendars: CalendarSelection,
-    /// The template of the windows' names: `{mailbox}`, `{id}`, `{name}`, `{calendar}`, `{fleet}`.
+    /// The template of the windows' names, with [`PLACEHOLDERS`].
     pub window_name: Arc<str>,
     /// Time between listings.
     pub relist_every: Duration,
@@ -204,9 +205,7 @@ impl FleetSpec {
             .replace("{name}", &mailbox.name)
             .replace("{calendar}", &calendar.name);
         let name: Arc<str> = name.trim().into();
-        let chars = name.chars().count();
-        let strange = |c: char| c == '/' || c.is_control();
-        if !(1..=MAX_WINDOW_NAME).contains(&chars) || name.chars().any(strange) {
+        if window_name_problem(&name).is_some() {
             return Err(WindowNameError::Invalid(name));
         }
         if taken(&name) {
@@ -216,7 +215,40 @@ impl FleetSpec {
     }
 }
 
+/// In words.
+impl fmt::Display for FleetSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rooms => f.write_str("all rooms"),
+            Self::RoomList(list) => write!(f, "room list {list}"),
+            Self::Members(group) => write!(f, "group {group}"),
+            Self::Users(filter) => write!(f, "users with {filter}"),
+            Self::Mailbox(mailbox) => write!(f, "calendars of {mailbox}"),
+            Self::File(file) => write!(f, "file {}", file.display()),
+        }
+    }
+}
+
+impl fmt::Display for CalendarSelection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::All => f.write_str("all"),
+            Self::Named(names) => f.write_str(&names.join(", ")),
+        }
+    }
+}
+
 impl CalendarSelection {
+    /// Whether a mailbox may have more than one calendar that is selected.
+    pub fn is_plural(&self) -> bool {
+        match self {
+            Self::Default => false,
+            Self::All => true,
+            Self::Named(names) => names.len() > 1,
+        }
+    }
+
     /// Whether a calendar is selected.
     pub fn selects(&self, calendar: &ListedCalendar) -> bool {
         match self {

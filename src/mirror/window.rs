@@ -10,6 +10,9 @@ use jiff::{Span, Timestamp};
 /// The longest range that Graph answers for, in days, counted exactly (fact 31).
 pub const MAX_SEGMENT_DAYS: i64 = 1825;
 
+/// The longest name of a window, in characters.
+pub const MAX_WINDOW_NAME: usize = 200;
+
 /// A window of the configuration. Windows of a fleet share equal strings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Window {
@@ -193,6 +196,21 @@ pub fn halved_segment_days(edges: Edges, days: i64) -> Option<i64> {
     let half = (longest / 24 + 1) / 2;
     let fits = |segment: Edges| segment.end.duration_since(segment.start).as_hours() <= half * 24;
     (half >= 1 && longest > 24 && edges.cut(half).into_iter().all(fits)).then_some(half)
+}
+
+/// What is wrong with the name of a window. It becomes a part of paths in URLs.
+pub fn window_name_problem(name: &str) -> Option<&'static str> {
+    if name.chars().count() > MAX_WINDOW_NAME {
+        return Some("the window's name is longer than 200");
+    }
+    if name.contains('/') || name.chars().any(char::is_control) {
+        return Some("the window's name has a \"/\" or a control character");
+    }
+    // Programs that resolve paths would remove these from URLs.
+    if name == "." || name == ".." || name.trim() != name || name.is_empty() {
+        return Some("the window's name is empty, \".\" or \"..\", or has spaces at its ends");
+    }
+    None
 }
 
 /// The settings that identify a window's stream of ids. If any of them changes, the old events are

@@ -94,10 +94,11 @@ fn a_name_that_cannot_be_used_is_an_error_of_the_member() {
     let name = |template: &str, taken: bool| {
         spec(template).new_window(&mailbox("1"), &calendar, |_| taken).map(|w| w.name)
     };
-    let all = name("{fleet}-{id}-{mailbox}-{name}-{calendar}", false).unwrap();
-    assert_eq!(&*all, "rooms-1-1@contoso.com-Name of 1-Team");
+    let every: Vec<String> = PLACEHOLDERS.iter().map(|name| format!("{{{name}}}")).collect();
+    let filled = name(&every.join("-"), false).unwrap();
+    assert_eq!(&*filled, "1@contoso.com-1-Name of 1-Team-rooms");
     assert!(matches!(name("{id}", true), Err(WindowNameError::Taken(_))));
-    for template in ["", " ", "a/{id}", &"x".repeat(201)] {
+    for template in ["", " ", "..", "a/{id}", &"x".repeat(201)] {
         assert!(matches!(name(template, false), Err(WindowNameError::Invalid(_))));
     }
 }
