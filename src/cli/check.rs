@@ -1,4 +1,5 @@
-//! `check`: validates the whole configuration, prints every fault, or the effective windows.
+//! `check`: validates the whole configuration, prints every fault, or the effective windows and the
+//! fleets.
 
 mod online;
 
@@ -14,6 +15,7 @@ use super::terminal::{printable, printable_lines};
 use crate::config::{Config, Diagnostics, Sources};
 use crate::daemon::Loader;
 use crate::env::Env;
+use crate::mirror::fleet::{CalendarSelection, FleetSource, FleetSpec};
 use crate::mirror::window::Window;
 
 /// The function with which the daemon reloads its configuration.
@@ -96,28 +98,52 @@ fn warnings(config: &Config) -> String {
     config.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect()
 }
 
-/// The table of the effective windows.
+/// The tables of the effective windows and of the fleets.
 fn windows(config: &Config, now: Timestamp) -> String {
-    let mut rows = vec![
-        ["WINDOW", "MAILBOX", "CALENDAR", "FROM", "UNTIL", "EVERY", "SEGMENTS"].map(str::to_owned),
-    ];
-    rows.extend(config.windows.iter().map(|window| row(window, now)));
-    let mut text = String::new();
-    if rows.len() > 1 {
-        let widths: [usize; 7] = std::array::from_fn(|column| {
-            rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)
-        });
-        for row in &rows {
-            for (cell, width) in row.iter().zip(widths) {
-                write!(text, "{cell:<width$}  ").ok();
-            }
-            text.truncate(text.trim_end_matches(' ').len());
-            text.push('\n');
-        }
-    }
+    let windows = config.windows.iter().map(|window| row(window, now));
+    let fleets = config.fleets.iter().map(|fleet| fleet_row(fleet));
+    let mut text = table(
+        ["WINDOW", "MAILBOX", "CALENDAR", "FROM", "UNTIL", "EVERY", "SEGMENTS"],
+        windows.collect(),
+    );
+    text += &table(["FLEET", "ACCOUNT", "MEMBERS OF", "CALENDARS", "EVERY"], fleets.collect());
     let count = config.windows.len();
-    writeln!(text, "{}: valid, windows: {count}", config.file.display()).ok();
+    write!(text, "{}: valid, windows: {count}", config.file.display()).ok();
+    if !config.fleets.is_empty() {
+        write!(text, ", fleets: {}", config.fleets.len()).ok();
+    }
+    text.push('\n');
     text
+}
+
+/// The rows below their header; empty without rows.
+fn table<const N: usize>(header: [&str; N], mut rows: Vec<[String; N]>) -> String {
+    let mut text = String::new();
+    if rows.is_empty() {
+        return text;
+    }
+    rows.insert(0, header.map(str::to_owned));
+    let widths: [usize; N] = std::array::from_fn(|column| {
+        rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)
+    });
+    for row in &rows {
+        for (cell, width) in row.iter().zip(widths) {
+            write!(text, "{cell:<width$}  ").ok();
+        }
+        text.truncate(text.trim_end_matches(' ').len());
+        text.push('\n');
+    }
+    text
+}
+
+fn fleet_row(fleet: &FleetSpec) -> [String; 5] {
+    [
+        fleet.name.to_string(),
+        fleet.account.to_string(),
+        fleet.source.to_string(),
+        fleet.calendars.to_string(),
+        humantime::format_duration(fleet.relist_every).to_string(),
+    ]
 }
 
 fn row(window: &Window, now: Timestamp) -> [String; 7] {
@@ -162,7 +188,10 @@ fn as_json(config: &Config, explain: bool, now: Timestamp) -> Value {
             })
         })
         .collect();
-    let mut answer = json!({ "valid": true, "warnings": config.warnings, "windows": windows });
+    let fleets: Vec<_> = config.fleets.iter().map(|fleet| fleet_as_json(fleet)).collect();
+    let warnings = &config.warnings;
+    let mut answer =
+        json!({ "valid": true, "warnings": warnings, "windows": windows, "fleets": fleets });
     if explain {
         let explained = config.explained.iter().map(
             |one| json!({ "key": one.key, "value": one.value, "origin": one.origin.to_string() }),
@@ -170,6 +199,29 @@ fn as_json(config: &Config, explain: bool, now: Timestamp) -> Value {
         answer["explained"] = explained.collect();
     }
     answer
+}
+
+/// A fleet by the keys of the configuration.
+fn fleet_as_json(fleet: &FleetSpec) -> Value {
+    let calendars = match &fleet.calendars {
+        CalendarSelection::Named(names) => json!(names),
+        word => json!(word.to_string()),
+    };
+    json!({
+        "name": &*fleet.name,
+        "account": &*fleet.account,
+        "source": match &fleet.source {
+            FleetSource::Rooms => json!({ "rooms": true }),
+            FleetSource::RoomList(list) => json!({ "room_list": &**list }),
+            FleetSource::Members(group) => json!({ "members_of": &**group }),
+            FleetSource::Users(filter) => json!({ "users": &**filter }),
+            FleetSource::Mailbox(mailbox) => json!({ "calendars_of": &**mailbox }),
+            FleetSource::File(file) => json!({ "mailboxes_file": file.display().to_string() }),
+        },
+        "calendars": calendars,
+        "window_name": &*fleet.window_name,
+        "relist_every_s": fleet.relist_every.as_secs_f64(),
+    })
 }
 
 #[cfg(test)]
@@ -215,6 +267,39 @@ mod tests {
         let (exit, text) = checked(GOOD, false, false);
         assert_eq!(exit, DONE);
         insta::assert_snapshot!(text);
+    }
+
+    const FLEETS: &str = r#"
+        [[fleet]]
+        name = "rooms"
+        account = "contoso"
+        rooms = true
+        [[fleet]]
+        name = "team"
+        account = "contoso"
+        members_of = "team@contoso.com"
+        calendars = ["Team", "On call"]
+        relist_every = "90m"
+    "#;
+
+    #[test]
+    fn the_fleets_are_shown() {
+        let (exit, text) = checked(&(GOOD.replace("2036", "2027") + FLEETS), false, false);
+        assert_eq!(exit, DONE);
+        insta::assert_snapshot!(text);
+        let (_, text) = checked(&(GOOD.to_owned() + FLEETS), false, true);
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["fleets"][0]["source"], json!({ "rooms": true }));
+        assert_eq!(value["fleets"][0]["calendars"], "default");
+        let team = json!({
+            "name": "team",
+            "account": "contoso",
+            "source": { "members_of": "team@contoso.com" },
+            "calendars": ["Team", "On call"],
+            "window_name": "{mailbox}:{calendar}",
+            "relist_every_s": 5400.0,
+        });
+        assert_eq!(value["fleets"][1], team);
     }
 
     #[test]

@@ -113,7 +113,7 @@ pub(super) fn account(
 }
 
 /// A key that is either `true` or absent.
-fn is_true(written: RawValue<'_>) -> Result<(), Issue> {
+pub(super) fn is_true(written: RawValue<'_>) -> Result<(), Issue> {
     match written.flag()? {
         true => Ok(()),
         false => Err(Issue::new("false", "write true, or remove the line")),

@@ -1,13 +1,16 @@
 //! Computes what a reload has to do: the difference between two configurations.
 //!
-//! Windows are matched by name. Secrets are not compared: they are read again at each use.
+//! Windows, accounts and fleets are matched by name. The daemon adds the windows of fleets to both
+//! configurations before they are compared ([`Config::extend`]). Secrets are not compared: they are
+//! read again at each use.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::Config;
 use super::settings::{ReloadEffect, changed_keys};
+use crate::mirror::fleet::FleetSpec;
 use crate::mirror::window::Window;
 
 /// The differences between two configurations.
@@ -23,7 +26,9 @@ pub struct ConfigDiff {
     pub unchanged: usize,
     /// Accounts that are new, gone, or have different settings; by name.
     pub accounts: Vec<Arc<str>>,
-    /// Keys outside of accounts and windows that differ and take effect at once.
+    /// Fleets that are new, gone, or have different settings; by name.
+    pub fleets: Vec<Arc<str>>,
+    /// Keys outside of accounts, windows and fleets that differ and take effect at once.
     pub settings: Vec<&'static str>,
     /// Keys that differ but cannot change while the daemon runs.
     pub refused: Vec<&'static str>,
@@ -44,7 +49,8 @@ pub struct ChangedWindow {
 
 /// Compares two configurations. Windows are ordered by name.
 pub fn diff(old: &Config, new: &Config) -> ConfigDiff {
-    let mut difference = ConfigDiff { accounts: accounts(old, new), ..ConfigDiff::default() };
+    let (accounts, fleets) = (accounts(old, new), fleets(old, new));
+    let mut difference = ConfigDiff { accounts, fleets, ..ConfigDiff::default() };
     old.sections.changes(&new.sections, &mut difference);
     // Only an address that is set is a difference of its own: otherwise the cloud decides it.
     let is_set = |config: &Config| config.explained.iter().any(|one| one.key == "graph.base_url");
@@ -81,6 +87,7 @@ impl ConfigDiff {
             && self.removed.is_empty()
             && self.changed.is_empty()
             && self.accounts.is_empty()
+            && self.fleets.is_empty()
             && self.settings.is_empty()
     }
 
@@ -141,6 +148,15 @@ fn accounts(old: &Config, new: &Config) -> Vec<Arc<str>> {
     let names: BTreeSet<&Arc<str>> = old.accounts.keys().chain(new.accounts.keys()).collect();
     let differs = |name: &&Arc<str>| old.accounts.get(*name) != new.accounts.get(*name);
     names.into_iter().filter(differs).cloned().collect()
+}
+
+fn fleets(old: &Config, new: &Config) -> Vec<Arc<str>> {
+    let by_name = |config: &Config| -> BTreeMap<Arc<str>, Arc<FleetSpec>> {
+        config.fleets.iter().map(|fleet| (fleet.name.clone(), fleet.clone())).collect()
+    };
+    let (old, new) = (by_name(old), by_name(new));
+    let names: BTreeSet<&Arc<str>> = old.keys().chain(new.keys()).collect();
+    names.into_iter().filter(|name| old.get(*name) != new.get(*name)).cloned().collect()
 }
 
 #[cfg(test)]

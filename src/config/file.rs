@@ -12,6 +12,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::Issue;
+use super::entry::plain_name;
 use super::origin::{DiagnosticSink, ValueOrigin};
 use super::sections::Section;
 use super::table::{LayeredTable, leaf};
@@ -29,6 +30,7 @@ pub(super) struct ConfigFile {
     /// The tables with a rejected key or value.
     pub(super) refused: BTreeSet<String>,
     pub(super) windows: Vec<LayeredTable>,
+    pub(super) fleets: Vec<LayeredTable>,
 }
 
 impl ConfigFile {
@@ -78,6 +80,7 @@ impl ConfigFile {
             accounts: BTreeMap::new(),
             refused: BTreeSet::new(),
             windows: Vec::new(),
+            fleets: Vec::new(),
         };
         file.root(root.into_inner(), &lines, report);
         Some(file)
@@ -99,9 +102,9 @@ impl ConfigFile {
                 }
             };
             match (section, value.into_inner()) {
-                (Section::Window, DeValue::Array(entries)) => {
+                (Section::Window | Section::Fleet, DeValue::Array(entries)) => {
                     for entry in entries {
-                        self.window(entry, lines, report);
+                        self.entry(section, entry, lines, report);
                     }
                 }
                 (Section::Account, DeValue::Table(accounts)) => {
@@ -109,7 +112,7 @@ impl ConfigFile {
                         self.account(&account, value, lines, report);
                     }
                 }
-                (Section::Window | Section::Account, _) => {
+                (Section::Window | Section::Fleet | Section::Account, _) => {
                     let remedy = format!("open each with a line {}", section.header());
                     let problem = format!("not a list of {name}s");
                     report.fault(&self.origin(line), &name, Issue::new(problem, remedy));
@@ -141,7 +144,7 @@ impl ConfigFile {
             report.fault(&self.origin(line), &path, wrong);
             return;
         };
-        if let Err(wrong) = account_name(name) {
+        if let Err(wrong) = plain_name(name, "an account") {
             report.fault(&self.origin(line), &path, wrong);
             return;
         }
@@ -150,37 +153,34 @@ impl ConfigFile {
         self.tables.insert(path, leaves);
     }
 
-    fn window(
+    /// Reads a `[[window]]` or a `[[fleet]]`.
+    fn entry(
         &mut self,
+        section: Section,
         entry: Spanned<DeValue<'_>>,
         lines: &LineIndex,
         report: &mut DiagnosticSink,
     ) {
         let line = lines.at(entry.span().start);
+        let kind = section.name();
         let DeValue::Table(table) = entry.into_inner() else {
-            let wrong = Issue::new("not a window", "open each with a line [[window]]");
-            report.fault(&self.origin(line), "window", wrong);
+            let remedy = format!("open each with a line {}", section.header());
+            report.fault(&self.origin(line), kind, Issue::new(format!("not a {kind}"), remedy));
             return;
         };
-        let path = format!("window[{}]", self.label(&table));
         let before = report.faults.len();
-        let leaves = self.leaves(Section::Window, &path, table, lines, report);
+        let number = self.entries(section).len() + 1;
+        let path = format!("{kind}[{}]", label(&table).unwrap_or_else(|| number.to_string()));
+        let leaves = self.leaves(section, &path, table, lines, report);
         let values = leaves.into_iter().map(|(key, (kind, line))| (key, (kind, self.origin(line))));
         let (values, origin) = (values.collect(), self.origin(line));
         let refused = report.faults.len() > before;
-        let table = LayeredTable { path, origin, values, refused, ..LayeredTable::default() };
-        self.windows.push(table);
+        let defaults = section.own_keys();
+        self.entries(section).push(LayeredTable { path, origin, values, defaults, refused });
     }
 
-    /// What best identifies a window to people; otherwise its number in the file.
-    fn label(&self, table: &DeTable<'_>) -> String {
-        ["name", "mailbox", "mailboxes_file"]
-            .into_iter()
-            .find_map(|key| match table.get(key)?.get_ref() {
-                DeValue::String(text) if !text.trim().is_empty() => Some(text.to_string()),
-                _ => None,
-            })
-            .unwrap_or_else(|| (self.windows.len() + 1).to_string())
+    fn entries(&mut self, section: Section) -> &mut Vec<LayeredTable> {
+        if section == Section::Fleet { &mut self.fleets } else { &mut self.windows }
     }
 
     fn leaves(
@@ -208,16 +208,14 @@ impl ConfigFile {
     }
 }
 
-/// Checks an account name. It becomes a table key and a part of environment variables' names.
-pub(super) fn account_name(name: &str) -> Result<(), Issue> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    if name.is_empty() || name.len() > 200 || !name.chars().all(plain) {
-        return Err(Issue::new(
-            "not a name for an account",
-            "use 1 to 200 letters, digits, `-` and `_`",
-        ));
-    }
-    Ok(())
+/// What best identifies an entry to people.
+fn label(table: &DeTable<'_>) -> Option<String> {
+    ["name", "mailbox", "mailboxes_file"].into_iter().find_map(|key| {
+        match table.get(key)?.get_ref() {
+            DeValue::String(text) if !text.trim().is_empty() => Some(text.to_string()),
+            _ => None,
+        }
+    })
 }
 
 /// Finds the line of a byte offset.

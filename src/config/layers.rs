@@ -1,8 +1,8 @@
 //! Merges the layers of a configuration.
 //!
 //! Tables merge key by key: files in their order, then the environment; the last value wins. Every
-//! value keeps its origin. `[[window]]` entries are not merged: those of all files are
-//! concatenated. Variables with our prefix that match no key are rejected here.
+//! value keeps its origin. `[[window]]` and `[[fleet]]` entries are not merged: those of all
+//! files are concatenated. Variables with our prefix that match no key are rejected here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,7 +12,8 @@ use std::sync::Arc;
 use config::{ConfigError, Environment, Map, Source, Value, ValueKind};
 
 use super::diagnostic::Issue;
-use super::file::{ConfigFile, Leaf, account_name};
+use super::entry::plain_name;
+use super::file::{ConfigFile, Leaf};
 use super::origin::{DiagnosticSink, ValueOrigin};
 use super::sections::Section;
 use super::sources::{CONF_D, Sources, conf_d};
@@ -30,6 +31,7 @@ pub(super) struct Layers {
     sections: BTreeMap<&'static str, LayeredTable>,
     pub(super) accounts: BTreeMap<String, LayeredTable>,
     pub(super) windows: Vec<LayeredTable>,
+    pub(super) fleets: Vec<LayeredTable>,
 }
 
 impl Layers {
@@ -69,13 +71,14 @@ impl Layers {
         variables: Map<String, String>,
         report: &mut DiagnosticSink,
     ) -> Self {
-        let mut windows = Vec::new();
+        let (mut windows, mut fleets) = (Vec::new(), Vec::new());
         let mut headers: BTreeMap<String, ValueOrigin> = BTreeMap::new();
         let mut refused: BTreeSet<String> = BTreeSet::new();
         let paths: Vec<Arc<Path>> = files.iter().map(|file| file.path.clone()).collect();
         let mut builder = config::Config::builder();
         for (index, mut file) in files.into_iter().enumerate() {
             windows.append(&mut file.windows);
+            fleets.append(&mut file.fleets);
             refused.append(&mut file.refused);
             for (account, line) in std::mem::take(&mut file.accounts) {
                 let origin = ValueOrigin::File { path: file.path.clone(), line };
@@ -95,7 +98,8 @@ impl Layers {
                 Map::new()
             }
         };
-        let mut layers = Self { sections: BTreeMap::new(), accounts: BTreeMap::new(), windows };
+        let (sections, accounts) = (BTreeMap::new(), BTreeMap::new());
+        let mut layers = Self { sections, accounts, windows, fleets };
         for (name, value) in merged {
             let Ok(section) = Section::find(&name) else { continue };
             let Ok(values) = value.into_table() else { continue };
@@ -230,8 +234,11 @@ fn variables(
                 "windows cannot be set in the environment",
                 "write them into a file, or name one with mailboxes_file there",
             )),
+            (Section::Fleet, _) => {
+                Err(Issue::new("fleets cannot be set in the environment", "write them into a file"))
+            }
             (Section::Account, [account, key]) => {
-                account_name(account).and_then(|()| section.check(key))
+                plain_name(account, "an account").and_then(|()| section.check(key))
             }
             (Section::Account, _) => {
                 Err(Issue::new("not a key", "write CALMIRROR__ACCOUNT__NAME__KEY"))

@@ -17,9 +17,12 @@ mod client;
 mod diagnostic;
 mod diff;
 mod edge;
+mod entry;
 mod file;
+mod fleets;
 mod graph;
 mod layers;
+mod mailboxes;
 mod origin;
 mod platform_identity;
 mod proxy;
@@ -36,7 +39,7 @@ mod windows;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -56,7 +59,10 @@ pub use settings::{ReloadEffect, default_settings};
 pub use sources::Sources;
 
 use crate::mirror::account::Account;
+use crate::mirror::fleet::FleetSpec;
 use crate::mirror::window::{Window, WindowIdentity};
+use entry::EntryReader;
+use fleets::FleetCollector;
 use layers::Layers;
 use origin::DiagnosticSink;
 use sections::Section;
@@ -70,14 +76,17 @@ pub struct Config {
     pub sections: Sections,
     /// `[account.*]` by name.
     pub accounts: BTreeMap<Arc<str>, Account>,
-    /// Every window, in the order of the configuration; names are unique.
+    /// Every window, in the order of the configuration; names are unique. Those of fleets follow
+    /// with [`Self::extend`].
     pub windows: Vec<Arc<Window>>,
+    /// Every fleet, in the order of the configuration; names are unique.
+    pub fleets: Vec<Arc<FleetSpec>>,
     /// Settings that are valid but probably unintended.
     pub warnings: Vec<Diagnostic>,
     /// The main file.
     pub file: PathBuf,
     /// Every effective value and its origin: all sections, accounts and `[defaults]`, and for each
-    /// `[[window]]` the keys that it sets itself.
+    /// `[[window]]` and `[[fleet]]` the keys that it does not inherit.
     pub explained: Vec<EffectiveValue>,
 }
 
@@ -115,6 +124,30 @@ impl Config {
         }
     }
 
+    /// The names of all windows. A window of a fleet can have none of them.
+    pub fn window_names(&self) -> HashSet<Arc<str>> {
+        self.windows.iter().map(|window| window.name.clone()).collect()
+    }
+
+    /// Appends the windows of fleets. Those whose names other windows have are left out and
+    /// returned.
+    pub fn extend(&mut self, windows: impl IntoIterator<Item = Window>) -> Vec<Window> {
+        let mut windows = windows.into_iter().peekable();
+        let mut refused = Vec::new();
+        if windows.peek().is_none() {
+            return refused;
+        }
+        let mut taken = self.window_names();
+        for window in windows {
+            if taken.insert(window.name.clone()) {
+                self.windows.push(Arc::new(window));
+            } else {
+                refused.push(window);
+            }
+        }
+        refused
+    }
+
     /// The settings that identify the window's stream of ids.
     pub fn identity(&self, window: &Window) -> WindowIdentity {
         identity(window, self.realm(window))
@@ -138,13 +171,18 @@ impl Config {
             }
         }
         let defaults = LayeredSettings::defaults(&layers.take(Section::Defaults), report)?;
-        let mut windows = WindowCollector::new(defaults, &accounts, faulty, now);
+        let shared = EntryReader { defaults, accounts: &accounts, faulty, now };
+        let mut windows = WindowCollector::new(&shared);
         for table in &layers.windows {
             windows.read(table, report);
         }
+        let mut fleets = FleetCollector::new(&shared);
+        for table in &layers.fleets {
+            fleets.read(table, report);
+        }
         let concurrency = windows.expected_concurrency();
-        let windows = windows.all;
-        warn_unused(&layers, &windows, report);
+        let (windows, fleets) = (windows.all, fleets.all);
+        warn_unused(&layers, &windows, &fleets, report);
         let sections = sections?;
         let graph = &sections.graph;
         if concurrency > graph.max_concurrent as f64 {
@@ -164,6 +202,7 @@ impl Config {
             sections,
             accounts,
             windows,
+            fleets,
             warnings: Vec::new(),
             file: sources.file.clone(),
             explained: Vec::new(),
@@ -181,19 +220,26 @@ fn identity(window: &Window, tenant: Option<Arc<str>>) -> WindowIdentity {
     }
 }
 
-/// Warns about a configuration without windows and about accounts that no window uses.
-fn warn_unused(layers: &Layers, windows: &[Arc<Window>], report: &mut DiagnosticSink) {
-    if layers.windows.is_empty() {
-        let wrong = Issue::new("there is no window", "write a [[window]], or nothing is mirrored");
-        report.warn(&ValueOrigin::Default, "window", wrong);
+/// Warns about a configuration without windows and fleets, and about accounts that none of them
+/// uses.
+fn warn_unused(
+    layers: &Layers,
+    windows: &[Arc<Window>],
+    fleets: &[Arc<FleetSpec>],
+    report: &mut DiagnosticSink,
+) {
+    if layers.windows.is_empty() && layers.fleets.is_empty() {
+        let remedy = "write a [[window]] or a [[fleet]], or nothing is mirrored";
+        report.warn(&ValueOrigin::Default, "window", Issue::new("there is no window", remedy));
         return;
     }
-    // After an error the list of windows is incomplete, so an account may only look unused.
+    // After an error the lists are incomplete, so an account may only look unused.
     if report.faults.is_empty() {
         for (name, table) in &layers.accounts {
-            if windows.iter().all(|window| *window.account != **name) {
-                let wrong = Issue::new("no window uses it", "remove it, or name it in a window");
-                report.warn(&table.origin, &table.path, wrong);
+            let of_a_window = windows.iter().any(|window| *window.account == **name);
+            if !of_a_window && fleets.iter().all(|fleet| *fleet.account != **name) {
+                let remedy = "remove it, or name it in a window or a fleet";
+                report.warn(&table.origin, &table.path, Issue::new("no window uses it", remedy));
             }
         }
     }

@@ -95,6 +95,7 @@ sections! {
         Defaults "defaults" "[defaults]" settings::KEYS;
         Account "account" "[account.NAME]" ACCOUNT;
         Window "window" "[[window]]" WINDOW;
+        Fleet "fleet" "[[fleet]]" FLEET;
     }
 }
 
@@ -233,6 +234,21 @@ const WINDOW: &[ConfigKey] = &[
     ConfigKey::without_default("calendar"),
 ];
 
+/// The keys of a fleet, in addition to every key of `[defaults]`.
+const FLEET: &[ConfigKey] = &[
+    ConfigKey::without_default("name"),
+    ConfigKey::without_default("account"),
+    ConfigKey::without_default("rooms"),
+    ConfigKey::without_default("room_list"),
+    ConfigKey::without_default("members_of"),
+    ConfigKey::without_default("users"),
+    ConfigKey::without_default("calendars_of"),
+    ConfigKey::without_default("mailboxes_file"),
+    ConfigKey::without_default("calendars"),
+    ConfigKey::without_default("window_name"),
+    ConfigKey::with_default("relist_every", r#""1h""#),
+];
+
 impl Section {
     /// The section of that name, or an error that suggests what to write.
     pub(super) fn find(name: &str) -> Result<Self, Issue> {
@@ -245,7 +261,10 @@ impl Section {
 
     /// Every key that the section may have.
     pub(super) fn keys(self) -> impl Iterator<Item = &'static ConfigKey> + Clone {
-        let inherited: &[ConfigKey] = if self == Self::Window { settings::KEYS } else { &[] };
+        let inherited: &[ConfigKey] = match self {
+            Self::Window | Self::Fleet => settings::KEYS,
+            _ => &[],
+        };
         self.own_keys().iter().chain(inherited)
     }
 

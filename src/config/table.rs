@@ -48,8 +48,8 @@ pub(super) struct LayeredTable {
     pub(super) path: String,
     pub(super) origin: ValueOrigin,
     pub(super) values: BTreeMap<String, (ValueKind, ValueOrigin)>,
-    /// The keys that take their defaults if they are absent. Empty for `[[window]]`: its absent
-    /// keys take the values of `[defaults]`.
+    /// The keys that take their defaults if they are absent. The keys that entries inherit are not
+    /// among them: if absent, they take the values of `[defaults]`.
     pub(super) defaults: &'static [ConfigKey],
     /// Whether an entry was already rejected. A key that seems missing may be that entry, mistyped.
     pub(super) refused: bool,

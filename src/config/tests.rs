@@ -3,6 +3,7 @@ mod accounts;
 mod certificates;
 mod example;
 mod faults;
+mod fleets;
 mod layers;
 mod network;
 mod sizes;

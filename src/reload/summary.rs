@@ -21,6 +21,9 @@ pub struct ReloadSummary {
     pub changes: Vec<WindowChange>,
     /// Accounts whose sign-in changed, or that are new or gone.
     pub accounts: Vec<Arc<str>>,
+    /// Fleets that are new or gone, or whose settings changed.
+    #[serde(default)]
+    pub fleets: Vec<Arc<str>>,
     /// Accounts that could not sign in before and try again now, changed or not.
     #[serde(default)]
     pub retried: Vec<Arc<str>>,
@@ -84,7 +87,16 @@ impl From<ReloadEffect> for WindowEffect {
 /// Without the time it took, the warnings and the accounts that try again.
 impl From<ConfigDiff> for ReloadSummary {
     fn from(difference: ConfigDiff) -> Self {
-        let ConfigDiff { added, removed, changed, unchanged, accounts, settings, .. } = difference;
+        let ConfigDiff {
+            added,
+            removed,
+            changed,
+            unchanged,
+            accounts,
+            fleets,
+            settings,
+            refused: _,
+        } = difference;
         let of = |effect| changed.iter().filter(|changed| changed.effect == effect).count();
         let windows = WindowChangeCounts {
             added: added.len(),
@@ -112,7 +124,7 @@ impl From<ConfigDiff> for ReloadSummary {
             .take(MAX_NAMED)
             .collect();
         let settings = settings.into_iter().map(str::to_owned).collect();
-        Self { windows, changes, accounts, settings, ..Self::default() }
+        Self { windows, changes, accounts, fleets, settings, ..Self::default() }
     }
 }
 
@@ -138,6 +150,9 @@ impl ReloadSummary {
         }
         if !self.accounts.is_empty() {
             parts.push(format!("accounts {}", self.accounts.join(", ")));
+        }
+        if !self.fleets.is_empty() {
+            parts.push(format!("fleets {}", self.fleets.join(", ")));
         }
         if !self.retried.is_empty() {
             parts.push(format!("signing in again: {}", self.retried.join(", ")));
@@ -169,6 +184,7 @@ mod tests {
             ],
             unchanged: 4,
             accounts: vec!["contoso".into()],
+            fleets: vec!["rooms".into()],
             settings: vec!["log.level"],
             refused: Vec::new(),
         }
@@ -191,7 +207,7 @@ mod tests {
         assert_eq!(
             summary.summary(),
             "windows: 1 added, 1 removed, 1 resynced, 1 retimed, 4 unchanged, also log.level, \
-             accounts contoso"
+             accounts contoso, fleets rooms"
         );
         assert_eq!(ReloadSummary::default().summary(), "windows: 0 unchanged");
     }

@@ -46,7 +46,7 @@ fn an_empty_file_is_all_defaults() {
     assert!(config.accounts.is_empty() && config.windows.is_empty());
     assert_eq!(
         fixture.shown(&config.warnings),
-        ["window: there is no window; write a [[window]], or nothing is mirrored"]
+        ["window: there is no window; write a [[window]] or a [[fleet]], or nothing is mirrored"]
     );
 }
 

@@ -139,7 +139,7 @@ fn unlikely_values_are_warned_about() {
         fixture.shown(&fixture.config().warnings),
         [
             "calmirror.toml:15: window[twice].end: the window needs 3 segments of 1825 days; each is read by itself, those far from today less often: would \"+5y\" do?",
-            "calmirror.toml:6: account.idle: no window uses it; remove it, or name it in a window",
+            "calmirror.toml:6: account.idle: no window uses it; remove it, or name it in a window or a fleet",
         ]
     );
     let fixture = ConfigFixture::with(&format!(
