@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use super::error::TreeError;
 use super::keys::{
-    self, COUNTERS, DROPPING, EVENT, FEED, INCARNATION, LONG, NAME, POSITION, SEEN, TIME,
+    self, COUNTERS, DROPPING, EVENT, FEED, FLEET, INCARNATION, LONG, NAME, POSITION, SEEN, TIME,
     TOMBSTONE, WINDOW,
 };
 use super::record::{self, FeedChecksum, FeedEntry, FeedPack, WindowRecord};
@@ -91,6 +91,10 @@ fn audit_all(tree: &Tree) -> Result<(), TreeError> {
             }
             Some(&POSITION) => {
                 record::from_position(&value)?;
+            }
+            // The parts are read with their record.
+            Some(&FLEET) if keys::is_fleet(&key) => {
+                tree.fleet_listing(&key, &value)?;
             }
             Some(b'm' | &(INCARNATION | NAME | DROPPING | COUNTERS | SEEN | TOMBSTONE)) => {
                 record::unseal(&value, "record")?;

@@ -49,6 +49,8 @@ struct Inner {
     deferred: DeferredQueue,
     thread: Option<JoinHandle<()>>,
     shared: Arc<StoreShared>,
+    /// Held while a fleet's listing is written.
+    saving_fleet: tokio::sync::Mutex<()>,
     max_defer: Duration,
     cache_bytes: u64,
     min_free_bytes: u64,
@@ -149,6 +151,7 @@ impl Store {
             deferred,
             thread: Some(thread),
             shared,
+            saving_fleet: tokio::sync::Mutex::default(),
             max_defer: options.max_defer.min(Duration::from_secs(30)),
             cache_bytes: options.cache_bytes,
             min_free_bytes: options.min_free_bytes,
@@ -444,6 +447,11 @@ impl Store {
     /// The reason why the writer does not answer.
     fn gone(&self) -> StoreError {
         self.inner.shared.end_reason().unwrap_or(StoreError::Closed)
+    }
+
+    /// Makes sure that one fleet's listing is written at a time.
+    pub(super) async fn begin_fleet_save(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.inner.saving_fleet.lock().await
     }
 
     /// Bytes of the engine's cache.

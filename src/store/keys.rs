@@ -4,6 +4,8 @@
 //! One tree holds everything, because only writes to one tree are atomic together. Text appears
 //! only at the end of a key, so that no key is a prefix of a key of another kind.
 
+use sha2::{Digest as _, Sha256};
+
 use crate::mirror::change::Seq;
 use crate::mirror::page::EventHash;
 use crate::mirror::position::{PendingKey, SegmentIndex, WindowId};
@@ -39,6 +41,10 @@ pub(super) const FEED: u8 = b'f';
 pub(super) const TOMBSTONE: u8 = b'x';
 pub(super) const AGE: u8 = b'y';
 pub(super) const DICTIONARY: u8 = b'z';
+pub(super) const FLEET: u8 = b'g';
+
+/// Length of the key of a fleet's record; the keys of its parts are longer.
+const FLEET_LEN: usize = 1 + 16;
 
 /// Length of an event's key; the keys of its chunks are longer.
 const EVENT_LEN: usize = 1 + 4 + 16;
@@ -255,6 +261,27 @@ pub(super) fn dictionary(number: u32) -> Vec<u8> {
     key(DICTIONARY, &number.to_be_bytes())
 }
 
+/// The record of a fleet's listing, and the prefix of the parts. A name may have any length, so the
+/// key has its hash.
+pub(super) fn fleet(name: &str) -> Vec<u8> {
+    key(FLEET, &Sha256::digest(name.as_bytes())[..FLEET_LEN - 1])
+}
+
+/// Whether a key is that of a fleet's record.
+pub(super) fn is_fleet(key: &[u8]) -> bool {
+    key.len() == FLEET_LEN && key.first() == Some(&FLEET)
+}
+
+/// All parts of the members in one listing of a fleet.
+pub(super) fn fleet_parts(fleet: &[u8], listing: u64) -> Vec<u8> {
+    [fleet, &listing.to_be_bytes()].concat()
+}
+
+/// One part of the members in one listing of a fleet.
+pub(super) fn fleet_part(fleet: &[u8], listing: u64, number: u32) -> Vec<u8> {
+    [&*fleet_parts(fleet, listing), &number.to_be_bytes()].concat()
+}
+
 /// The prefixes of what is left of a window once its shown events have been removed.
 pub(super) fn leftovers(window: WindowId) -> [Vec<u8>; 7] {
     [POSITION, PENDING, SEEN, SERIES, TIME, LONG, EVENT].map(|kind| of_window(kind, window, &[]))
@@ -306,6 +333,8 @@ mod tests {
             prop_assert_eq!(seq_of(&feed(seq)), Some(seq));
             prop_assert_eq!(window_of(&window(w)), Some(w));
             prop_assert_eq!(position_segment(&position(w, s)), Some(s));
+            let fleet = fleet(&seq.to_string());
+            prop_assert!(is_fleet(&fleet) && !is_fleet(&fleet_part(&fleet, seq, w.0)));
         }
     }
 }

@@ -15,7 +15,8 @@
 //! `plan`, `commit_applier`, `change_writer`, `feed_edit`, `register` and `purge` (from a request
 //! to a batch); `job`, `writer` and `write_watcher` (the thread, its jobs, and the end of a write
 //! that failed); `dictionary`, `row_commit` and `recompress` (compression); `shared` (state of
-//! writer and readers); `handle` (the store's interface); `lookup` (what workers read); `compare`
+//! writer and readers); `handle` (the store's interface); `lookup` (what workers read);
+//! `fleet_listing` (the last listings of fleets); `compare`
 //! (what a start reads); `query`, `render`, `feed`, `follower`, `change_line` and `cursor` (what
 //! readers get); `directory`, `open`, `watermark` and `audit` (opening); `disk_space` and `reserve`
 //! (full disks); `written_keys` and `copy` (a copy of the tree while it is written); `exchange`,
@@ -44,6 +45,7 @@ mod export_file;
 mod export_reader;
 mod feed;
 mod feed_edit;
+mod fleet_listing;
 mod follower;
 mod handle;
 mod import;

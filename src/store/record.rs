@@ -18,6 +18,7 @@ mod counters;
 mod feed_checksum;
 mod feed_entry;
 mod feed_pack;
+mod fleet;
 mod position;
 mod window;
 
@@ -28,6 +29,7 @@ pub(super) use self::counters::Counters;
 pub(super) use self::feed_checksum::FeedChecksum;
 pub(super) use self::feed_entry::{FeedEntry, TombstoneEntry, UpdateEntry};
 pub(super) use self::feed_pack::FeedPack;
+pub(super) use self::fleet::{FleetRecord, MEMBERS_IN_PART, from_members, members};
 pub(super) use self::position::{from_position, position};
 pub(super) use self::window::WindowRecord;
 use super::dictionary::{DictionaryNumber, FIRST_TRAINED};

@@ -9,9 +9,11 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
+use crate::fleets::listing;
 use crate::kit::*;
 use calmirror::mirror::change::RemovalReason;
 use calmirror::mirror::commit::Commit;
+use calmirror::mirror::fleet::FleetListing;
 use calmirror::mirror::page::Item;
 use calmirror::mirror::position::{Phase, WindowId};
 use calmirror::store::{CompactionOutcome, Store};
@@ -38,6 +40,11 @@ pub(crate) fn nth(window: WindowId, n: usize) -> Commit {
     }
     c.position = Some(settled(&subject));
     c
+}
+
+/// The n-th listing of a fleet.
+fn fleet_at(n: usize) -> FleetListing {
+    listing(n % 50, i64::try_from(n).unwrap())
 }
 
 /// The ids in a window after n commits.
@@ -105,6 +112,8 @@ fn child() {
                 let window = attach(&store, &format!("w{w}")).await;
                 for n in reached(&store, window).await + 1.. {
                     store.commit(nth(window, n)).await.unwrap();
+                    let fleet = fleet_at(n);
+                    store.save_fleet_listing(&format!("w{w}"), Some(&fleet)).await.unwrap();
                     writeln!(std::io::stdout(), "at {w} {n}").unwrap();
                 }
             }));
@@ -173,6 +182,11 @@ async fn kill_again_and_again(environment: &[(&str, &str)]) -> usize {
             let mut held = ids(&events(&store, window).await);
             held.sort();
             assert_eq!(held, expected(reached), "kill {kill}");
+            // The listing is written after the commit.
+            let fleet = store.fleet_listings().await.unwrap().remove(&*format!("w{w}"));
+            let saved = (reached.saturating_sub(1).max(*answered)..=reached)
+                .find(|n| fleet == (*n > 0).then(|| fleet_at(*n)));
+            assert!(saved.is_some(), "kill {kill}: {answered} was acknowledged");
             *answered = reached;
             windows.push(window);
         }

@@ -5,6 +5,7 @@ use std::io::{Seek as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use crate::fleets::listing;
 use crate::kit::*;
 use calmirror::env::Env;
 use calmirror::mirror::change::RemovalReason;
@@ -73,6 +74,7 @@ async fn rich(engine: &TestEngine) -> (tempfile::TempDir, Store, WindowId) {
         vec![removal("e3", RemovalReason::Deleted), removal("e4", RemovalReason::LeftWindow)];
     store.commit(c).await.unwrap();
     store.drop_window(other, at(1)).await.unwrap();
+    store.save_fleet_listing("rooms", Some(&listing(1500, 1))).await.unwrap();
     (dir, store, w)
 }
 
@@ -90,6 +92,7 @@ async fn an_imported_store_is_the_exported_one(engine: TestEngine) {
     assert_eq!(events(&copy, w).await, visible);
     assert_eq!(feed(&copy).await, feed(&store).await);
     assert_eq!(copy.windows().await.unwrap(), store.windows().await.unwrap());
+    assert_eq!(copy.fleet_listings().await.unwrap(), [("rooms".into(), listing(1500, 1))].into());
     let position = copy.position(w, 0).await.unwrap();
     assert_eq!(position, Some(settled("link-1")));
     assert_eq!(position, store.position(w, 0).await.unwrap());

@@ -7,6 +7,7 @@ mod crash;
 mod export;
 mod faults;
 mod feed;
+mod fleets;
 mod guarantees;
 mod kit;
 mod life;

@@ -67,7 +67,7 @@ struct IdentityRecord {
 
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "CalendarRef", rename_all = "snake_case")]
-enum CalendarRecord {
+pub(super) enum CalendarRecord {
     Default,
     Id(Arc<str>),
 }
