@@ -3,6 +3,7 @@
 //! Startup: store, listening addresses, fleet, then serving. Shutdown: stop accepting requests,
 //! drain the workers, finish the writes, close the store.
 
+mod fleets;
 mod listeners;
 mod login;
 mod online;
@@ -21,7 +22,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{AppState, BindError, BuildInfo, RequestLimits};
+use crate::api::{AppState, BindError, BuildInfo, FleetBoard, RequestLimits};
 use crate::config::{Config, Sections};
 use crate::env::Env;
 use crate::error_chain::error_chain;
@@ -34,6 +35,7 @@ use crate::reload::{ReloadHandle, ReloadQueue, ReloadRequest};
 use crate::store::{self, OpenError, Store, StoreError, WindowCount};
 use crate::supervisor::{Fleet, STOP_TIMEOUT, Supervisor, TaskExit};
 use crate::worker::Services;
+use fleets::{FinishedListing, Fleets, Listings};
 use listeners::{Listeners, PreparedListeners};
 use login::AccountRegistry;
 pub use online::{AccountCheck, OnlineFault, check_online};
@@ -108,6 +110,9 @@ pub enum StartError {
 
 /// A running calmirror.
 pub struct Daemon {
+    /// As it was read, without the windows of fleets.
+    base: Arc<Config>,
+    /// What is in force.
     config: Arc<Config>,
     load: Loader,
     reloads: ReloadQueue,
@@ -119,6 +124,7 @@ pub struct Daemon {
     store: Store,
     client: GraphClient,
     accounts: AccountRegistry,
+    fleets: Fleets,
     supervisor: Supervisor,
     listeners: Listeners,
 }
@@ -131,6 +137,8 @@ enum DaemonEvent {
     ConfigLoaded(LoadResult),
     /// A reload was requested, and none is pending.
     Reload(ReloadRequest),
+    /// A fleet was listed, or could not be.
+    FleetListed(FinishedListing),
     /// The store has failed.
     StoreFailed(StoreError),
     /// The workers are checked and the watchdog is fed.
@@ -149,6 +157,9 @@ impl Daemon {
         let DaemonOptions { config, reloads, env, transport, .. } = options;
         let settings = api_settings(&config, options.open_loopback)?;
         let store = open(&config, &env).await?;
+        let base = Arc::new(config);
+        let listings = stored_listings(&store).await?;
+        let config = extended(&base, &listings);
         // Bound before the first request to Graph, so that a taken address fails early.
         let bound = PreparedListeners::all(&config.sections.api).await?;
 
@@ -174,6 +185,9 @@ impl Daemon {
             .map_err(|error| StartError::Graph(error.to_string()))?;
         let accounts = tokens(&sign_ins, &BTreeMap::new(), &transport, &env);
         let registry = AccountRegistry::new(accounts.clone(), reloads.handle(), env.clone());
+        let board = FleetBoard::default();
+        let mut fleets = Fleets::new(client.clone(), env.clone(), board.clone());
+        fleets.configure(&config, &accounts, &listings);
         let mut supervisor = Supervisor::new(services, config.sections.feed.retention);
         let specs = window_specs(&config, &config.windows, &accounts);
         let permit = |count| check_drops(count, options.accept_drops);
@@ -182,6 +196,7 @@ impl Daemon {
         let app = AppState {
             store: store.clone(),
             fleet: Arc::new(supervisor.fleet()),
+            fleets: board,
             logins: Arc::new(registry.clone()),
             reloads: reloads.handle(),
             env: env.clone(),
@@ -192,9 +207,9 @@ impl Daemon {
             stopping: CancellationToken::new(),
         };
         let listeners = Listeners::serve(app, bound);
-        let config = Arc::new(config);
         Ok(Self {
-            config,
+            base,
+            config: Arc::new(config),
             load: options.load,
             reloads,
             pending: None,
@@ -205,6 +220,7 @@ impl Daemon {
             store,
             client,
             accounts: registry,
+            fleets,
             supervisor,
             listeners,
         })
@@ -258,6 +274,9 @@ impl Daemon {
                 request = self.reloads.next(), if self.pending.is_none() => {
                     DaemonEvent::Reload(request)
                 }
+                listed = self.fleets.next(), if self.pending.is_none() => {
+                    DaemonEvent::FleetListed(listed)
+                }
                 error = &mut failed => DaemonEvent::StoreFailed(error),
                 _ = ticks.tick() => DaemonEvent::Tick,
                 exit = self.supervisor.next_exit() => DaemonEvent::TaskExited(exit),
@@ -269,6 +288,7 @@ impl Daemon {
                     ticks.reset_immediately();
                 }
                 DaemonEvent::Reload(request) => self.on_reload_request(request),
+                DaemonEvent::FleetListed(listed) => self.on_fleet_listed(listed).await,
                 DaemonEvent::StoreFailed(error) => break Err(error),
                 DaemonEvent::Tick => self.supervisor.on_tick(),
                 DaemonEvent::TaskExited(exit) => {
@@ -342,6 +362,22 @@ async fn stop(
             Ok(())
         }
     }
+}
+
+/// Who belonged to each fleet when it was listed last.
+async fn stored_listings(store: &Store) -> Result<Listings, StartError> {
+    let stored = store.fleet_listings().await?;
+    Ok(stored.into_iter().map(|(name, listing)| (name, Arc::new(listing))).collect())
+}
+
+/// A configuration with the windows of its fleets. Names that are taken were reported when the
+/// fleet was listed.
+fn extended(base: &Config, listings: &Listings) -> Config {
+    let mut config = base.clone();
+    for window in fleets::extend(&mut config, listings) {
+        tracing::warn!(window = &*window.name, "name of a fleet's window is taken, it is left out");
+    }
+    config
 }
 
 async fn open(config: &Config, env: &Env) -> Result<Store, StartError> {

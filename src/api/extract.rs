@@ -72,7 +72,7 @@ impl ApiRequest {
     /// The window's id in the store, and its status.
     pub(super) fn window(&self) -> Result<(WindowId, WindowStatus), Problem> {
         let fleet = &self.app.fleet;
-        let both = || Some((fleet.id(&self.name)?, fleet.window(&self.name)?));
+        let both = || Some((fleet.id(&self.name)?, self.app.window(&self.name)?));
         both().ok_or_else(|| Problem::unknown_window(&self.name))
     }
 

@@ -5,6 +5,7 @@
 //! requests need a token unless `open_loopback` applies. Errors are RFC 9457 problems. Request
 //! bodies are never read.
 
+mod accounts;
 mod auth;
 mod busy;
 mod changes;
@@ -13,6 +14,7 @@ mod etag;
 mod events;
 mod export;
 mod extract;
+mod fleets;
 mod health;
 pub mod ics;
 mod limits;
@@ -49,6 +51,7 @@ use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate as _, SizeAbove};
 
 pub use auth::TokenHash;
+pub use fleets::{FleetBoard, FleetFaultJson, FleetStatusJson, HeldListingJson};
 pub use limits::RequestLimits;
 pub use listen::{BindError, UnixEndpoint, UnixOwner, bind_tcp, bind_unix, serve_tcp, serve_unix};
 pub use login::{CompletedLogin, LoginApi, LoginRefusal, StartedLogin};
@@ -70,6 +73,8 @@ pub struct AppState {
     pub store: Store,
     /// The running windows.
     pub fleet: Arc<dyn FleetApi>,
+    /// The fleets.
+    pub fleets: FleetBoard,
     /// Signs people in to accounts.
     pub logins: Arc<dyn LoginApi>,
     /// Requests reloads of the configuration.
@@ -88,6 +93,15 @@ pub struct AppState {
     /// then end without reporting later changes. It must be cancelled no later than the shutdown passed
     /// to [`serve_unix`] and [`serve_tcp`] resolves.
     pub stopping: CancellationToken,
+}
+
+impl AppState {
+    /// One window's status, with its fleet.
+    fn window(&self, name: &str) -> Option<WindowStatus> {
+        let mut status = self.fleet.window(name)?;
+        self.fleets.describe(&mut status);
+        Some(status)
+    }
 }
 
 /// The build and the start time, for `/v1/status`.
@@ -195,8 +209,8 @@ pub fn router(app: AppState) -> Router {
         .route("/v1/windows/{name}/resync", post(rounds::resync))
         .route("/v1/changes", get(changes::read))
         .route("/v1/reload", post(reload::reload))
-        .route("/v1/accounts/{name}/login", post(login::login))
-        .route("/v1/accounts/{name}/logout", post(login::logout))
+        .route("/v1/accounts/{name}/login", post(accounts::login))
+        .route("/v1/accounts/{name}/logout", post(accounts::logout))
         .route("/v1/export", get(export::export))
         .merge(web::routes())
         .fallback(|uri: Uri| async move { Problem::NotFound(uri.path().to_owned()) })

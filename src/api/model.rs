@@ -4,11 +4,13 @@
 //! disk can change independently of them.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::mirror::failure::ErrorKind;
+use crate::mirror::fleet::Place;
 use crate::mirror::outcome::{RoundOutcome, SegmentMode};
 use crate::mirror::status::{
     AuditStatus, LastError, LastResync, PastRound, PastRounds, ResyncReason, RoundFigures,
@@ -142,6 +144,17 @@ json_forms! {
         settled_once: bool,
         #[serde(default)]
         interval_s: f64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fleet: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        place: Option<PlaceJson> => optional,
+    }
+
+    /// A room: see [`Place`].
+    PlaceJson of Place {
+        building: Option<Arc<str>>,
+        floor: Option<Arc<str>>,
+        capacity: Option<u32>,
     }
 
     /// A segment: see [`SegmentStatus`].

@@ -192,6 +192,7 @@ impl Fixture {
         AppState {
             store: self.store.clone(),
             fleet: self.fleet.clone(),
+            fleets: FleetBoard::default(),
             logins: Arc::new(logins::ScriptedLogins),
             env: self.env.clone(),
             build: Arc::new(BuildInfo {

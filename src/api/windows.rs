@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::AppState;
 use super::etag::{ETag, ETagBuilder};
 use super::extract::ApiRequest;
+use super::fleets::FleetStatusJson;
 use super::limits::{SliceProducer, end_list};
 use super::model::{StrEnum as _, StrJson, WindowJson};
 use super::problem::Problem;
@@ -34,6 +35,7 @@ pub(super) struct StatusJson {
     windows: StateCountsJson,
     clock: ClockJson,
     last_reload: Option<LastReload>,
+    fleets: Arc<[FleetStatusJson]>,
 }
 
 /// The wall clock compared with Graph's.
@@ -78,6 +80,7 @@ pub(super) async fn status(request: ApiRequest) -> Result<Json<StatusJson>, Prob
             wrong: clock.is_wrong(),
         },
         last_reload: app.reloads.last(),
+        fleets: app.fleets.fleets(),
     }))
 }
 
@@ -158,7 +161,7 @@ impl WindowFilter {
 
     fn tag(&self, page: &SelectedKeys) -> ETag {
         let mut tag = ETagBuilder::new("windows");
-        for status in page.keys.iter().filter_map(|key| self.app.fleet.window(&key.name)) {
+        for status in page.keys.iter().filter_map(|key| self.app.window(&key.name)) {
             tag.add(&without_staleness(&WindowJson::from(status)));
         }
         tag.add(&(page.total, page.more, page.keys.last().map(|key| &*key.name)));
@@ -192,7 +195,7 @@ impl SliceProducer for WindowPageWriter {
                 break;
             };
             // A window dropped meanwhile has no status.
-            if let Some(status) = self.app.fleet.window(&key.name) {
+            if let Some(status) = self.app.window(&key.name) {
                 if std::mem::replace(&mut self.wrote, true) {
                     slice.push(b',');
                 }

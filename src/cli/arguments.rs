@@ -78,7 +78,9 @@ pub enum Command {
     },
 
     /// Run the daemon with a simulated Graph and a small organisation whose calendars change.
-    #[command(after_help = "Example:\n  calmirror demo\n  calmirror demo --listen 127.0.0.1:9000")]
+    #[command(
+        after_help = "Example:\n  calmirror demo\n  calmirror demo --fleet\n  calmirror demo --listen 127.0.0.1:9000"
+    )]
     #[cfg(feature = "simulator")]
     Demo(DemoArgs),
 
@@ -233,6 +235,10 @@ pub struct DemoArgs {
     /// Seed of the demo; the same seed gives the same people and calendars.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+
+    /// Mirror what the directory lists: people join and leave.
+    #[arg(long)]
+    pub fleet: bool,
 
     /// Directory for all files of the demo, which is kept [default: a temporary one].
     #[arg(long, value_name = "DIRECTORY")]

@@ -1,7 +1,9 @@
 //! `demo`: the whole product in one process. It runs a simulated Graph with a small organisation
 //! whose calendars change, runs the daemon against it over real HTTP, and prints the changes.
 
-use std::collections::BTreeMap;
+mod fleet;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -23,13 +25,13 @@ use super::signal_loop;
 use super::simulate::OTHER_PORT;
 use super::terminal::cut;
 use crate::api::BindError;
-use crate::config::Sources;
+use crate::config::{Config, Sources};
 use crate::daemon::{Daemon, DaemonOptions, StartError};
 use crate::env::Env;
 use crate::error_chain::error_chain;
 use crate::graph::HttpTransport;
-use crate::mirror::change::ChangeKind;
-use crate::mirror::status::WindowState;
+use crate::mirror::change::{ChangeKind, RemovalReason};
+use crate::mirror::status::{WindowState, WindowStatus};
 use crate::platform::resources::without_huge_pages;
 use crate::platform::signals::{Signal, Signals};
 use crate::platform::start_progress::StartProgress;
@@ -77,6 +79,10 @@ pub(super) async fn demo(
 
     let simulation = start_simulation(args.seed, env.clone()).await?;
     let mailboxes = simulation.simulator().mailboxes();
+    let group = args.fleet.then(|| {
+        // The rooms come after the people.
+        fleet::ChangingGroup::new(simulation.simulator(), &mailboxes[..PEOPLE.min(mailboxes.len())])
+    });
     let file = write_configuration(&directory, &simulation, &mailboxes, args)?;
     let sources = Sources::find(Some(&file), BTreeMap::new());
     let config = check::load(&sources, env.now())?;
@@ -87,21 +93,7 @@ pub(super) async fn demo(
     writeln!(out, "{DIM}graph{DIM:#}   http://{}/v1.0", simulation.address())?;
     writeln!(out, "{DIM}config{DIM:#}  {}", file.display())?;
 
-    let transport = HttpTransport::new().map_err(|error| {
-        CliError::new(FAILED, format!("cannot set up HTTP: {}", error_chain(&error)))
-    })?;
-    let options = DaemonOptions {
-        config,
-        load: check::loader(sources, &env),
-        reloads: ReloadQueue::default(),
-        telemetry: None,
-        about: build_info(&env),
-        env,
-        transport: Arc::new(transport),
-        progress: StartProgress::default(),
-        accept_drops: true,
-        open_loopback: true,
-    };
+    let options = daemon_options(config, sources, env)?;
     let signals = Signals::listen()
         .map_err(|error| CliError::new(FAILED, format!("cannot listen for signals: {error}")))?;
     // SIGHUP stops the demo, because the terminal has gone; `calmirror reload` reloads it.
@@ -118,7 +110,8 @@ pub(super) async fn demo(
         let (fleet, store, address) = (daemon.fleet(), daemon.store(), daemon.address());
         let running = tokio::spawn(daemon.run(until.clone().cancelled_owned()));
         let story = async {
-            settle(&fleet, begun, out).await?;
+            let expected = if args.fleet { mailboxes.len() } else { 0 };
+            settle(&fleet, expected, begun, out).await?;
             if let Some(address) = address {
                 writeln!(out, "{DIM}page{DIM:#}    http://{address}/")?;
                 writeln!(out, "{DIM}api{DIM:#}     http://{address}/v1/status")?;
@@ -130,6 +123,7 @@ pub(super) async fn demo(
         };
         let told = tokio::select! {
             told = story => told,
+            () = fleet::change(group) => Ok(()),
             () = stop.cancelled() => Ok(()),
             () = stdout_closed() => Ok(()),
         };
@@ -143,6 +137,24 @@ pub(super) async fn demo(
         told.and(closed)
     })
     .await
+}
+
+fn daemon_options(config: Config, sources: Sources, env: Env) -> Result<DaemonOptions, CliError> {
+    let transport = HttpTransport::new().map_err(|error| {
+        CliError::new(FAILED, format!("cannot set up HTTP: {}", error_chain(&error)))
+    })?;
+    Ok(DaemonOptions {
+        config,
+        load: check::loader(sources, &env),
+        reloads: ReloadQueue::default(),
+        telemetry: None,
+        about: build_info(&env),
+        env,
+        transport: Arc::new(transport),
+        progress: StartProgress::default(),
+        accept_drops: true,
+        open_loopback: true,
+    })
 }
 
 /// Starts the simulated Graph on a free port of loopback, at first without faults.
@@ -213,6 +225,11 @@ fn write_configuration(
     let listed = directory.join("mailboxes.txt");
     std::fs::write(&listed, mailboxes.join("\n") + "\n")?;
     let address = simulation.address();
+    let windows = if args.fleet {
+        fleet::configuration()
+    } else {
+        "[[window]]\nmailboxes_file = \"mailboxes.txt\"\naccount = \"demo\"\n".to_owned()
+    };
     let text = format!(
         r#"{MADE_BY}
 [store]
@@ -239,10 +256,7 @@ tenant = "00000000-0000-0000-0000-000000000000"
 client_id = "11111111-1111-1111-1111-111111111111"
 client_secret_file = "demo.secret"
 
-[[window]]
-mailboxes_file = "mailboxes.txt"
-account = "demo"
-"#,
+{windows}"#,
         listen = args.listen,
     );
     let file = directory.join("calmirror.toml");
@@ -250,12 +264,18 @@ account = "demo"
     Ok(file)
 }
 
-/// Waits until every window has settled once, then prints how long it took.
-async fn settle(fleet: &Fleet, begun: Instant, out: &mut impl Write) -> Result<(), CliError> {
+/// Waits until there are at least `expected` windows and each has settled once, then prints how long
+/// it took.
+async fn settle(
+    fleet: &Fleet,
+    expected: usize,
+    begun: Instant,
+    out: &mut impl Write,
+) -> Result<(), CliError> {
     loop {
         let windows = fleet.windows();
         let settled = windows.iter().filter(|window| window.settled_once).count();
-        if settled == windows.len() {
+        if settled == windows.len() && settled >= expected {
             let events: u64 = windows.iter().map(|window| window.events).sum();
             let seconds = begun.elapsed().as_secs_f64();
             writeln!(
@@ -289,15 +309,25 @@ fn commands(file: &Path, mailboxes: &[String], out: &mut impl Write) -> Result<(
 async fn print_changes(fleet: &Fleet, store: &Store, out: &mut impl Write) -> Result<(), CliError> {
     let mut follower = Follower::from_now(store, FeedFilter::All);
     let mut states: BTreeMap<String, WindowState> = BTreeMap::new();
+    let mut members: BTreeSet<String> =
+        fleet.windows().into_iter().map(|window| window.name).collect();
     loop {
         let changes = follower.read(100, BATCH_BYTES).await.map_err(|error| match error {
             FeedError::Store(error) => super::run::store_error(&error),
             error => CliError::new(FAILED, error_chain(&error)),
         })?;
-        for (change, count) in grouped(&changes.value) {
+        // A window that is dropped takes its events along; that it left is printed once.
+        let shown: Vec<&Change> = changes
+            .value
+            .iter()
+            .filter(|change| change.reason != Some(RemovalReason::WindowDropped))
+            .collect();
+        for (change, count) in grouped(&shown) {
             print_change(change, count, out)?;
         }
-        for window in fleet.windows() {
+        let windows = fleet.windows();
+        print_members(&windows, &mut members, out)?;
+        for window in windows {
             let before = states.insert(window.name.clone(), window.state);
             let trouble = window.state.is_trouble();
             let news =
@@ -315,10 +345,27 @@ async fn print_changes(fleet: &Fleet, store: &Store, out: &mut impl Write) -> Re
     }
 }
 
+/// Prints which windows came and went since the last call.
+fn print_members(
+    windows: &[WindowStatus],
+    members: &mut BTreeSet<String>,
+    out: &mut impl Write,
+) -> Result<(), CliError> {
+    let now: BTreeSet<String> = windows.iter().map(|window| window.name.clone()).collect();
+    for name in now.difference(members) {
+        writeln!(out, "{GREEN}→{GREEN:#} {:<28} joined the fleet", cut(name, 28))?;
+    }
+    for name in members.difference(&now) {
+        writeln!(out, "{RED}←{RED:#} {:<28} left the fleet", cut(name, 28))?;
+    }
+    *members = now;
+    Ok(())
+}
+
 /// Groups changes with the same window, kind and subject, which one edit of a series causes.
-fn grouped(changes: &[Change]) -> Vec<(&Change, usize)> {
+fn grouped<'a>(changes: &[&'a Change]) -> Vec<(&'a Change, usize)> {
     let mut groups: Vec<(&Change, String, usize)> = Vec::new();
-    for change in changes {
+    for &change in changes {
         let subject = start_and_subject(change).1;
         let same = groups.iter_mut().find(|(first, known, _)| {
             first.window == change.window && first.kind == change.kind && *known == subject

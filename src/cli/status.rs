@@ -144,7 +144,7 @@ impl StatusView {
 
     fn is_healthy(&self) -> bool {
         match self {
-            Self::Fleet(fleet) => fleet.windows.iter().all(WindowStatus::is_healthy),
+            Self::Fleet(fleet) => fleet.is_healthy(),
             Self::Window { status, .. } => status.is_healthy(),
         }
     }

@@ -23,8 +23,8 @@ const SOURCES: [&str; 6] =
     [ROOMS, "room_list", "members_of", "users", "calendars_of", "mailboxes_file"];
 const ROOMS: &str = "rooms";
 
-/// A listing takes many requests; directories take minutes to show a change.
-const MIN_RELIST: Duration = Duration::from_secs(60);
+/// Less would list without end. Directories take minutes to show a change, so more is usual.
+const MIN_RELIST: Duration = Duration::from_secs(1);
 
 /// Collects fleets and detects duplicates.
 pub(super) struct FleetCollector<'a> {

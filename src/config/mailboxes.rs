@@ -26,6 +26,16 @@ pub(super) fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     (1..).zip(lines).filter(|(_, line)| !line.is_empty())
 }
 
+/// The mailboxes in a file. Lines that cannot be one are left out; `check` reports them.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn read_mailboxes(file: &Path) -> Result<Vec<String>, Issue> {
+    let text = read(file)?;
+    let mailboxes = lines(&text).map(|(_, line)| line).filter(|line| is_plain(line));
+    Ok(mailboxes.map(str::to_owned).collect())
+}
+
 /// Whether the text can be an id or address: it is short, and without spaces and separators.
 pub(super) fn is_plain(text: &str) -> bool {
     let strange = |c: char| c.is_control() || c.is_whitespace() || "/\\,;\"<>?".contains(c);

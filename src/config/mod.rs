@@ -52,6 +52,7 @@ pub use diagnostic::{Diagnostic, Diagnostics, Issue, nearest};
 pub use diff::{ChangedWindow, ConfigDiff, diff};
 pub use edge::edge;
 pub use graph::GraphConfig;
+pub use mailboxes::read_mailboxes;
 pub use origin::{EffectiveValue, ValueOrigin};
 pub use secret::trimmed;
 pub use sections::{FeedConfig, LogConfig, LogFormat, Sections, StoreConfig, level};

@@ -92,3 +92,29 @@ impl LoginApi for AccountRegistry {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::script::{self, Script};
+    use crate::reload::ReloadQueue;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_accounts_in_force_that_people_sign_in_to_can_be_used() {
+        let script = Script::new([], []);
+        let tokens = script::tokens(&script);
+        let accounts = [("contoso".into(), tokens)].into();
+        let reloads = ReloadQueue::default().handle();
+        let registry = AccountRegistry::new(accounts, reloads, script::env());
+        let refused = registry.login("contoso".into(), false).await.err();
+        assert!(matches!(refused, Some(LoginRefusal::Refused(_))), "{refused:?}");
+        assert!(matches!(registry.logout("contoso".into()).await, Err(LoginRefusal::Refused(_))));
+        let unknown = LoginRefusal::UnknownAccount("other".into());
+        assert_eq!(registry.logout("other".into()).await, Err(unknown));
+        registry.replace(Accounts::new());
+        assert!(registry.all().is_empty());
+        let gone = registry.login("contoso".into(), false).await.err();
+        assert_eq!(gone, Some(LoginRefusal::UnknownAccount("contoso".into())));
+        assert!(script.asked().is_empty());
+    }
+}

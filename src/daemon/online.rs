@@ -110,3 +110,33 @@ async fn check_account(
     let fault = checked.err().map(|error| OnlineFault::of(&error, &account.credential));
     AccountCheck { account: account.name.clone(), window, fault }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::script::{self, Script, granted, reply};
+    use crate::tests::window;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_account_is_checked_by_a_page_of_a_calendar() {
+        let denied = r#"{"error":{"code":"ErrorAccessDenied","message":"Access is denied."}}"#;
+        for (answer, needs_person, remedy) in [
+            (reply(200, r#"{"value":[]}"#), None, None),
+            (reply(403, denied), Some(true), Some("Calendars.Read")),
+            (reply(503, ""), Some(false), None),
+        ] {
+            let script = Script::new([granted("t", 3600)], [answer]);
+            let tokens = script::tokens(&script);
+            let account = script::sign_in(Credential::SecretEnv("PATH".into())).account;
+            let client = script::client(&script);
+            let window = Some(Arc::new(window("alice")));
+            let now = script::env().now();
+            let checked = check_account(&account, tokens, window, &client, now).await;
+            let fault = checked.fault.as_ref();
+            assert_eq!(fault.map(|fault| fault.needs_person), needs_person);
+            let said = fault.and_then(|fault| fault.remedy).unwrap_or_default();
+            assert!(said.contains(remedy.unwrap_or_default()), "{said}");
+            assert_eq!(script.urls().len(), 1);
+        }
+    }
+}

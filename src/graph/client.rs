@@ -21,7 +21,9 @@ use super::budget::{Budgets, MailboxBudget};
 use super::error::{self, ErrorResponse, GraphError, RequestKind};
 use super::origin::{Origin, OriginError};
 use super::page_memory::{PageMemory, Reservation};
-use super::request::{PageStart, RequestOptions, Target, push_segment, push_select, with_range};
+use super::request::{
+    PageStart, RequestHeaders, RequestOptions, Target, push_segment, push_select, with_range,
+};
 use super::retry_after;
 use super::transport::{FreshConnection, Transport, TransportError, TransportErrorKind};
 use super::wire::{self, ListPage, WireError};
@@ -109,6 +111,11 @@ impl GraphClient {
         &self.shared.budgets
     }
 
+    /// The address of Graph, without a slash at the end.
+    pub(super) fn base(&self) -> &str {
+        &self.shared.base
+    }
+
     /// The target of one window. Windows of one mailbox share its budget.
     pub fn target(
         &self,
@@ -143,8 +150,9 @@ impl GraphClient {
             }
             PageStart::Link(link) => (RequestKind::Link, self.admit(link.as_str())?),
         };
+        let headers = RequestHeaders::Window(options);
         let (body, memory) =
-            self.get(GraphRequest { target, options, kind, uri, fresh_connection }).await?;
+            self.get(GraphRequest { target, headers, kind, uri, fresh_connection }).await?;
         let kept = options.body;
         let page = self.parse(body, move |body| wire::page(body, kept)).await?;
         // A link that cannot be followed must not become a position.
@@ -168,8 +176,9 @@ impl GraphClient {
         let mut url = target.url(&self.shared.base, "events/")?;
         push_segment(&mut url, id.as_str())?;
         let uri = self.admit(&url)?;
+        let headers = RequestHeaders::Window(options);
         match self
-            .get(GraphRequest { target, options, kind: RequestKind::Event, uri, fresh_connection })
+            .get(GraphRequest { target, headers, kind: RequestKind::Event, uri, fresh_connection })
             .await
         {
             Ok((body, _memory)) => {
@@ -203,8 +212,9 @@ impl GraphClient {
                 self.admit(&with_range(&url, edges))?
             }
         };
+        let headers = RequestHeaders::Window(options);
         match self
-            .get(GraphRequest { target, options, kind: RequestKind::Event, uri, fresh_connection })
+            .get(GraphRequest { target, headers, kind: RequestKind::Event, uri, fresh_connection })
             .await
         {
             Ok((body, memory)) => self.listing(body, memory, options).await.map(Some),
@@ -236,8 +246,9 @@ impl GraphClient {
                 (RequestKind::Start, self.admit(&url)?)
             }
         };
+        let headers = RequestHeaders::Window(options);
         let (body, memory) =
-            self.get(GraphRequest { target, options, kind, uri, fresh_connection }).await?;
+            self.get(GraphRequest { target, headers, kind, uri, fresh_connection }).await?;
         self.listing(body, memory, options).await
     }
 
@@ -256,7 +267,7 @@ impl GraphClient {
     }
 
     /// Parses a body. A large one takes a while and is parsed on another thread.
-    async fn parse<T: Send + 'static>(
+    pub(super) async fn parse<T: Send + 'static>(
         &self,
         body: Bytes,
         read: impl FnOnce(&Bytes) -> Result<T, WireError> + Send + 'static,
@@ -271,12 +282,15 @@ impl GraphClient {
 
     /// Checks that a link, or an address that this client built, leads to the configured origin. It
     /// is requested byte for byte.
-    fn admit(&self, url: &str) -> Result<Uri, GraphError> {
+    pub(super) fn admit(&self, url: &str) -> Result<Uri, GraphError> {
         self.shared.origin.admit(url).map_err(GraphError::Link)
     }
 
     /// Sends a request, and repeats it once if the token was refused.
-    async fn get(&self, request: GraphRequest<'_>) -> Result<(Bytes, Reservation), GraphError> {
+    pub(super) async fn get(
+        &self,
+        request: GraphRequest<'_>,
+    ) -> Result<(Bytes, Reservation), GraphError> {
         let tokens = &request.target.tokens;
         let token = tokens.token().await?;
         match self.get_once(&request, &token).await {
@@ -293,17 +307,17 @@ impl GraphClient {
         request: &GraphRequest<'_>,
         token: &AccessToken,
     ) -> Result<(Bytes, Reservation), GraphError> {
-        let GraphRequest { target, options, kind, uri, fresh_connection } = request;
+        let GraphRequest { target, headers, kind, uri, fresh_connection } = request;
         let shared = &*self.shared;
         let ours = shared.env.uuid().to_string();
         let mut request = http::Request::get(uri)
             .header(AUTHORIZATION, token.bearer().ok_or(GraphError::InvalidRequest("bad token"))?)
             .header(ACCEPT, "application/json")
             .header(CONTENT_TYPE, "application/json")
-            .header("prefer", options.prefer()?)
             .header("client-request-id", &ours)
             .body(Bytes::new())
             .map_err(|_| GraphError::InvalidRequest("bad request"))?;
+        headers.add_to(request.headers_mut())?;
         if *fresh_connection {
             request.extensions_mut().insert(FreshConnection);
         }
@@ -367,12 +381,12 @@ impl GraphClient {
 }
 
 /// What is requested of Graph.
-struct GraphRequest<'a> {
-    target: &'a Target,
-    options: &'a RequestOptions,
-    kind: RequestKind,
-    uri: Uri,
-    fresh_connection: bool,
+pub(super) struct GraphRequest<'a> {
+    pub(super) target: &'a Target,
+    pub(super) headers: RequestHeaders<'a>,
+    pub(super) kind: RequestKind,
+    pub(super) uri: Uri,
+    pub(super) fresh_connection: bool,
 }
 
 impl ClientInner {

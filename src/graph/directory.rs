@@ -155,7 +155,12 @@ impl Directory {
         for UserJson { id, mail, user_principal_name, display_name } in listed {
             // Every user has a principal name. It is null if the account must not see users.
             let address = mail.or(user_principal_name).ok_or(DirectoryError::HiddenUsers)?;
-            users.push(ListedMailbox { id, address, name: display_name.unwrap_or_default(), place: None });
+            users.push(ListedMailbox {
+                id,
+                address,
+                name: display_name.unwrap_or_default(),
+                place: None,
+            });
         }
         Ok(users)
     }

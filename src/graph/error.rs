@@ -48,9 +48,29 @@ pub enum GraphError {
     /// There is no access token.
     #[error("{0}")]
     Token(TokenError),
+    /// What the directory lists cannot be used.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
     /// The parameters cannot be put into a request.
     #[error("the request cannot be made: {0}")]
     InvalidRequest(&'static str),
+}
+
+/// Why a listing of the directory cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DirectoryError {
+    /// No group has the address.
+    #[error("no group has this address; check members_of, or use the id of the group")]
+    NoGroup,
+    /// Users are listed by their ids only.
+    #[error(
+        "the members are listed without their addresses; grant User.Read.All with an \
+         administrator's consent"
+    )]
+    HiddenUsers,
+    /// Each page has a link to another one.
+    #[error("the listing does not end after 1,000 pages")]
+    Endless,
 }
 
 /// An error answer of Graph, reduced to what is safe to store and show.
@@ -101,6 +121,9 @@ impl GraphError {
             Self::Link(_) => ErrorClass::ForeignLink,
             Self::Token(fault) if fault.needs_person => ErrorClass::SignIn,
             Self::Token(_) => ErrorClass::Transient,
+            Self::Directory(DirectoryError::NoGroup) => ErrorClass::Gone,
+            Self::Directory(DirectoryError::HiddenUsers) => ErrorClass::Forbidden,
+            Self::Directory(DirectoryError::Endless) => ErrorClass::MalformedPage,
             Self::InvalidRequest(_) => ErrorClass::Refused,
         }
     }

@@ -6,6 +6,7 @@
 use super::error::GraphError;
 use crate::mirror::account::Credential;
 use crate::mirror::failure::ErrorClass;
+use crate::mirror::fleet::FleetSource;
 
 /// The remedy for a refused request to a mailbox of an account with this credential; `None` if the
 /// error has its remedy in its message, or none is known.
@@ -57,6 +58,67 @@ pub fn remedy(error: &GraphError, credential: &Credential) -> Option<&'static st
     })
 }
 
+/// The same for a refused request of the directory, or for the calendars of a fleet's mailbox.
+pub fn listing_remedy(
+    error: &GraphError,
+    credential: &Credential,
+    source: &FleetSource,
+) -> Option<&'static str> {
+    if !matches!(error, GraphError::Response(_)) {
+        return None;
+    }
+    let code = error.code().unwrap_or_default().to_ascii_lowercase();
+    let is_person = matches!(credential, Credential::DeviceCode(_));
+    match (error.class(), source) {
+        (ErrorClass::Forbidden, FleetSource::Members(_) | FleetSource::Users(_)) if is_person => {
+            Some(
+                "a person who signs in cannot list the directory: use an account with application \
+                 permissions for this fleet",
+            )
+        }
+        (ErrorClass::Forbidden, FleetSource::Rooms | FleetSource::RoomList(_)) if is_person => {
+            Some(
+                "a person who signs in cannot list rooms: use an account with application \
+                 permissions for this fleet",
+            )
+        }
+        (ErrorClass::Forbidden, FleetSource::Members(_)) => Some(
+            "grant the application permissions GroupMember.Read.All and User.Read.All with an \
+             administrator's consent",
+        ),
+        (ErrorClass::Forbidden, FleetSource::Users(_)) => {
+            Some("grant the application permission User.Read.All with an administrator's consent")
+        }
+        (ErrorClass::Forbidden, FleetSource::Rooms | FleetSource::RoomList(_)) => {
+            Some("grant the application permission Place.Read.All with an administrator's consent")
+        }
+        (ErrorClass::Gone, FleetSource::Members(_)) => {
+            Some("check members_of: the tenant has no such group")
+        }
+        // The id of a group is a GUID.
+        (ErrorClass::Refused, FleetSource::Members(_)) if code.ends_with("badrequest") => {
+            Some("check members_of: it is neither the address nor the id of a group")
+        }
+        (ErrorClass::Gone, FleetSource::RoomList(_)) => {
+            Some("check room_list: the tenant has no such room list")
+        }
+        (ErrorClass::Refused, FleetSource::Users(_))
+            if matches!(
+                &*code,
+                "request_unsupportedquery" | "request_badrequest" | "badrequest"
+            ) =>
+        {
+            Some("check users: Graph does not understand the filter, or cannot answer it")
+        }
+        // An id or address that no tenant has; the remedy of a mailbox would name another key.
+        (ErrorClass::Gone, FleetSource::Mailbox(_)) => {
+            Some("check calendars_of: the tenant has no such mailbox")
+        }
+        (ErrorClass::Gone | ErrorClass::Refused, _) => None,
+        _ => remedy(error, credential),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use http::{HeaderMap, StatusCode};
@@ -65,7 +127,7 @@ mod tests {
     use super::*;
     use crate::graph::error::{ErrorResponse, RequestKind};
 
-    fn of(status: u16, body: &str, credential: &Credential) -> Option<&'static str> {
+    fn response(status: u16, body: &str) -> GraphError {
         let status = StatusCode::from_u16(status).unwrap();
         let headers = HeaderMap::new();
         let response = ErrorResponse::read(
@@ -76,7 +138,11 @@ mod tests {
             Timestamp::UNIX_EPOCH,
             &[],
         );
-        remedy(&GraphError::Response(Box::new(response)), credential)
+        GraphError::Response(Box::new(response))
+    }
+
+    fn of(status: u16, body: &str, credential: &Credential) -> Option<&'static str> {
+        remedy(&response(status, body), credential)
     }
 
     #[test]
@@ -107,5 +173,39 @@ mod tests {
             assert!(remedy.contains(said), "{status} {body}: {remedy}");
         }
         assert_eq!(of(503, "", &app), None);
+    }
+
+    #[test]
+    fn each_refused_listing_says_what_to_grant() {
+        let error = |status: u16, code: &str| {
+            response(status, &format!(r#"{{"error":{{"code":"{code}","message":"no"}}}}"#))
+        };
+        let app = Credential::SecretEnv("X".into());
+        let person = Credential::DeviceCode("x".into());
+        let [group, users] = [FleetSource::Members("g".into()), FleetSource::Users("f".into())];
+        let [list, one] = [FleetSource::RoomList("l".into()), FleetSource::Mailbox("m".into())];
+        let denied = "Authorization_RequestDenied";
+        for (status, code, source, credential, said) in [
+            (403, denied, &group, &app, "GroupMember.Read.All and User.Read.All"),
+            (403, denied, &users, &app, "permission User.Read.All"),
+            (403, denied, &FleetSource::Rooms, &app, "Place.Read.All"),
+            (403, denied, &list, &app, "Place.Read.All"),
+            (403, denied, &group, &person, "an account with application permissions"),
+            (403, denied, &list, &person, "cannot list rooms"),
+            (403, "ErrorAccessDenied", &one, &app, "Calendars.Read"),
+            (401, "InvalidAuthenticationToken", &group, &app, "refuses the token"),
+            (404, "Request_ResourceNotFound", &group, &app, "no such group"),
+            (400, "Request_BadRequest", &group, &app, "neither the address nor the id"),
+            (404, "ErrorItemNotFound", &list, &app, "no such room list"),
+            (400, "Request_UnsupportedQuery", &users, &app, "does not understand the filter"),
+            (400, "BadRequest", &users, &app, "does not understand the filter"),
+            (404, "ErrorInvalidUser", &one, &app, "check calendars_of"),
+        ] {
+            let remedy = listing_remedy(&error(status, code), credential, source);
+            assert!(remedy.unwrap_or_default().contains(said), "{status} {code}: {remedy:?}");
+        }
+        let gone = listing_remedy(&error(404, "x"), &app, &FleetSource::Rooms);
+        assert_eq!(gone, None);
+        assert_eq!(listing_remedy(&error(503, "x"), &app, &group), None);
     }
 }

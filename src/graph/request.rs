@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, utf8_percent_encode};
 
@@ -49,6 +49,18 @@ pub struct RequestOptions {
     pub time_zone: Arc<str>,
     /// Whether ids survive moves within the mailbox (fact 46).
     pub immutable_ids: bool,
+}
+
+/// What a request says beside its address.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum RequestHeaders<'a> {
+    /// The preferences of a window.
+    Window(&'a RequestOptions),
+    /// Nothing.
+    Plain,
+    /// That the answer may be slightly old: advanced queries of the directory need it, with
+    /// `$count`.
+    Eventual,
 }
 
 /// Where a page starts.
@@ -113,6 +125,20 @@ impl RequestOptions {
         }
         HeaderValue::try_from(prefer)
             .map_err(|_| GraphError::InvalidRequest("time_zone is not the name of a zone"))
+    }
+}
+
+impl RequestHeaders<'_> {
+    /// Adds them to a request.
+    pub(super) fn add_to(self, headers: &mut HeaderMap) -> Result<(), GraphError> {
+        match self {
+            Self::Window(options) => headers.insert("prefer", options.prefer()?),
+            Self::Plain => None,
+            Self::Eventual => {
+                headers.insert("consistencylevel", HeaderValue::from_static("eventual"))
+            }
+        };
+        Ok(())
     }
 }
 

@@ -141,11 +141,11 @@ impl Transport for Script {
 
 pub(crate) const BASE: &str = "https://graph.example/v1.0";
 
-pub(super) fn env() -> Env {
+pub(crate) fn env() -> Env {
     Env::simulated(7, "2026-03-01T00:00:00Z".parse::<Timestamp>().unwrap())
 }
 
-pub(super) fn sign_in(credential: Credential) -> SignInSettings {
+pub(crate) fn sign_in(credential: Credential) -> SignInSettings {
     SignInSettings {
         account: Account {
             name: "contoso".into(),

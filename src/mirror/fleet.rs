@@ -239,6 +239,16 @@ impl fmt::Display for CalendarSelection {
     }
 }
 
+impl fmt::Display for Place {
+    /// In a few words, such as `Building 7, floor 2, 12 people`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let floor = self.floor.as_ref().map(|floor| format!("floor {floor}"));
+        let capacity = self.capacity.map(|people| format!("{people} people"));
+        let parts = [self.building.as_ref().map(ToString::to_string), floor, capacity];
+        f.write_str(&parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
+    }
+}
+
 impl CalendarSelection {
     /// Whether a mailbox may have more than one calendar that is selected.
     pub fn is_plural(&self) -> bool {

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::failure::ErrorKind;
+use super::fleet::Place;
 use super::outcome::{RoundOutcome, SegmentMode};
 pub use super::schedule::AuditRecord;
 pub use super::state::WindowState;
@@ -192,6 +193,10 @@ pub struct WindowStatus {
     pub settled_once: bool,
     /// Configured interval in seconds; a window stale for more than three intervals is unhealthy.
     pub interval_s: f64,
+    /// The fleet that it belongs to.
+    pub fleet: Option<String>,
+    /// Where the room is, if it is that of one.
+    pub place: Option<Place>,
 }
 
 impl WindowStatus {

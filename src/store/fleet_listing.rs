@@ -223,7 +223,8 @@ mod tests {
             let value = store.shared().read_tree(|tree| tree.get(key)).unwrap().0.unwrap();
             assert!(value.len() <= (64 << 10) + 3, "{}", value.len());
         }
-        let later = FleetListing { listed_at: Some(NOON + jiff::SignedDuration::from_hours(1)), ..large };
+        let later =
+            FleetListing { listed_at: Some(NOON + jiff::SignedDuration::from_hours(1)), ..large };
         store.save_fleet_listing("f", Some(&later)).await.unwrap();
         assert_eq!(fleet_keys(&store), first, "the same members were written again");
         assert_eq!(store.fleet_listings().await.unwrap(), [("f".into(), later)].into());

@@ -279,6 +279,8 @@ impl WindowHandle {
             settled_once: state.health.settled_once,
             unreadable: rare.unreadable.values().fold(0, |sum, n| sum.saturating_add(*n)),
             interval_s: window.settings.interval.as_secs_f64(),
+            fleet: None,
+            place: None,
         }
     }
 }

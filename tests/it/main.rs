@@ -15,6 +15,7 @@ mod documented;
 mod edits;
 mod export;
 mod fairness;
+mod fleets;
 mod full;
 mod golden;
 mod hostile;

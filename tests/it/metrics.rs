@@ -10,8 +10,8 @@ use axum::Router;
 use axum::body::{Body as ApiBody, to_bytes};
 use bytes::Bytes;
 use calmirror::api::{
-    ApiSettings, AppState, BuildInfo, LoginApi, LoginRefusal, RequestLimits, StartedLogin, router,
-    tcp_router,
+    ApiSettings, AppState, BuildInfo, FleetBoard, LoginApi, LoginRefusal, RequestLimits,
+    StartedLogin, router, tcp_router,
 };
 use calmirror::env::Env;
 use calmirror::graph::transport::{BodyStream, Transport, TransportError};
@@ -55,6 +55,7 @@ fn api(rig: &Rig, env: &Env, reloads: ReloadHandle) -> Router {
 
 fn access(rig: &Rig, env: &Env, reloads: ReloadHandle) -> AppState {
     AppState {
+        fleets: FleetBoard::default(),
         logins: Arc::new(NoLogins),
         store: rig.store.clone(),
         fleet: Arc::new(rig.fleet.clone()),

@@ -227,6 +227,7 @@ async fn check_online_says_what_an_administrator_has_to_grant() {
         tenant: "00000000-0000-0000-0000-000000000000".to_owned(),
         client_id: "11111111-1111-1111-1111-111111111111".to_owned(),
         client_secret: Some("another".to_owned()),
+        certificate: None,
         federation: None,
     };
     fixture.simulator.set_applications(vec![application]);

@@ -89,6 +89,9 @@ const at = (time) => dates.moment(Date.parse(time));
 
 const list = (pairs) => h("dl", null, pairs.filter(([, value]) => value).map(([name, value]) => h("div", null, h("dt", null, name), h("dd", null, value))));
 
+const place = ({ building, floor, capacity }) =>
+  [building, floor && `floor ${floor}`, capacity && `${count(capacity)} people`].filter(Boolean).join(", ");
+
 function facts(window) {
   return h("section", { "aria-labelledby": "facts", key: "facts" },
     h("h2", { id: "facts" }, "Details"),
@@ -98,6 +101,8 @@ function facts(window) {
       ["Mailbox", window.mailbox],
       ["Calendar", window.calendar],
       ["Account", window.account],
+      ["Fleet", window.fleet],
+      ["Place", window.place && place(window.place)],
       ["Mirrored from", at(window.start)],
       ["Mirrored until", at(window.end)],
       ["Delta streams", window.segments.map(({ mode }) => mode).join(", ")],

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::format::{full, span};
 use super::table;
+use crate::api::FleetStatusJson;
 use crate::api::model::WindowJson;
 use crate::cli::arguments::StatusArgs;
 use crate::cli::client::{ApiClient, parse};
@@ -29,6 +30,8 @@ struct DaemonStatus {
     last_reload: Option<LastReload>,
     #[serde(default)]
     clock: ReportedClock,
+    #[serde(default)]
+    fleets: Vec<FleetStatusJson>,
 }
 
 /// The daemon's wall clock compared with Graph's.
@@ -114,6 +117,12 @@ impl FleetStatus {
         Ok(fleet)
     }
 
+    /// Whether every window is healthy, and every fleet could be listed.
+    pub(super) fn is_healthy(&self) -> bool {
+        self.windows.iter().all(WindowStatus::is_healthy)
+            && self.daemon.fleets.iter().all(|fleet| fleet.last_error.is_none())
+    }
+
     /// The status of the daemon and of the windows as one JSON text.
     pub(super) fn json(&self) -> String {
         format!("{}\n", json!({ "status": self.status, "value": self.value }))
@@ -140,6 +149,11 @@ impl FleetStatus {
             let events: u64 = self.windows.iter().map(|window| window.events).sum();
             lines.push(format!("{counts}, events: {events}"));
         }
+        for fleet in &self.daemon.fleets {
+            for line in fleet_lines(fleet, now, zone) {
+                lines.extend(wrapped(&printable(&line), columns.unwrap_or(0), "  "));
+            }
+        }
         if self.windows.is_empty() && self.filtered {
             lines.push("no window matches".to_owned());
         }
@@ -150,6 +164,44 @@ impl FleetStatus {
         }
         lines.join("\n") + "\n"
     }
+}
+
+/// A fleet in a line, and one for each of its troubles.
+fn fleet_lines(fleet: &FleetStatusJson, now: Timestamp, zone: &TimeZone) -> Vec<String> {
+    let name = &fleet.name;
+    let listed = match fleet.listed_at {
+        Some(at) => format!("listed {} ago", span(now.duration_since(at).as_secs_f64().max(0.0))),
+        None => "not listed yet".to_owned(),
+    };
+    let without = match fleet.without_mailbox {
+        0 => String::new(),
+        count => format!(" ({count} without a mailbox)"),
+    };
+    let (members, windows) = (fleet.members, fleet.windows);
+    let mut lines =
+        vec![format!("fleet {name}: members: {members}{without}, windows: {windows}, {listed}")];
+    if let Some(error) = &fleet.last_error {
+        let remedy = error.remedy.as_ref().map(|remedy| format!("; {remedy}")).unwrap_or_default();
+        lines.push(format!("fleet {name}: not listed, nobody leaves: {}{remedy}", error.problem));
+    }
+    if let Some(held) = &fleet.held {
+        let until = full(held.until, zone);
+        let missing = held.missing;
+        lines.push(format!(
+            "fleet {name}: the listing lacks {missing} members; they stay unless one after {until} agrees"
+        ));
+    }
+    let faults = fleet.members_with_faults.iter().map(|fault| format!("fleet {name}: {fault}"));
+    lines.extend(faults);
+    let more = fleet.faults.saturating_sub(fleet.members_with_faults.len());
+    if more > 0 {
+        lines.push(format!("fleet {name}: … and {more} more members without a window"));
+    }
+    if !fleet.calendars_left_out.is_empty() {
+        let names = fleet.calendars_left_out.join(", ");
+        lines.push(format!("fleet {name}: calendars left out: {names}"));
+    }
+    lines
 }
 
 /// The consequence of a wall clock that differs from Graph's, and the remedy.

@@ -33,6 +33,12 @@ pub(super) fn details(
         ("failures", window.failures.to_string()),
         ("resyncs", window.resyncs.to_string()),
     ];
+    if let Some(fleet) = &window.fleet {
+        lines.insert(1, ("fleet", printable(fleet)));
+    }
+    if let Some(place) = &window.place {
+        lines.push(("place", printable(&place.to_string())));
+    }
     if let Some(resync) = &window.last_resync {
         let reason = resync.reason.as_str();
         lines.push(("last resync", format!("{}: {reason}", moment(resync.at))));

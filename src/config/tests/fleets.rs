@@ -130,7 +130,7 @@ fn values_of_a_fleet_are_checked() {
         "all calendars of a mailbox would have windows of the same name; put {calendar} into it";
     let kinds = "write \"default\", \"all\" or a list of names, like [\"Team\"]";
     for (key, value, more, fault) in [
-        ("relist_every", "\"59s\"", "", "too short; write at least 1m"),
+        ("relist_every", "\"999ms\"", "", "too short; write at least 1s"),
         ("window_name", "\"room\"", "", &format!("{same} {{mailbox}}, {{id}} or {{name}} into it")),
         (
             "window_name",

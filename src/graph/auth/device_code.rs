@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Tokens;
 use super::endpoint::{self, Denial, Grant, TokenAnswer};
-use super::grant::{Endpoint, SignInSettings};
+use super::grant::{SignInSettings, TenantEndpoint};
 use crate::env::Env;
 use crate::graph::error::TokenError;
 use crate::graph::transport::Transport;
@@ -124,7 +124,7 @@ impl Tokens {
         sign_in.record_file()?;
         let form = [("client_id", &*sign_in.account.client_id), ("scope", SCOPES)];
         let (head, body) = sign_in
-            .send(Endpoint::DeviceCode, &form, &*self.transport, &self.env)
+            .send(TenantEndpoint::DeviceCode, &form, &*self.transport, &self.env)
             .await
             .map_err(LoginError::Token)?;
         let now = self.env.now();
@@ -170,7 +170,7 @@ impl Tokens {
                 return Err(LoginError::Expired);
             }
             sleep(interval).await;
-            match sign_in.ask(Endpoint::Token, &form, &*self.transport, &self.env).await {
+            match sign_in.ask(TenantEndpoint::Token, &form, &*self.transport, &self.env).await {
                 Ok(Ok(answer)) => break answer,
                 Ok(Err(denial)) => match denial.code.as_deref() {
                     Some("authorization_pending") => {}
@@ -287,7 +287,7 @@ impl SignInSettings {
             ("refresh_token", token.expose_secret()),
         ];
         let TokenAnswer { grant, refresh_token, .. } = self
-            .ask(Endpoint::Token, &form, transport, env)
+            .ask(TenantEndpoint::Token, &form, transport, env)
             .await?
             .map_err(|denial: Denial| self.denied(&denial))?;
         if refresh_token.is_some() {

@@ -8,23 +8,21 @@ use http::header::{ACCEPT, CONTENT_TYPE};
 use http::response::Parts;
 use secrecy::ExposeSecret as _;
 use secrecy::zeroize::Zeroizing;
-use tokio::time::timeout;
 
 use super::credential::Proof;
 use super::endpoint::{self, Denial, Grant, TokenAnswer};
+use super::exchange::exchange;
 use super::{managed_identity, token_command, token_text};
 use crate::env::Env;
 use crate::error_chain::error_chain;
 use crate::graph::error::TokenError;
 use crate::graph::origin::Origin;
-use crate::graph::transport::{Route, Transport, TransportError};
+use crate::graph::transport::{Route, Transport};
 use crate::mirror::account::{Account, Credential};
 use crate::percent;
 
 /// How long the token endpoint may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// The largest answer of the token endpoint that is read.
-const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
 /// How an account signs in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,12 +39,12 @@ pub struct SignInSettings {
 
 /// An endpoint of a tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Endpoint {
+pub(super) enum TenantEndpoint {
     Token,
     DeviceCode,
 }
 
-impl Endpoint {
+impl TenantEndpoint {
     fn path(self) -> &'static str {
         match self {
             Self::Token => "token",
@@ -106,7 +104,7 @@ impl SignInSettings {
     ) -> Result<Grant, TokenError> {
         let Account { client_id, credential, .. } = &self.account;
         let proof = credential
-            .read(&self.address(Endpoint::Token), client_id, env.now(), env.uuid())
+            .read(&self.address(TenantEndpoint::Token), client_id, env.now(), env.uuid())
             .map_err(|error| self.person_needed(&error_chain(&error)))?;
         let mut form = vec![
             ("grant_type", "client_credentials"),
@@ -123,12 +121,12 @@ impl SignInSettings {
                 ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
             ]),
         }
-        let answer = self.ask(Endpoint::Token, &form, transport, env).await?;
+        let answer = self.ask(TenantEndpoint::Token, &form, transport, env).await?;
         answer.map(|answer| answer.grant).map_err(|denial| self.denied(&denial))
     }
 
     /// The address of an endpoint of the tenant (facts 134, 145).
-    fn address(&self, endpoint: Endpoint) -> String {
+    fn address(&self, endpoint: TenantEndpoint) -> String {
         let base = self.login_url.trim_end_matches('/');
         format!("{base}/{}/oauth2/v2.0/{}", self.account.tenant, endpoint.path())
     }
@@ -139,7 +137,7 @@ impl SignInSettings {
     /// No answer. What the endpoint refuses is the inner error.
     pub(super) async fn ask(
         &self,
-        endpoint: Endpoint,
+        endpoint: TenantEndpoint,
         form: &[(&str, &str)],
         transport: &dyn Transport,
         env: &Env,
@@ -154,7 +152,7 @@ impl SignInSettings {
     /// No answer.
     pub(super) async fn send(
         &self,
-        endpoint: Endpoint,
+        endpoint: TenantEndpoint,
         form: &[(&str, &str)],
         transport: &dyn Transport,
         env: &Env,
@@ -199,29 +197,6 @@ impl SignInSettings {
             ..self.fault(&denial.sentence(&self.account.name, self.account.credential.key()))
         }
     }
-}
-
-/// Why there is no complete answer. Continues a sentence that begins with what was asked.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ExchangeError {
-    #[error("was not reached: {0}")]
-    Transport(TransportError),
-    #[error("did not answer in time")]
-    Timeout,
-}
-
-/// Sends one request and reads the whole answer.
-pub(super) async fn exchange(
-    transport: &dyn Transport,
-    request: http::Request<Bytes>,
-    within: Duration,
-) -> Result<(Parts, Bytes), ExchangeError> {
-    let answer = async {
-        let (head, body) = transport.send(request).await?.into_parts();
-        Ok((head, body.read(MAX_ANSWER_BYTES).await?))
-    };
-    let answer = timeout(within, answer).await.map_err(|_| ExchangeError::Timeout)?;
-    answer.map_err(ExchangeError::Transport)
 }
 
 /// `application/x-www-form-urlencoded`; the secret must be encoded too (fact 137).

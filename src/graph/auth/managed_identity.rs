@@ -14,7 +14,7 @@ use http::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICA
 use http::response::Parts;
 
 use super::endpoint::{self, Denial, Grant};
-use super::grant::exchange;
+use super::exchange::exchange;
 use crate::env::Env;
 use crate::error_chain::error_chain;
 use crate::graph::transport::Transport;

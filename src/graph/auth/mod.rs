@@ -15,6 +15,7 @@ mod cached_token;
 mod credential;
 mod device_code;
 mod endpoint;
+mod exchange;
 mod grant;
 mod managed_identity;
 mod secret;
@@ -33,6 +34,7 @@ pub use secret::AccessToken;
 use super::error::GraphError;
 use super::transport::{Route, Transport};
 use crate::env::Env;
+use crate::mirror::account::Credential;
 use cached_token::{CachedToken, TokenAvailability};
 
 /// The token of one account.
@@ -66,6 +68,11 @@ impl Tokens {
     /// How the account's requests reach the network; `None`: as the environment says.
     pub fn route(&self) -> Option<Arc<Route>> {
         self.cached().sign_in.route.clone()
+    }
+
+    /// The account's credential: where it is, not what it is.
+    pub fn credential(&self) -> Credential {
+        self.cached().sign_in.account.credential.clone()
     }
 
     /// Replaces the settings; the next sign-in uses them. Equal settings change nothing; different

@@ -11,7 +11,6 @@ use tokio::time::timeout;
 use super::*;
 use crate::graph::script::{self, Script, ScriptedResponse, granted, reply};
 use crate::graph::transport::TransportErrorKind;
-use crate::mirror::account::Credential;
 use crate::mirror::failure::ErrorClass;
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/graph");

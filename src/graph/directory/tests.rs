@@ -37,8 +37,7 @@ fn shown(mailboxes: &[ListedMailbox]) -> Vec<(&str, &str, &str)> {
 }
 
 const EVENTUAL: Option<&str> = Some("eventual");
-const SELECTED: &str =
-    "$select=id,mail,userPrincipalName,displayName&$count=true&$top=999";
+const SELECTED: &str = "$select=id,mail,userPrincipalName,displayName&$count=true&$top=999";
 
 #[tokio::test(start_paused = true)]
 async fn members_of_a_group_are_read_to_the_last_page() {
@@ -52,7 +51,10 @@ async fn members_of_a_group_are_read_to_the_last_page() {
                 {{"id":"2","mail":null,"userPrincipalName":"bob@contoso.com","displayName":null}}]}}"#
             ),
         ),
-        reply(200, "\u{feff}{\"value\":[{\"id\":\"3\",\"mail\":\"  \",\"userPrincipalName\":\"c@x\"}]}"),
+        reply(
+            200,
+            "\u{feff}{\"value\":[{\"id\":\"3\",\"mail\":\"  \",\"userPrincipalName\":\"c@x\"}]}",
+        ),
     ]);
     let members = directory.members("g 1").await.unwrap();
     let expected =
@@ -107,7 +109,10 @@ async fn users_are_selected_by_a_filter() {
     let url = format!("/users?$filter={encoded}&{SELECTED}");
     assert_eq!(asked(&script), [(url, EVENTUAL.map(str::to_owned))]);
     let error = directory.users("x").await.unwrap_err();
-    assert_eq!((error.class(), error.code()), (ErrorClass::Refused, Some("Request_UnsupportedQuery")));
+    assert_eq!(
+        (error.class(), error.code()),
+        (ErrorClass::Refused, Some("Request_UnsupportedQuery"))
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -120,7 +125,8 @@ async fn rooms_have_their_place() {
     let (script, directory) = directory([reply(200, rooms), reply(200, r#"{"value":[]}"#)]);
     let listed = directory.rooms().await.unwrap();
     assert_eq!(shown(&listed), [("p1", "a@x", "A"), ("p2", "b@x", "B"), ("p4", "d@x", "")]);
-    let places: Vec<Place> = listed.iter().map(|room| (**room.place.as_ref().unwrap()).clone()).collect();
+    let places: Vec<Place> =
+        listed.iter().map(|room| (**room.place.as_ref().unwrap()).clone()).collect();
     let place = |building: Option<&str>, floor: Option<&str>, capacity| Place {
         building: building.map(Arc::from),
         floor: floor.map(Arc::from),
@@ -234,7 +240,10 @@ async fn listings_that_cannot_be_trusted_are_errors() {
 async fn a_listing_without_end_is_given_up() {
     let page = |n: usize| {
         let next = format!("{BASE}/users?$skiptoken={n}");
-        reply(200, format!(r#"{{"value":[{{"id":"{n}","mail":"{n}@x"}}],"@odata.nextLink":"{next}"}}"#))
+        reply(
+            200,
+            format!(r#"{{"value":[{{"id":"{n}","mail":"{n}@x"}}],"@odata.nextLink":"{next}"}}"#),
+        )
     };
     let (script, directory) = directory((0..MAX_PAGES).map(page));
     let error = directory.users("x").await.unwrap_err();

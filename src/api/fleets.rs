@@ -1,0 +1,101 @@
+//! What the API shows of fleets.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::mirror::fleet::Place;
+use crate::mirror::status::WindowStatus;
+
+/// The state of all fleets: the daemon writes it, the API reads it. Cheap to clone; clones share
+/// it.
+#[derive(Clone, Debug, Default)]
+pub struct FleetBoard(Arc<RwLock<BoardContent>>);
+
+/// By window: the fleet, and where a room is.
+type WindowOrigins = HashMap<Arc<str>, (Arc<str>, Option<Arc<Place>>)>;
+
+#[derive(Debug, Default)]
+struct BoardContent {
+    fleets: Arc<[FleetStatusJson]>,
+    windows: WindowOrigins,
+}
+
+/// A fleet in `/v1/status`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FleetStatusJson {
+    /// The name in `[[fleet]]`.
+    pub name: String,
+    /// The account.
+    pub account: String,
+    /// Members at the last listing.
+    pub members: usize,
+    /// Windows of the members.
+    pub windows: usize,
+    /// Members whose mailbox is not in Exchange.
+    pub without_mailbox: usize,
+    /// When it was listed last.
+    pub listed_at: Option<Timestamp>,
+    /// When it is listed next.
+    pub next_due: Option<Timestamp>,
+    /// A listing that lacks most members and waits for its confirmation.
+    pub held: Option<HeldListingJson>,
+    /// Failed listings in a row.
+    pub failures: u32,
+    /// Why the last listing failed.
+    pub last_error: Option<FleetFaultJson>,
+    /// Members without a window that should have one.
+    pub faults: usize,
+    /// The first of these members, and why.
+    pub members_with_faults: Vec<String>,
+    /// Names of calendars that `calendars = "all"` leaves out.
+    pub calendars_left_out: Vec<String>,
+}
+
+/// A listing that waits for its confirmation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldListingJson {
+    /// How many members it lacks.
+    pub missing: usize,
+    /// When another listing may confirm it.
+    pub until: Timestamp,
+}
+
+/// Why a fleet could not be listed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FleetFaultJson {
+    /// When.
+    pub at: Timestamp,
+    /// What happened.
+    pub problem: String,
+    /// What an administrator has to grant.
+    pub remedy: Option<String>,
+}
+
+impl FleetBoard {
+    /// Replaces everything.
+    pub fn replace(
+        &self,
+        fleets: Vec<FleetStatusJson>,
+        windows: HashMap<Arc<str>, (Arc<str>, Option<Arc<Place>>)>,
+    ) {
+        let content = BoardContent { fleets: fleets.into(), windows };
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = content;
+    }
+
+    /// Every fleet, ordered by name.
+    pub fn fleets(&self) -> Arc<[FleetStatusJson]> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).fleets.clone()
+    }
+
+    /// Adds the fleet and the place of a window to its status.
+    pub(super) fn describe(&self, status: &mut WindowStatus) {
+        let content = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some((fleet, place)) = content.windows.get(status.name.as_str()) {
+            status.fleet = Some(fleet.to_string());
+            status.place = place.as_deref().cloned();
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! The fleets: lists each at intervals, and keeps who belongs to it.
+//!
+//! A listing runs beside the daemon's loop, one at a time for each fleet. The loop takes its
+//! result, names the windows of new members, stores who belongs to the fleet, and applies the
+//! difference to the running windows like a reload. A listing that fails changes nothing.
+
+mod lister;
+mod status;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use crate::api::FleetBoard;
+use crate::config::Config;
+use crate::env::Env;
+use crate::graph::{GraphClient, Tokens};
+use crate::mirror::fleet::{FleetListing, FleetSpec, ListingOutcome};
+use crate::mirror::window::Window;
+pub(super) use lister::{ListedFleet, ListingError, MemberFault};
+
+/// The first wait after a failed listing; doubles up to the interval between listings.
+const FIRST_RETRY: Duration = Duration::from_secs(60);
+
+/// Fleets that are due at a start are listed within this time, not at once.
+const START_SPREAD: Duration = Duration::from_secs(10);
+
+/// Who belongs to each fleet, by the fleet's name.
+pub(super) type Listings = BTreeMap<Arc<str>, Arc<FleetListing>>;
+
+/// All fleets.
+pub(super) struct Fleets {
+    client: GraphClient,
+    env: Env,
+    fleets: BTreeMap<Arc<str>, ManagedFleet>,
+    running: JoinSet<FinishedListing>,
+    board: FleetBoard,
+}
+
+/// A fleet and what is known of it.
+struct ManagedFleet {
+    spec: Arc<FleetSpec>,
+    tokens: Arc<Tokens>,
+    listing: Arc<FleetListing>,
+    due: Instant,
+    is_listing: bool,
+    /// Failed listings in a row.
+    failures: u32,
+    error: Option<ListingError>,
+    held: Option<ListingOutcome>,
+    /// Members without a window, and why.
+    faults: Vec<MemberFault>,
+    /// Names of calendars that `all` leaves out.
+    left_out: Vec<Arc<str>>,
+}
+
+/// The end of a listing.
+pub(super) struct FinishedListing {
+    fleet: Arc<str>,
+    /// What was listed. With other settings than those in force the result does not count.
+    spec: Arc<FleetSpec>,
+    result: Result<ListedFleet, ListingError>,
+}
+
+impl FinishedListing {
+    /// The name of the fleet.
+    pub(super) fn fleet(&self) -> &Arc<str> {
+        &self.fleet
+    }
+}
+
+/// A listing that is ready to be put in force.
+pub(super) struct NewListing {
+    pub(super) fleet: Arc<str>,
+    pub(super) listing: Arc<FleetListing>,
+}
+
+impl Fleets {
+    /// The fleets of the configuration, with what the store knows of them.
+    pub(super) fn new(client: GraphClient, env: Env, board: FleetBoard) -> Self {
+        let (fleets, running) = (BTreeMap::new(), JoinSet::new());
+        Self { client, env, fleets, running, board }
+    }
+
+    /// Takes over the fleets of a configuration. Those that are new, changed or failed are listed
+    /// soon.
+    pub(super) fn configure(
+        &mut self,
+        config: &Config,
+        accounts: &BTreeMap<Arc<str>, Arc<Tokens>>,
+        stored: &Listings,
+    ) {
+        let mut before = std::mem::take(&mut self.fleets);
+        for spec in &config.fleets {
+            let Some(tokens) = accounts.get(&spec.account).cloned() else { continue };
+            let soon = self.soon();
+            let fleet = match before.remove(&spec.name) {
+                Some(known) => {
+                    let unchanged = *known.spec == **spec && known.error.is_none();
+                    let due = if unchanged { known.due } else { soon.min(known.due) };
+                    ManagedFleet { spec: spec.clone(), tokens, due, ..known }
+                }
+                None => {
+                    let listing = stored.get(&spec.name).cloned().unwrap_or_default();
+                    let due = self.next_listing(spec, &listing).unwrap_or(soon);
+                    ManagedFleet::new(spec.clone(), tokens, listing, due)
+                }
+            };
+            self.fleets.insert(spec.name.clone(), fleet);
+        }
+        self.publish();
+    }
+
+    /// When a fleet is listed that was listed before; `None` if that is overdue.
+    fn next_listing(&self, spec: &FleetSpec, listing: &FleetListing) -> Option<Instant> {
+        let age = self.env.now().duration_since(listing.listed_at?);
+        let left = spec.relist_every.checked_sub(Duration::try_from(age).ok()?)?;
+        Some(Instant::now() + left)
+    }
+
+    /// A time in the next seconds.
+    fn soon(&self) -> Instant {
+        Instant::now() + START_SPREAD.mul_f64(self.env.random())
+    }
+
+    /// Who belongs to each fleet.
+    pub(super) fn listings(&self) -> Listings {
+        let listing =
+            |(name, fleet): (&Arc<str>, &ManagedFleet)| (name.clone(), fleet.listing.clone());
+        self.fleets.iter().map(listing).collect()
+    }
+
+    /// Waits for the end of a listing, and starts those that are due. Cancel safe.
+    pub(super) async fn next(&mut self) -> FinishedListing {
+        loop {
+            let due = self.start_due();
+            tokio::select! {
+                Some(ended) = self.running.join_next() => match ended {
+                    Ok(ended) => return ended,
+                    Err(error) => {
+                        tracing::error!(reason = %error, "a listing panicked");
+                        // It is not known which one.
+                        let soon = Instant::now() + FIRST_RETRY;
+                        for fleet in self.fleets.values_mut().filter(|fleet| fleet.is_listing) {
+                            (fleet.is_listing, fleet.due) = (false, soon);
+                        }
+                    }
+                },
+                () = async {
+                    match due {
+                        Some(due) => sleep_until(due).await,
+                        None => std::future::pending().await,
+                    }
+                } => {}
+            }
+        }
+    }
+
+    /// Starts the listings that are due; returns when the next one is.
+    fn start_due(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        for (name, fleet) in self.fleets.iter_mut().filter(|(_, fleet)| !fleet.is_listing) {
+            if fleet.due <= now {
+                fleet.is_listing = true;
+                let (name, spec) = (name.clone(), fleet.spec.clone());
+                let (tokens, listing) = (fleet.tokens.clone(), fleet.listing.clone());
+                let (client, env) = (self.client.clone(), self.env.clone());
+                self.running.spawn(async move {
+                    let (directory, credential) = (client.directory(&tokens), tokens.credential());
+                    let result = lister::list(&directory, &credential, &spec, &listing, &env).await;
+                    FinishedListing { fleet: name, spec, result }
+                });
+            }
+        }
+        self.fleets.values().filter(|fleet| !fleet.is_listing).map(|fleet| fleet.due).min()
+    }
+
+    /// Takes the end of a listing: names the windows of new members. `taken` says whether a window
+    /// outside this fleet has a name. `None`: there is nothing to put in force.
+    pub(super) fn take(
+        &mut self,
+        ended: FinishedListing,
+        taken: impl Fn(&str) -> bool,
+    ) -> Option<NewListing> {
+        let FinishedListing { fleet: name, spec, result } = ended;
+        let chance = self.env.random();
+        let fleet = self.fleets.get_mut(&name)?;
+        fleet.is_listing = false;
+        if fleet.spec != spec {
+            fleet.due = Instant::now();
+            return None;
+        }
+        let new = match result {
+            Err(error) => {
+                let wait = FIRST_RETRY * 2u32.saturating_pow(fleet.failures.min(10));
+                let wait = wait.min(fleet.spec.relist_every).mul_f64(1.0 - chance / 4.0);
+                fleet.failures += 1;
+                fleet.due = Instant::now() + wait;
+                if fleet.error.as_ref().is_none_or(|known| known.problem != error.problem) {
+                    let ListingError { problem, remedy, .. } = &error;
+                    tracing::warn!(fleet = %name, reason = %problem, remedy, "fleet was not listed");
+                }
+                fleet.error = Some(error);
+                None
+            }
+            Ok(listed) => {
+                if fleet.error.take().is_some() {
+                    tracing::info!(fleet = %name, "fleet is listed again");
+                }
+                fleet.failures = 0;
+                let mut wait = fleet.spec.relist_every.mul_f64(1.0 - chance / 10.0);
+                fleet.held = None;
+                if let ListingOutcome::Held { missing, until } = listed.outcome {
+                    tracing::warn!(fleet = %name, missing, %until, "listing lacks most members, nobody leaves before another listing agrees");
+                    fleet.held = Some(listed.outcome);
+                    let left = until.duration_since(self.env.now());
+                    wait = wait.min(Duration::try_from(left).unwrap_or_default());
+                }
+                fleet.due = Instant::now() + wait;
+                Some(NewListing { listing: Arc::new(fleet.accept(listed, taken)), fleet: name })
+            }
+        };
+        self.publish();
+        new
+    }
+
+    /// Puts a stored listing in force.
+    pub(super) fn commit(&mut self, new: NewListing) {
+        if let Some(fleet) = self.fleets.get_mut(&new.fleet) {
+            fleet.listing = new.listing;
+        }
+        self.publish();
+    }
+
+    /// A listing could not be stored: it is made again soon.
+    pub(super) fn retry(&mut self, name: &str) {
+        if let Some(fleet) = self.fleets.get_mut(name) {
+            fleet.due = Instant::now() + FIRST_RETRY;
+        }
+    }
+
+    fn publish(&self) {
+        let (now, at) = (self.env.now(), Instant::now());
+        let fleets = self.fleets.values().map(|fleet| fleet.status(now, at)).collect();
+        let members = self.fleets.values().flat_map(|fleet| {
+            let name = fleet.spec.name.clone();
+            fleet.listing.members.values().flat_map(move |member| {
+                let (name, place) = (name.clone(), member.mailbox.place.clone());
+                let of = move |window: &crate::mirror::fleet::FleetWindow| {
+                    (window.name.clone(), (name.clone(), place.clone()))
+                };
+                member.windows.iter().map(of)
+            })
+        });
+        self.board.replace(fleets, members.collect());
+    }
+}
+
+impl ManagedFleet {
+    fn new(
+        spec: Arc<FleetSpec>,
+        tokens: Arc<Tokens>,
+        listing: Arc<FleetListing>,
+        due: Instant,
+    ) -> Self {
+        Self {
+            spec,
+            tokens,
+            listing,
+            due,
+            is_listing: false,
+            failures: 0,
+            error: None,
+            held: None,
+            faults: Vec::new(),
+            left_out: Vec::new(),
+        }
+    }
+
+    /// Names the windows of the calendars that were listed, and forgets those that are gone.
+    fn accept(&mut self, listed: ListedFleet, taken: impl Fn(&str) -> bool) -> FleetListing {
+        let ListedFleet { mut listing, calendars, faults, left_out, outcome } = listed;
+        let mut names: std::collections::HashSet<Arc<str>> = listing
+            .members
+            .values()
+            .flat_map(|member| member.windows.iter().map(|window| window.name.clone()))
+            .collect();
+        self.faults = faults;
+        self.left_out = left_out;
+        for (id, calendars) in calendars {
+            let Some(member) = listing.members.get_mut(&id) else { continue };
+            member.windows.retain(|known| calendars.iter().any(|c| c.calendar == known.calendar));
+            for calendar in &calendars {
+                if member.windows.iter().any(|known| known.calendar == calendar.calendar) {
+                    continue;
+                }
+                let used = |name: &str| names.contains(name) || taken(name);
+                match self.spec.new_window(&member.mailbox, calendar, used) {
+                    Ok(window) => {
+                        names.insert(window.name.clone());
+                        member.windows.push(window);
+                    }
+                    Err(error) => self.faults.push(MemberFault {
+                        member: member.mailbox.address.clone(),
+                        problem: error.to_string(),
+                    }),
+                }
+            }
+        }
+        if let ListingOutcome::Applied { joined, left } = outcome
+            && joined + left > 0
+        {
+            let (fleet, members) = (&self.spec.name, listing.members.len());
+            tracing::info!(%fleet, joined, left, members, "fleet changed");
+        }
+        listing
+    }
+}
+
+/// Appends the windows of all fleets to a configuration; returns those whose names are taken.
+pub(super) fn extend(config: &mut Config, listings: &Listings) -> Vec<Window> {
+    let fleets = config.fleets.clone();
+    let mut taken = Vec::new();
+    for spec in fleets {
+        if let Some(listing) = listings.get(&spec.name) {
+            taken.extend(config.extend(listing.windows(&spec)));
+        }
+    }
+    taken
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,122 @@
+//! What becomes of the end of a listing.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::*;
+use crate::graph::script::{self, Script};
+use crate::mirror::fleet::{
+    CalendarSelection, FleetMember, FleetSource, FleetWindow, ListedCalendar, ListedMailbox,
+};
+use crate::mirror::window::CalendarRef;
+use crate::tests::window;
+
+fn spec() -> Arc<FleetSpec> {
+    Arc::new(FleetSpec {
+        name: "staff".into(),
+        account: "contoso".into(),
+        source: FleetSource::Rooms,
+        calendars: CalendarSelection::Default,
+        window_name: "{mailbox}".into(),
+        relist_every: Duration::from_secs(3600),
+        settings: window("x").settings,
+    })
+}
+
+fn member(id: &str) -> FleetMember {
+    FleetMember::new(ListedMailbox {
+        id: id.into(),
+        address: format!("{id}@contoso.com").into(),
+        name: id.into(),
+        place: None,
+    })
+}
+
+/// Fleets with one that is being listed.
+fn fleets() -> Fleets {
+    let script = Script::new([], []);
+    let tokens = script::tokens(&script);
+    let client = script::client(&script);
+    let mut fleets = Fleets::new(client, script::env(), FleetBoard::default());
+    let mut fleet = ManagedFleet::new(spec(), tokens, Arc::default(), Instant::now());
+    fleet.is_listing = true;
+    fleets.fleets.insert("staff".into(), fleet);
+    fleets
+}
+
+fn finished(result: Result<ListedFleet, ListingError>) -> FinishedListing {
+    FinishedListing { fleet: "staff".into(), spec: spec(), result }
+}
+
+/// A listing with these members, who all have a default calendar.
+fn listed(ids: &[&str], outcome: ListingOutcome) -> ListedFleet {
+    let mut listing = FleetListing { listed_at: Some(Timestamp::UNIX_EPOCH), ..Default::default() };
+    let calendar = ListedCalendar {
+        calendar: CalendarRef::Default,
+        name: "Calendar".into(),
+        is_written: true,
+    };
+    let mut calendars = Vec::new();
+    for id in ids {
+        listing.members.insert((*id).into(), member(id));
+        calendars.push(((*id).into(), vec![calendar.clone()]));
+    }
+    ListedFleet { listing, outcome, calendars, faults: Vec::new(), left_out: Vec::new() }
+}
+
+const JOINED: ListingOutcome = ListingOutcome::Applied { joined: 2, left: 0 };
+
+#[tokio::test(start_paused = true)]
+async fn new_members_get_windows_and_taken_names_are_faults() {
+    let mut fleets = fleets();
+    let taken = |name: &str| name == "b@contoso.com";
+    let new = fleets.take(finished(Ok(listed(&["a", "b"], JOINED))), taken).unwrap();
+    assert!(fleets.listings()["staff"].members.is_empty(), "not before it is stored");
+    fleets.commit(new);
+    let windows: Vec<Window> = fleets.listings()["staff"].windows(&spec()).collect();
+    assert_eq!(windows.len(), 1);
+    let status = &fleets.board.fleets()[0];
+    assert_eq!((status.members, status.windows, status.faults), (2, 1, 1));
+    assert!(status.members_with_faults[0].contains("is taken"), "{status:?}");
+    // The status says when it is listed next, within the interval.
+    let next = status.next_due.unwrap().duration_since(script::env().now());
+    assert!(next <= SignedDuration::from_hours(1) && next >= SignedDuration::from_mins(53));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_calendar_that_is_gone_takes_its_window_along() {
+    let mut fleets = fleets();
+    let mut gone = listed(&["a"], JOINED);
+    let windows = &mut gone.listing.members.get_mut("a").unwrap().windows;
+    windows.push(FleetWindow { name: "a:Team".into(), calendar: CalendarRef::Id("team".into()) });
+    let new = fleets.take(finished(Ok(gone)), |_| false).unwrap();
+    let names: Vec<_> = new.listing.windows(&spec()).map(|window| window.name).collect();
+    assert_eq!(names, ["a@contoso.com".into()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_listing_changes_nothing_and_is_repeated_sooner() {
+    let mut fleets = fleets();
+    let failed = || ListingError { at: Timestamp::UNIX_EPOCH, problem: "no".into(), remedy: None };
+    let mut waits = Vec::new();
+    for _ in 0..8 {
+        assert!(fleets.take(finished(Err(failed())), |_| false).is_none());
+        let fleet = fleets.fleets.get_mut("staff").unwrap();
+        waits.push((fleet.due - Instant::now()).as_secs());
+        fleet.is_listing = true;
+    }
+    assert!((45..=60).contains(&waits[0]) && waits[7] <= 3600 && waits[7] >= 2700, "{waits:?}");
+    assert_eq!(fleets.board.fleets()[0].last_error.as_ref().unwrap().problem, "no");
+    // A listing with settings that are no longer in force does not count.
+    let other = Arc::new(FleetSpec { source: FleetSource::Users("x".into()), ..(*spec()).clone() });
+    let late = FinishedListing { spec: other, ..finished(Ok(listed(&["a"], JOINED))) };
+    assert!(fleets.take(late, |_| false).is_none());
+    assert_eq!(fleets.fleets["staff"].due, Instant::now());
+    // A held listing is repeated when it may be confirmed.
+    let until = script::env().now().saturating_add(SignedDuration::from_mins(10)).unwrap();
+    let held = ListingOutcome::Held { missing: 30, until };
+    fleets.take(finished(Ok(listed(&["a"], held))), |_| false).unwrap();
+    assert_eq!((fleets.fleets["staff"].due - Instant::now()).as_secs(), 600);
+    let status = &fleets.board.fleets()[0];
+    assert_eq!(status.held.as_ref().unwrap().missing, 30);
+    assert!(status.last_error.is_none());
+}
