@@ -86,7 +86,7 @@ fn credentials_file(written: RawValue<'_>, sources: &Sources) -> Result<std::pat
     let path = secret::path(written, sources)?;
     let shown = path.display();
     let text = std::fs::read_to_string(&path).unwrap_or_default();
-    if !text.trim().split_once(':').is_some_and(|(user, _)| !user.is_empty()) {
+    if text.trim().split_once(':').is_none_or(|(user, _)| user.is_empty()) {
         return Err(Issue::new(
             format!("{shown} does not hold a user and a password"),
             "write user:password into it, on one line",

@@ -33,7 +33,7 @@ fn a_file_of_authorities_is_checked_where_it_is_named() {
     );
     let key = KeyPair::generate().unwrap().serialize_pem();
     for content in [&b""[..], b"\x30\x82\x01\x0a", key.as_bytes()] {
-        assert_eq!(faults(content), [none.clone()]);
+        assert_eq!(faults(content), std::slice::from_ref(&none));
     }
     let broken = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
     let unreadable = "holds no certificate that can be read";
