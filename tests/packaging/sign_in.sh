@@ -92,8 +92,9 @@ verified() { grep -c '^11111111-.* CN=app$' "$SCRATCH/verified"; }
 [ "$(verified)" = 5 ] || fail "$(verified) assertions, not 5: $(tail -n 3 "$SCRATCH/verified")"
 proved "PyJWT verifies the assertions of PEM, encrypted PEM, PFX (AES), PFX (3DES, RC2) and PFX without a password"
 curl -sS -X POST "$graph/control/expire-tokens" >/dev/null
-"$program" --config "$SCRATCH/calmirror.toml" sync --all >"$SCRATCH/sync" || fail "$(cat "$SCRATCH/sync")"
-[ "$(verified)" = 10 ] || fail "$(verified) assertions, not 10: $(tail -n 3 "$SCRATCH/verified")"
+# A round that was already under way may have begun with the old token.
+renewed() { "$program" --config "$SCRATCH/calmirror.toml" sync --all && [ "$(verified)" = 10 ]; }
+eventually 60 renewed || fail "$(verified) assertions, not 10: $(tail -n 3 "$SCRATCH/verified")"
 ! grep FAULT "$SCRATCH/verified" || fail "an assertion is not what it should be"
 proved "each token request has an assertion of its own, with a new id"
 
