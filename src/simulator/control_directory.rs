@@ -11,10 +11,22 @@ use super::{RoomPlace, Simulator};
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case", tag = "kind")]
 enum ObjectForm {
-    Group { name: String, mail: Option<String> },
-    Contact { name: String, mail: String },
-    Device { name: String },
-    Person { principal_name: String },
+    Group {
+        name: String,
+        mail: Option<String>,
+        #[serde(default)]
+        calendar: bool,
+    },
+    Contact {
+        name: String,
+        mail: String,
+    },
+    Device {
+        name: String,
+    },
+    Person {
+        principal_name: String,
+    },
 }
 
 #[derive(Deserialize)]
@@ -70,7 +82,13 @@ impl Simulator {
         Some(match (method, what) {
             (&Method::POST, "objects") => read(body).map(|form: ObjectForm| {
                 let id = match &form {
-                    ObjectForm::Group { name, mail } => self.add_group(name, mail.as_deref()),
+                    ObjectForm::Group { name, mail, calendar } => {
+                        let id = self.add_group(name, mail.as_deref());
+                        if *calendar {
+                            self.add_group_calendar(&id);
+                        }
+                        id
+                    }
                     ObjectForm::Contact { name, mail } => self.add_contact(name, mail),
                     ObjectForm::Device { name } => self.add_device(name),
                     ObjectForm::Person { principal_name } => {

@@ -36,6 +36,8 @@ pub(super) enum DirectoryObject {
 pub(super) struct DirectoryGroup {
     pub(super) name: String,
     pub(super) mail: Option<String>,
+    /// Whether it is a Microsoft 365 group: it has a calendar.
+    pub(super) unified: bool,
     /// The object ids of its direct members.
     pub(super) members: BTreeSet<String>,
 }
@@ -161,11 +163,11 @@ impl DirectoryObject {
                 "id": id,
                 "description": null,
                 "displayName": group.name,
-                "groupTypes": [],
+                "groupTypes": if group.unified { vec!["Unified"] } else { vec![] },
                 "mail": group.mail,
                 "mailEnabled": group.mail.is_some(),
                 "mailNickname": group.mail.as_deref().and_then(|mail| mail.split('@').next()),
-                "securityEnabled": true,
+                "securityEnabled": !group.unified,
                 "visibility": null,
             }),
             Self::Contact { name, mail } => json!({

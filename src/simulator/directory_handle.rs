@@ -31,7 +31,8 @@ impl Simulator {
     /// Adds a group, with an address if it has one. Returns its id.
     pub fn add_group(&self, name: &str, mail: Option<&str>) -> String {
         let mail = mail.map(str::to_owned);
-        let group = DirectoryGroup { name: name.to_owned(), mail, members: BTreeSet::new() };
+        let (name, members) = (name.to_owned(), BTreeSet::new());
+        let group = DirectoryGroup { name, mail, unified: false, members };
         self.state().directory.add(DirectoryObject::Group(group))
     }
 

@@ -65,7 +65,8 @@ impl SimulatorState {
 
     /// All users: people and rooms with a mailbox, and people without.
     fn users(&self) -> Vec<Value> {
-        let mailboxes = (0..self.mailboxes.len()).map(|at| self.mailbox_user(at));
+        let people = (0..self.mailboxes.len()).filter(|at| !self.mailboxes[*at].is_group);
+        let mailboxes = people.map(|at| self.mailbox_user(at));
         let others = self.directory.objects.keys().map(|id| self.object(id));
         let is_user = |object: &Value| object["@odata.type"] == "#microsoft.graph.user";
         mailboxes.chain(others.filter(is_user)).collect()
@@ -269,7 +270,7 @@ fn hide_users(member: &mut Value) {
 }
 
 /// 404 of the directory.
-fn resource_not_found(name: &str) -> RenderedResponse {
+pub(super) fn resource_not_found(name: &str) -> RenderedResponse {
     RenderedResponse::error(
         StatusCode::NOT_FOUND,
         "Request_ResourceNotFound",

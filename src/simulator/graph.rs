@@ -11,6 +11,7 @@ use super::delegation::{ReadTarget, access_denied};
 use super::directory_page::shown;
 use super::event::{CalendarContext, CalendarItem, EventForm, ItemPart};
 use super::faults::Fault;
+use super::group_calendar::{group_in_user_path, is_group_calendar};
 use super::ids::MailboxIds;
 use super::request::{PreferHeader, RenderedResponse, SimulatedRequest};
 use super::state::{Mailbox, SimulatorState, is_delta};
@@ -83,6 +84,7 @@ impl SimulatorState {
                 "BadRequest",
                 "/me request is only valid with delegated authentication flow.",
             ),
+            Some(name) if users && self.group_calendar(name).is_some() => group_in_user_path(),
             Some(name) if users && self.directory.find(name).is_some() => RenderedResponse::error(
                 StatusCode::NOT_FOUND,
                 "MailboxNotEnabledForRESTAPI",
@@ -93,6 +95,7 @@ impl SimulatorState {
                 "ErrorInvalidUser",
                 &format!("The requested user '{name}' is invalid."),
             ),
+            Some(id) if is_group_calendar(call) => self.no_group_calendar(id),
             _ => no_segment(call, 0),
         })?;
         let rest = if me { 1 } else { 2 };
@@ -115,6 +118,9 @@ impl SimulatorState {
         holder: &TokenHolder,
         scope: &RequestScope,
     ) -> Result<bool, RenderedResponse> {
+        if self.mailboxes[scope.mailbox].is_group {
+            return self.check_group(holder, &self.mailboxes[scope.mailbox].object_id);
+        }
         let is_list = call.is(&["calendars"], scope.rest);
         let target = match scope.calendar {
             None if call.segments.len() == scope.rest => ReadTarget::Profile,
@@ -140,7 +146,13 @@ impl SimulatorState {
         let RequestScope { mailbox, calendar, rest, .. } = *scope;
         let view = call.segments.get(rest).is_some_and(|s| s.eq_ignore_ascii_case("calendarview"));
         if view && is_delta(call) && call.segments.len() == rest + 2 {
+            if self.mailboxes[mailbox].is_group {
+                return Err(no_change_tracking());
+            }
             return self.delta(call, (mailbox, calendar.unwrap_or(0)), prefer, fault);
+        }
+        if call.is(&["events", "delta"], rest) {
+            return Err(no_change_tracking());
         }
         let owner = &self.mailboxes[mailbox];
         if call.is(&["calendarview"], rest) {
@@ -174,12 +186,6 @@ impl SimulatorState {
         }
         if calendar.is_none() && call.is(&["calendars"], rest) {
             return self.list_calendars(call, owner, prefer);
-        }
-        if calendar.is_none() && call.is(&["events", "delta"], rest) {
-            return Err(RenderedResponse::bad_request(
-                "ErrorInvalidRequest",
-                "Change tracking is not supported against 'microsoft.graph.event'.",
-            ));
         }
         Err(no_segment(call, rest))
     }
@@ -317,6 +323,14 @@ pub(super) fn not_found() -> RenderedResponse {
 /// 400 for an invalid token.
 pub(super) fn badly_formed() -> RenderedResponse {
     RenderedResponse::bad_request("BadRequest", "Badly formed token.")
+}
+
+/// 400 for delta where there is none (fact 10).
+fn no_change_tracking() -> RenderedResponse {
+    RenderedResponse::bad_request(
+        "ErrorInvalidRequest",
+        "Change tracking is not supported against 'microsoft.graph.event'.",
+    )
 }
 
 fn no_segment(call: &SimulatedRequest, at: usize) -> RenderedResponse {

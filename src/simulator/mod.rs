@@ -43,6 +43,7 @@ mod event;
 mod fault_response;
 mod faults;
 mod graph;
+mod group_calendar;
 mod identity_fault;
 mod ids;
 mod lies;
@@ -94,7 +95,7 @@ use access_token::TokenHolder;
 use calendar::Calendar;
 use event::{CalendarContext, EventForm};
 use request::SimulatedRequest;
-use state::SimulatorState;
+use state::{Mailbox, SimulatorState};
 
 /// The settings of a new [`Simulator`].
 #[derive(Clone, Debug)]
@@ -200,9 +201,11 @@ impl Simulator {
         state.me = mailbox.and_then(|mailbox| state.mailbox(mailbox));
     }
 
-    /// The addresses of all mailboxes, in the order they were added.
+    /// The addresses of all mailboxes of people and rooms, in the order they were added.
     pub fn mailboxes(&self) -> Vec<String> {
-        self.state().mailboxes.iter().map(|m| m.person.address.to_string()).collect()
+        let state = self.state();
+        let people = state.mailboxes.iter().filter(|mailbox| !mailbox.is_group);
+        people.map(Mailbox::name).collect()
     }
 
     /// Fills a calendar (`None`: the default one) and clears its history: links issued before are
@@ -364,7 +367,7 @@ impl Simulator {
             let tally = &mailbox.metrics.counts;
             statistics.total.during_pause += tally.during_pause;
             if tally.requests > 0 {
-                statistics.mailboxes.insert(mailbox.person.address.to_string(), tally.clone());
+                statistics.mailboxes.insert(mailbox.name(), tally.clone());
             }
         }
         statistics

@@ -4,6 +4,20 @@ use super::Simulator;
 use super::access_token::TokenHolder;
 
 impl Simulator {
+    /// Issues an access token of a person, with scopes such as `Calendars.Read Group.Read.All`,
+    /// without a sign-in. `None` if there is no such person.
+    pub fn person_access_token(&self, person: &str, scopes: &str) -> Option<String> {
+        let mut state = self.state();
+        let mailbox = state.mailbox(person)?;
+        let holder = TokenHolder::Person {
+            object_id: state.mailboxes[mailbox].object_id.clone(),
+            client_id: String::new(),
+            scopes: scopes.split_whitespace().map(str::to_lowercase).collect(),
+        };
+        let now = state.env.now();
+        Some(state.sign_in.access_tokens.grant(holder, now))
+    }
+
     /// Revokes one access token: Graph refuses it from now on. Returns whether it was valid.
     pub fn revoke_access_token(&self, token: &str) -> bool {
         self.state().sign_in.access_tokens.revoke(|text, _| text == token) > 0

@@ -44,7 +44,7 @@ impl SimulatorState {
             items: this.items.values().map(|item| &**item).collect(),
         };
         let edit = picker.edit(this.at_capacity())?;
-        let mailbox = owner.person.address.to_string();
+        let mailbox = owner.name();
         Some(Mutation { mailbox, calendar: (calendar > 0).then(|| this.id.clone()), edit })
     }
 }

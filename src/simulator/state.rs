@@ -37,12 +37,14 @@ use super::zone::Zone;
 /// Longest `Retry-After` during which requests are counted, in seconds.
 const LONGEST_PAUSE: i64 = 3600;
 
-/// The mailbox of a person or a room.
+/// The mailbox of a person, a room or a group.
 #[derive(Debug)]
 pub(super) struct Mailbox {
     /// The number that all its ids depend on.
     pub(super) number: u64,
     pub(super) object_id: String,
+    pub(super) is_group: bool,
+    /// The name and address of the owner.
     pub(super) person: Person,
     pub(super) zone: Arc<Zone>,
     /// The first is the default one.
@@ -58,7 +60,7 @@ pub(super) struct SimulatorState {
     pub(super) behaviour: Behaviour,
     pub(super) latency: std::ops::Range<Duration>,
     pub(super) mailboxes: Vec<Mailbox>,
-    /// Mailboxes by address and object id, in lower case.
+    /// Mailboxes by address and object id, in lower case; those of groups by `group:{id}` only.
     pub(super) names: BTreeMap<String, usize>,
     /// The mailbox behind `/me`.
     pub(super) me: Option<usize>,
@@ -126,16 +128,23 @@ impl SimulatorState {
         if let Some(known) = self.mailbox(address) {
             return known;
         }
+        let person = Person { name: name.into(), address: address.into() };
+        let at = self.push_mailbox(person, None);
+        self.names.insert(address.to_lowercase(), at);
+        self.names.insert(self.mailboxes[at].object_id.clone(), at);
+        at
+    }
+
+    /// Adds the mailbox of a person or room, or that of the group with this id. Returns its index.
+    pub(super) fn push_mailbox(&mut self, person: Person, group: Option<String>) -> usize {
         let at = self.mailboxes.len();
         let number = mix(&[self.seed, at as u64, 0x6d61_696c]);
-        let object_id = guid(&[number]);
-        self.names.insert(address.to_lowercase(), at);
-        self.names.insert(object_id.clone(), at);
         let place = CalendarContext { mailbox: number, calendar: 0 };
         self.mailboxes.push(Mailbox {
             number,
-            object_id,
-            person: Person { name: name.into(), address: address.into() },
+            is_group: group.is_some(),
+            object_id: group.unwrap_or_else(|| guid(&[number])),
+            person,
             zone: Arc::new(Zone::any(number)),
             calendars: vec![Calendar::new(place, "Calendar")],
             metrics: MailboxCounter::default(),
@@ -203,6 +212,9 @@ impl SimulatorState {
         }
         self.total.arrive(now);
         ticket.mailbox = self.mailbox_of(call);
+        if is_delta(call) {
+            self.count(ticket.mailbox, |metrics| metrics.counts.delta_requests += 1);
+        }
         if let Some(mailbox) = ticket.mailbox.and_then(|m| self.mailboxes.get_mut(m)) {
             let recent = mailbox.metrics.arrive(now);
             let throttled = |limit: &str, retry_after: &str| {
@@ -231,7 +243,10 @@ impl SimulatorState {
     /// The mailbox that a path addresses.
     fn mailbox_of(&self, call: &SimulatedRequest) -> Option<usize> {
         match call.segments.first().map(|first| first.to_lowercase()).as_deref() {
-            Some("users") => self.mailbox(call.segments.get(1)?),
+            Some("users") => {
+                self.mailbox(call.segments.get(1)?).filter(|at| !self.mailboxes[*at].is_group)
+            }
+            Some("groups") => self.group_mailbox(call),
             Some("me") => match self.sign_in.access_tokens.holder(call) {
                 Some(TokenHolder::Person { object_id, .. }) => self.mailbox(object_id),
                 _ => self.me,

@@ -16,6 +16,8 @@ pub struct RequestCounts {
     pub during_pause: u64,
     /// The most requests in any 10 minutes.
     pub max_in_10_minutes: u64,
+    /// Requests to the delta function, links included.
+    pub delta_requests: u64,
     /// Enumerations started, that is, requests for a first page.
     pub enumerations: u64,
     /// Repeated requests for a link that had already been answered with a page.
@@ -36,7 +38,7 @@ pub struct RequestCounts {
 pub struct Statistics {
     /// All mailboxes together, and requests that address no mailbox.
     pub total: RequestCounts,
-    /// The counts by mailbox address.
+    /// The counts by mailbox: its address, or `group:{id}`.
     pub mailboxes: BTreeMap<String, RequestCounts>,
     /// Requests to the token endpoint.
     pub token_requests: u64,

@@ -15,6 +15,7 @@ mod delegation;
 mod device_code;
 mod directory;
 mod faults;
+mod group_calendar;
 mod handle;
 mod managed_identity;
 mod places;

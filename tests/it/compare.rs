@@ -250,8 +250,16 @@ async fn get(
     id: &str,
 ) -> Option<Value> {
     let calendar = calendar.map(|id| format!("/calendars/{id}")).unwrap_or_default();
-    let request = http::Request::get(format!("{BASE}/users/{mailbox}{calendar}/events/{id}"))
-        .header("authorization", format!("Bearer {}", simulator.access_token()))
+    let (owner, token) = match mailbox.strip_prefix("group:") {
+        // In the tests, Alice is a member of every group.
+        Some(group) => {
+            let token = simulator.person_access_token("alice@contoso.com", "Group.Read.All");
+            (format!("groups/{group}"), token.unwrap())
+        }
+        None => (format!("users/{mailbox}"), simulator.access_token()),
+    };
+    let request = http::Request::get(format!("{BASE}/{owner}{calendar}/events/{id}"))
+        .header("authorization", format!("Bearer {token}"))
         .body(Bytes::new())
         .unwrap();
     found(simulator, request).await

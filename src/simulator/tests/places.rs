@@ -130,6 +130,7 @@ async fn the_control_plane_changes_the_directory() {
         ("POST", "objects", json!({"kind": "person", "principal_name": "kiosk@contoso.example"})),
         ("POST", "objects", json!({"kind": "contact", "name": "P", "mail": "p@x.example"})),
         ("POST", "objects", json!({"kind": "device", "name": "laptop"})),
+        ("POST", "objects", json!({"kind": "group", "name": "Board", "calendar": true})),
         ("DELETE", "objects", json!({"object": "p@x.example"})),
         ("PUT", "addresses", json!({"mailbox": ALICE, "address": "ann@contoso.example"})),
         ("PUT", "people", json!({"person": "ann@contoso.example", "department": "Sales"})),
