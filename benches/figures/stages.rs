@@ -73,6 +73,7 @@ fn step((pages, number): (Vec<Page>, u32)) -> Vec<Commit> {
         has_other_segments: false,
         confirm_after: jiff::SignedDuration::from_mins(10),
         page_size: 200,
+        has_delta: true,
     };
     let at = Timestamp::UNIX_EPOCH;
     let mut pages = pages.into_iter();

@@ -74,6 +74,12 @@ impl Fallback {
         self.delta_retry_at = Some(at.checked_add(DELTA_RETRY_AFTER).unwrap_or(Timestamp::MAX));
     }
 
+    /// There is no delta: lists from the first round on. The time is never due, because
+    /// [`SegmentContext::has_delta`](super::round::SegmentContext::has_delta) is false.
+    pub(super) fn list_always(&mut self) {
+        self.delta_retry_at.get_or_insert(Timestamp::UNIX_EPOCH);
+    }
+
     /// Delta works again: keeps only the page size.
     pub fn delta_recovered(&mut self) {
         *self = Self { size: self.size, ..Self::default() };

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! In snapshot mode ([`Fallback::is_snapshot`]) every round is an enumeration by plain pages, which
-//! end without a delta link.
+//! end without a delta link. So is, without exception, every round of a calendar without delta
+//! ([`SegmentContext::has_delta`]).
 //!
 //! Requests to Graph and to the store are [`Effect`]s. The caller performs them and returns a
 //! [`RoundInput`]. A crash between the two loses no event: the state is what the store holds
@@ -94,6 +95,9 @@ pub struct SegmentContext {
     pub has_other_segments: bool,
     /// The configured page size.
     pub page_size: u32,
+    /// Whether Graph reports changes of the calendar; if not, the segment is always in snapshot
+    /// mode.
+    pub has_delta: bool,
 }
 
 #[derive(Debug)]
@@ -138,10 +142,14 @@ impl Round {
             // listing.
             pending.forget_tombstones();
         }
+        let mut fallback = std::mem::take(&mut position.fallback);
+        if !context.has_delta {
+            fallback.list_always();
+        }
         Self {
             removal_check: RemovalCheck::new(events, context.has_other_segments),
             context,
-            fallback: std::mem::take(&mut position.fallback),
+            fallback,
             progress: Progress::resume(position, pending),
             after_commit: AfterCommit::Continue,
             at: Timestamp::UNIX_EPOCH,
@@ -293,7 +301,9 @@ impl Round {
             Phase::Following { next: link } | Phase::Settled { delta: Some(link) } => {
                 Step::Do(Effect::Page(Some(link.clone())))
             }
-            Phase::Settled { delta: None } if self.fallback.is_delta_due(self.at) => {
+            Phase::Settled { delta: None }
+                if self.context.has_delta && self.fallback.is_delta_due(self.at) =>
+            {
                 self.restart(ResyncReason::DeltaRetry)
             }
             // Nothing is written before the first page.

@@ -13,6 +13,12 @@ pub const MAX_SEGMENT_DAYS: i64 = 1825;
 /// The longest name of a window, in characters.
 pub const MAX_WINDOW_NAME: usize = 200;
 
+/// The object id of the Microsoft 365 group whose calendar the mailbox `group:{id}` means; `None` for
+/// a person's mailbox.
+pub fn group_id(mailbox: &str) -> Option<&str> {
+    mailbox.strip_prefix("group:")
+}
+
 /// A window of the configuration. Windows of a fleet share equal strings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Window {
@@ -20,7 +26,7 @@ pub struct Window {
     pub name: Arc<str>,
     /// The `[account.*]` whose token is used to read it.
     pub account: Arc<str>,
-    /// User id or address, or `me` for a delegated account.
+    /// User id or address, `me` for a delegated account, or `group:{id}` ([`group_id`]).
     pub mailbox: Arc<str>,
     /// Which of the mailbox's calendars.
     pub calendar: CalendarRef,
@@ -244,6 +250,12 @@ impl Window {
     /// Its settings, for a change of this window alone.
     pub fn settings_mut(&mut self) -> &mut WindowSettings {
         Arc::make_mut(&mut self.settings)
+    }
+
+    /// Whether Graph reports changes of the calendar. It does not for calendars of groups (facts 5,
+    /// 6), which are therefore listed in each round.
+    pub fn has_delta(&self) -> bool {
+        group_id(&self.mailbox).is_none()
     }
 
     /// The window's event shape.

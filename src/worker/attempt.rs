@@ -194,6 +194,7 @@ impl<'a> Attempt<'a> {
                 .unwrap_or(SignedDuration::MAX),
             has_other_segments,
             page_size: self.context.window.settings.page_size,
+            has_delta: self.context.window.has_delta(),
         };
         let events = self.context.handle.lock().events;
         let mut round = Round::resume(context, position, pending, events);

@@ -252,7 +252,7 @@ impl WindowHandle {
                 .map(|(segment, index)| SegmentStatus {
                     start: segment.start,
                     end: segment.end,
-                    mode: if rare.snapshots.contains(index) {
+                    mode: if rare.snapshots.contains(index) || !window.has_delta() {
                         SegmentMode::Snapshot
                     } else {
                         SegmentMode::Delta

@@ -27,6 +27,7 @@ fn place(complete: Completion) -> SegmentContext {
         confirm_after: SignedDuration::from_secs(600),
         has_other_segments: false,
         page_size: 200,
+        has_delta: true,
     }
 }
 

@@ -132,6 +132,7 @@ mod tests {
             confirm_after: SignedDuration::ZERO,
             has_other_segments: true,
             page_size: 200,
+            has_delta: true,
         };
         Box::new(Round::resume(context, None, Vec::new(), 0))
     }

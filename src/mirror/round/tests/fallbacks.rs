@@ -252,6 +252,42 @@ fn a_resync_in_snapshot_mode_is_listed() {
 }
 
 #[test]
+fn a_calendar_without_delta_is_always_listed() {
+    let begin = |position, at| {
+        let place = SegmentContext { has_delta: false, ..place(Completion::Master) };
+        Round::resume(place, position, Vec::new(), 100).step(RoundInput::Start, at)
+    };
+    let (round, effect) = begin(None, AT);
+    assert!(matches!(effect, Step::Do(Effect::PlainPage(None))), "from the first round on");
+    assert!(round.fallback().is_snapshot());
+    // A restart in the middle of a listing goes on with its link.
+    let (_, commit) = step_page(round, page(vec![single("a")], &[], next("n")), &[]);
+    let (round, effect) = begin(commit.position, AT);
+    assert!(matches!(effect, Step::Do(Effect::PlainPage(Some(ref l))) if *l == link("n")));
+    let (round, commit) = step_page(round, page(vec![single("b")], &[], PageEnd::Last), &[]);
+    assert_eq!(commit.counters.resync, None);
+    let (_, effect) = round.step(RoundInput::Committed(2), AT);
+    let position = match effect {
+        Step::Do(Effect::Commit(settled)) => settled.position,
+        _ => commit.position,
+    };
+    assert_eq!(position.as_ref().unwrap().phase, Phase::Settled { delta: None });
+    assert!(position.as_ref().unwrap().fallback.is_snapshot());
+    // Delta is not tried, however much later, and a listing is still no resync.
+    for later in [AT, hour(25), hour(24 * 4000)] {
+        let (round, effect) = begin(position.clone(), later);
+        assert!(matches!(effect, Step::Do(Effect::PlainPage(None))), "{later}");
+        let (_, commit) = step_page(round, page(Vec::new(), &[], PageEnd::Last), &[]);
+        assert_eq!(commit.counters.resync, None);
+    }
+    // Segments that are enumerated again for another reason are listed too.
+    for reason in [ResyncReason::New, ResyncReason::Requested, ResyncReason::WindowMoved] {
+        let (_, effect) = begin(Some(Position::new(Phase::start(reason), false)), hour(25));
+        assert!(matches!(effect, Step::Do(Effect::PlainPage(None))), "{reason:?}");
+    }
+}
+
+#[test]
 fn a_failing_listing_leaves_no_fallback() {
     let (round, _) = started(listed(Phase::Settled { delta: None }), AT);
     let (round, _) = step_page(round, page(vec![single("a")], &[], next("n1")), &[]);
