@@ -41,7 +41,7 @@ pub struct OnlineFault {
 }
 
 impl OnlineFault {
-    fn of(error: &GraphError, credential: &Credential) -> Self {
+    fn of(error: &GraphError, credential: &Credential, mailbox: &str) -> Self {
         let passing = matches!(
             error.class(),
             ErrorClass::Transient | ErrorClass::Throttled | ErrorClass::MalformedPage
@@ -51,7 +51,7 @@ impl OnlineFault {
             status: error.status(),
             code: error.code().map(str::to_owned),
             problem: error.message(),
-            remedy: remedy(error, credential),
+            remedy: remedy(error, credential, mailbox),
         }
     }
 }
@@ -107,7 +107,8 @@ async fn check_account(
             client.calendar_view(&target, &options, day, Some("id"), None, false).await.map(drop)
         }
     };
-    let fault = checked.err().map(|error| OnlineFault::of(&error, &account.credential));
+    let mailbox = window.as_ref().map_or("", |window| &*window.mailbox);
+    let fault = checked.err().map(|error| OnlineFault::of(&error, &account.credential, mailbox));
     AccountCheck { account: account.name.clone(), window, fault }
 }
 

@@ -7,17 +7,22 @@ use super::error::GraphError;
 use crate::mirror::account::Credential;
 use crate::mirror::failure::ErrorClass;
 use crate::mirror::fleet::FleetSource;
+use crate::mirror::window::group_id;
 
-/// The remedy for a refused request to a mailbox of an account with this credential; `None` if the
-/// error has its remedy in its message, or none is known.
-pub fn remedy(error: &GraphError, credential: &Credential) -> Option<&'static str> {
+/// The remedy for a refused request to this mailbox of an account with this credential; `None` if
+/// the error has its remedy in its message, or none is known.
+pub fn remedy(error: &GraphError, credential: &Credential, mailbox: &str) -> Option<&'static str> {
     if !matches!(error, GraphError::Response(_)) {
         return None;
     }
     let message = error.message().to_ascii_lowercase();
     let code = error.code().unwrap_or_default().to_ascii_lowercase();
+    let is_group = group_id(mailbox).is_some();
     let is_person = matches!(credential, Credential::DeviceCode(_));
     Some(match (error.class(), &*code) {
+        (_, "errorgroupisusedinnongroupuri") => {
+            "check mailbox: this is a group; write \"group:\" before its id"
+        }
         (ErrorClass::SignIn, _) if error.token_refused() => {
             "Graph refuses the token: check that the account signs in to the cloud in graph.cloud, \
              and that this machine's clock is right"
@@ -33,6 +38,13 @@ pub fn remedy(error: &GraphError, credential: &Credential) -> Option<&'static st
             "an application access policy does not allow this mailbox: add the mailbox to the \
              policy's group (Exchange: Test-ApplicationAccessPolicy shows it), and wait an hour"
         }
+        (ErrorClass::Forbidden, _) if is_group && is_person => {
+            "make the person who signed in a member of the group, have an administrator consent to \
+             Group.Read.All, and sign in again: calmirror login"
+        }
+        (ErrorClass::Forbidden, _) if is_group => {
+            "use the token of a member of the group, with the delegated permission Group.Read.All"
+        }
         (ErrorClass::Forbidden, _) if is_person => {
             "have the owner share the calendar with the person who signed in"
         }
@@ -42,6 +54,9 @@ pub fn remedy(error: &GraphError, credential: &Credential) -> Option<&'static st
         (ErrorClass::Forbidden, _) => {
             "grant the application permission Calendars.Read with an administrator's consent, or \
              an Exchange role assignment (RBAC for Applications) that covers this mailbox"
+        }
+        (ErrorClass::Gone, _) if is_group => {
+            "check mailbox: the tenant has no such Microsoft 365 group; other groups have no calendar"
         }
         (ErrorClass::Gone, "mailboxnotenabledforrestapi") => {
             "give the user a licence with Exchange Online, or remove the window"
@@ -115,7 +130,8 @@ pub fn listing_remedy(
             Some("check calendars_of: the tenant has no such mailbox")
         }
         (ErrorClass::Gone | ErrorClass::Refused, _) => None,
-        _ => remedy(error, credential),
+        (_, FleetSource::Mailbox(mailbox)) => remedy(error, credential, mailbox),
+        _ => remedy(error, credential, ""),
     }
 }
 
@@ -126,6 +142,8 @@ mod tests {
 
     use super::*;
     use crate::graph::error::{ErrorResponse, RequestKind};
+
+    const ALICE: &str = "alice@contoso.com";
 
     fn response(status: u16, body: &str) -> GraphError {
         let status = StatusCode::from_u16(status).unwrap();
@@ -141,8 +159,8 @@ mod tests {
         GraphError::Response(Box::new(response))
     }
 
-    fn of(status: u16, body: &str, credential: &Credential) -> Option<&'static str> {
-        remedy(&response(status, body), credential)
+    fn of(status: u16, body: &str, credential: &Credential, mailbox: &str) -> Option<&'static str> {
+        remedy(&response(status, body), credential, mailbox)
     }
 
     #[test]
@@ -169,10 +187,21 @@ mod tests {
             (404, &error("ErrorItemNotFound", "no"), &app, "no such calendar"),
             (404, &String::new(), &app, "one of them does not exist"),
         ] {
-            let remedy = of(status, body, credential).unwrap_or_default();
+            let remedy = of(status, body, credential, ALICE).unwrap_or_default();
             assert!(remedy.contains(said), "{status} {body}: {remedy}");
         }
-        assert_eq!(of(503, "", &app), None);
+        assert_eq!(of(503, "", &app, ALICE), None);
+        let group = "group:00000000-0000-0000-0000-000000000001";
+        let gone = error("Request_ResourceNotFound", "no");
+        for (status, body, credential, mailbox, said) in [
+            (403, &denied, &person, group, "a member of the group"),
+            (403, &denied, &Credential::AccessTokenFile("x".into()), group, "Group.Read.All"),
+            (404, &gone, &person, group, "no such Microsoft 365 group"),
+            (404, &error("ErrorGroupIsUsedInNonGroupURI", "no"), &app, ALICE, "\"group:\""),
+        ] {
+            let remedy = of(status, body, credential, mailbox).unwrap_or_default();
+            assert!(remedy.contains(said), "{status} {body}: {remedy}");
+        }
     }
 
     #[test]

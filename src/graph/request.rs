@@ -11,7 +11,7 @@ use super::auth::Tokens;
 use super::budget::MailboxBudget;
 use super::error::GraphError;
 use crate::mirror::page::Link;
-use crate::mirror::window::{BodyFormat, CalendarRef, Edges};
+use crate::mirror::window::{BodyFormat, CalendarRef, Edges, group_id};
 use crate::percent;
 
 /// What is encoded in a segment of a path.
@@ -22,7 +22,7 @@ const SELECT: &AsciiSet = &percent::RESERVED.remove(b',');
 /// The calendar to read, the account's tokens, and counters of the requests made.
 #[derive(Debug)]
 pub struct Target {
-    /// User id or address, or `me`.
+    /// User id or address, `me`, or `group:{id}`.
     pub mailbox: Arc<str>,
     /// The calendar of the mailbox.
     pub calendar: CalendarRef,
@@ -90,6 +90,10 @@ impl Target {
         let mut url = base.to_owned();
         if &*self.mailbox == "me" {
             url.push_str("/me/");
+        } else if let Some(group) = group_id(&self.mailbox) {
+            url.push_str("/groups/");
+            push_segment(&mut url, group)?;
+            url.push('/');
         } else {
             url.push_str("/users/");
             push_segment(&mut url, &self.mailbox)?;

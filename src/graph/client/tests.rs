@@ -53,8 +53,9 @@ async fn every_request_has_its_url() {
     let listing = r#"{"value":[]}"#;
     let event = r#"{"id":"m","type":"seriesMaster"}"#;
     let script = Script::new(
-        [granted("t", 3600), granted("t", 3600), granted("t", 3600)],
-        [EMPTY, event, listing, listing, EMPTY, event, EMPTY, listing].map(|b| reply(200, b)),
+        [(); 4].map(|()| granted("t", 3600)),
+        [EMPTY, event, listing, listing, EMPTY, event, EMPTY, listing, listing, event, listing]
+            .map(|body| reply(200, body)),
     );
     let client = client(&script);
     let (options, edges) = (options(), edges());
@@ -72,6 +73,10 @@ async fn every_request_has_its_url() {
     let me = target(&client, &script, "me", CalendarRef::Default);
     client.page(&me, &options, start(), false).await.unwrap();
     client.calendar_view(&me, &options, edges, None, None, false).await.unwrap();
+    let group = target(&client, &script, "group:02bd-a315", CalendarRef::Default);
+    client.calendar_view(&group, &options, edges, None, None, false).await.unwrap();
+    client.event(&group, &options, &id, false).await.unwrap().unwrap();
+    client.instances(&group, &options, &id, edges, None, false).await.unwrap().unwrap();
 
     let range = "startDateTime=2026-01-01T00%3A00%3A00Z&endDateTime=2027-01-01T00%3A00%3A00Z";
     let expected = [
@@ -83,6 +88,9 @@ async fn every_request_has_its_url() {
         "/users/g%23EXT%23@x/calendars/AQ%2F%20%25/events/AAMk%2F%2BA==".into(),
         format!("/me/calendarView/delta?{range}"),
         format!("/me/calendarView?{range}"),
+        format!("/groups/02bd-a315/calendarView?{range}"),
+        "/groups/02bd-a315/events/AAMk%2F%2BA==".into(),
+        format!("/groups/02bd-a315/events/AAMk%2F%2BA==/instances?{range}"),
     ];
     assert_eq!(script.urls(), expected.map(|path| format!("{BASE}{path}")));
     assert_eq!(plain.requests.load(Ordering::Relaxed), 4);
