@@ -32,6 +32,8 @@ pub(crate) struct SignInRecord {
     pub(crate) user_name: String,
     /// When the person signed in.
     pub(crate) at: Timestamp,
+    /// Whether the person also granted the reading of group calendars.
+    pub(crate) reads_groups: bool,
     /// `None` after a logout. Who it was stays known, because the store has that person's events.
     pub(crate) refresh_token: Option<SecretString>,
 }
@@ -58,6 +60,8 @@ struct RecordJson<'a> {
     user_id: String,
     user_name: String,
     at: Timestamp,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    reads_groups: bool,
     #[serde(borrow)]
     refresh_token: Option<Cow<'a, str>>,
 }
@@ -84,9 +88,10 @@ impl SignInRecord {
             return Err(SignInRecordError::Newer);
         }
         let record: RecordJson<'_> = serde_json::from_slice(&bytes).map_err(malformed)?;
-        let RecordJson { tenant, client_id, user_id, user_name, at, refresh_token, .. } = record;
-        let refresh_token = refresh_token.map(|token| SecretString::from(token.into_owned()));
-        Ok(Some(Self { tenant, client_id, user_id, user_name, at, refresh_token }))
+        let RecordJson { tenant, client_id, user_id, user_name, at, reads_groups, .. } = record;
+        let refresh_token =
+            record.refresh_token.map(|token| SecretString::from(token.into_owned()));
+        Ok(Some(Self { tenant, client_id, user_id, user_name, at, reads_groups, refresh_token }))
     }
 
     /// Replaces the file with this record, durably. Creates its directory if it is missing.
@@ -109,6 +114,7 @@ impl SignInRecord {
             user_id: self.user_id.clone(),
             user_name: self.user_name.clone(),
             at: self.at,
+            reads_groups: self.reads_groups,
             refresh_token: self.refresh_token.as_ref().map(|token| token.expose_secret().into()),
         })?;
         new.write_all(&json)?;
@@ -129,6 +135,7 @@ mod tests {
             user_id: "1".to_owned(),
             user_name: "alice@contoso.com".to_owned(),
             at: Timestamp::UNIX_EPOCH,
+            reads_groups: true,
             refresh_token: Some("canary\"é".into()),
         }
     }
@@ -144,7 +151,7 @@ mod tests {
         let read = SignInRecord::read(&path).unwrap().unwrap();
         assert_eq!(read.refresh_token.as_ref().unwrap().expose_secret(), "canary\"é");
         assert_eq!((&*read.user_id, &*read.user_name), ("1", "alice@contoso.com"));
-        assert!(!format!("{read:?}").contains("canary"));
+        assert!(read.reads_groups && !format!("{read:?}").contains("canary"));
         SignInRecord { refresh_token: None, ..read }.write(&path).unwrap();
         assert!(SignInRecord::read(&path).unwrap().unwrap().refresh_token.is_none());
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);

@@ -109,7 +109,8 @@ pub(super) fn account(
         }
         _ => None,
     };
-    Some(Account { name: name.into(), tenant: tenant.into(), client_id, credential, user, proxy })
+    let (name, tenant) = (name.into(), tenant.into());
+    Some(Account { name, tenant, client_id, credential, user, proxy, reads_groups: false })
 }
 
 /// A key that is either `true` or absent.

@@ -154,6 +154,7 @@ pub(crate) fn sign_in(credential: Credential) -> SignInSettings {
             credential,
             user: None,
             proxy: ProxySettings::default(),
+            reads_groups: false,
         },
         login_url: "https://login.example/".into(),
         scope: "https://graph.example/.default".into(),

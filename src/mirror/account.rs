@@ -21,6 +21,8 @@ pub struct Account {
     pub user: Option<Arc<str>>,
     /// Through which proxy its requests go.
     pub proxy: ProxySettings,
+    /// Whether any window is the calendar of a group, for which a person grants more.
+    pub reads_groups: bool,
 }
 
 impl Account {

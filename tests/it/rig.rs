@@ -75,6 +75,7 @@ pub(crate) fn sign_in(credential: Credential) -> SignInSettings {
             credential,
             user: None,
             proxy: ProxySettings::default(),
+            reads_groups: false,
         },
         login_url: "http://127.0.0.1:1".into(),
         scope: "http://127.0.0.1:1/.default".into(),

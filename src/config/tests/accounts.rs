@@ -214,6 +214,7 @@ fn an_account_that_a_person_signs_in_to_knows_who_it_was() {
         user_id: "oid".to_owned(),
         user_name: "alice@contoso.com".to_owned(),
         at: jiff::Timestamp::UNIX_EPOCH,
+        reads_groups: false,
         refresh_token: Some("r".into()),
     };
     record.write(&file).unwrap();

@@ -24,6 +24,9 @@ use crate::sign_in_record::SignInRecord;
 /// What the person grants: calendars, those that others share, and a refresh token. The last two
 /// say who signed in.
 const SCOPES: &str = "Calendars.Read Calendars.Read.Shared offline_access openid profile";
+/// The same for accounts that also read group calendars, which an administrator has to consent to.
+const SCOPES_WITH_GROUPS: &str =
+    "Calendars.Read Calendars.Read.Shared Group.Read.All offline_access openid profile";
 
 const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:device_code";
 
@@ -122,7 +125,8 @@ impl Tokens {
     pub async fn begin_login(&self) -> Result<DeviceCode, LoginError> {
         let sign_in = self.cached().sign_in.clone();
         sign_in.record_file()?;
-        let form = [("client_id", &*sign_in.account.client_id), ("scope", SCOPES)];
+        let scopes = scopes(sign_in.account.reads_groups);
+        let form = [("client_id", &*sign_in.account.client_id), ("scope", scopes)];
         let (head, body) = sign_in
             .send(TenantEndpoint::DeviceCode, &form, &*self.transport, &self.env)
             .await
@@ -236,9 +240,14 @@ impl Tokens {
             user_id: claims.oid,
             user_name: name.clone(),
             at: self.env.now(),
+            reads_groups: account.reads_groups,
             refresh_token: Some(answer.refresh_token.ok_or(LoginError::Unknown)?),
         };
         self.write(record, file).await?;
+        if before.is_none() {
+            // The person may have granted more than the current token allows.
+            self.cached().sign_out();
+        }
         Ok(SignedInUser { name, replaced: before.is_some() })
     }
 
@@ -283,7 +292,8 @@ impl SignInSettings {
         let form = [
             ("grant_type", "refresh_token"),
             ("client_id", &*self.account.client_id),
-            ("scope", SCOPES),
+            // What was granted: a scope that was not would end the sign-in for every window.
+            ("scope", scopes(record.reads_groups)),
             ("refresh_token", token.expose_secret()),
         ];
         let TokenAnswer { grant, refresh_token, .. } = self
@@ -301,6 +311,11 @@ impl SignInSettings {
         }
         Ok(grant)
     }
+}
+
+/// The scopes to ask for.
+fn scopes(groups: bool) -> &'static str {
+    if groups { SCOPES_WITH_GROUPS } else { SCOPES }
 }
 
 fn read(file: &Path) -> Result<Option<SignInRecord>, LoginError> {

@@ -220,3 +220,25 @@ async fn a_sign_in_that_ended_or_cannot_be_read_needs_a_person() {
         out.message()
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn group_calendars_are_asked_for_at_the_sign_in_and_not_before() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("contoso");
+    let sign_in = |reads_groups| {
+        let mut sign_in = account(&file, Some("alice"));
+        sign_in.account.reads_groups = reads_groups;
+        sign_in
+    };
+    let once = || [reply(200, CODE), signed_in("alice", "r"), refreshed("t", "r")];
+    let script = Script::new(once().into_iter().chain(once()), []);
+    login(&tokens(&script, sign_in(false)), false).await.unwrap();
+    // A window of a group was added since, for which the person has granted nothing.
+    let added = tokens(&script, sign_in(true));
+    added.token().await.unwrap();
+    assert_eq!([0, 2].map(|n| field(&script, n, "scope")), [SCOPES, SCOPES]);
+    login(&added, false).await.unwrap();
+    added.token().await.unwrap();
+    let granted = [3, 5].map(|n| field(&script, n, "scope"));
+    assert_eq!(granted, [SCOPES_WITH_GROUPS, SCOPES_WITH_GROUPS]);
+}
