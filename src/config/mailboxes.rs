@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::account::is_guid;
 use super::diagnostic::Issue;
+use crate::mirror::window::{CalendarRef, group_id};
 
 /// At most this many wrong lines of a mailboxes file are reported; further ones are mostly the same
 /// mistake.
@@ -63,10 +64,43 @@ pub(super) fn check_mailbox(text: &str, may_be_me: bool) -> Result<(), Issue> {
     Ok(())
 }
 
+/// Checks `group:ID`, the calendar of a Microsoft 365 group; other mailboxes pass. `may_be_user` says
+/// whether the account may be a person.
+pub(super) fn check_group(
+    text: &str,
+    calendar: &CalendarRef,
+    may_be_user: bool,
+) -> Result<(), Issue> {
+    let Some(group) = group_id(text) else { return Ok(()) };
+    Err(if !is_guid(group) {
+        Issue::new(
+            "not the id of a group",
+            "write group: and the group's object id (a GUID), not its name or address",
+        )
+    } else if *calendar != CalendarRef::Default {
+        Issue::new(
+            "a group has only its default calendar, but calendar names another one",
+            "remove calendar, or write the mailbox that has that calendar",
+        )
+    } else if !may_be_user {
+        // Documented for events and calendars of groups, and reported for all requests.
+        Issue::new(
+            "Graph shows group calendars to members of the group only, not to applications",
+            "use an account with device_code = true, and sign in as a member of the group",
+        )
+    } else {
+        return Ok(());
+    })
+}
+
 /// A warning about a mailbox that is neither an address (user principal name) nor an object id:
-/// Graph answers 404 for all others. A `me` that was not rejected before is intentional.
+/// Graph answers 404 for all others. A `me` or group that was not rejected before is intentional.
 pub(super) fn mailbox_warning(mailbox: &str) -> Option<Issue> {
-    (!is_address(mailbox) && !is_guid(mailbox) && mailbox != "me").then(|| {
+    let known = is_address(mailbox)
+        || is_guid(mailbox)
+        || mailbox == "me"
+        || group_id(mailbox).is_some();
+    (!known).then(|| {
         Issue::new(
             format!("{mailbox:?} is neither an address nor a user id"),
             "write the user's address (alice@contoso.com) or object id (a GUID)",

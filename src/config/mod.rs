@@ -61,7 +61,7 @@ pub use sources::Sources;
 
 use crate::mirror::account::Account;
 use crate::mirror::fleet::FleetSpec;
-use crate::mirror::window::{Window, WindowIdentity};
+use crate::mirror::window::{Window, WindowIdentity, group_id};
 use entry::EntryReader;
 use fleets::FleetCollector;
 use layers::Layers;
@@ -183,6 +183,11 @@ impl Config {
         }
         let concurrency = windows.expected_concurrency();
         let (windows, fleets) = (windows.all, fleets.all);
+        for window in windows.iter().filter(|window| group_id(&window.mailbox).is_some()) {
+            if let Some(account) = accounts.get_mut(&window.account) {
+                account.reads_groups = true;
+            }
+        }
         warn_unused(&layers, &windows, &fleets, report);
         let sections = sections?;
         let graph = &sections.graph;

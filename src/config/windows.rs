@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use super::diagnostic::Issue;
 use super::entry::EntryReader;
 use super::layers;
-use super::mailboxes::{self, MAX_REPORTED_LINES, check_mailbox, mailbox_warning};
+use super::mailboxes::{self, MAX_REPORTED_LINES, check_group, check_mailbox, mailbox_warning};
 use super::origin::{DiagnosticSink, ValueOrigin};
 use super::reader::TableReader;
 use super::table::LayeredTable;
@@ -78,7 +78,10 @@ impl<'a> WindowCollector<'a> {
             if named && name.is_none() {
                 return;
             }
-            if let Err(wrong) = check_mailbox(&text, self.shared.may_have_me(&entry.account)) {
+            let may_be_user = self.shared.may_have_me(&entry.account);
+            let checked = check_mailbox(&text, may_be_user)
+                .and_then(|()| check_group(&text, &entry.calendar, may_be_user));
+            if let Err(wrong) = checked {
                 reader.fault("mailbox", wrong);
                 return;
             }
@@ -155,7 +158,9 @@ impl<'a> WindowCollector<'a> {
         let may_be_me = self.shared.may_have_me(&entry.account);
         for (number, line) in mailboxes::lines(&text) {
             let origin = ValueOrigin::File { path: path.clone(), line: number };
-            if let Err(wrong) = check_mailbox(line, may_be_me) {
+            let checked = check_mailbox(line, may_be_me)
+                .and_then(|()| check_group(line, &entry.calendar, may_be_me));
+            if let Err(wrong) = checked {
                 reader.report.fault(&origin, &key, wrong);
             } else {
                 if let Some(wrong) = mailbox_warning(line) {

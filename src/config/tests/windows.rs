@@ -202,3 +202,52 @@ fn a_hundred_thousand_mailboxes_are_read() {
     // Explained once, not a hundred thousand times.
     assert!(config.explained.len() < 100);
 }
+
+const GROUP: &str = "group:11111111-2222-3333-4444-555555555555";
+
+fn group_window(mailbox: &str) -> String {
+    format!("[[window]]\naccount = \"p\"\nmailbox = \"{mailbox}\"\n")
+}
+
+#[test]
+fn a_group_calendar_is_read_for_a_person() {
+    let person = "[store]\npath = \"store\"\n[account.p]\ntenant = \"t.com\"\nclient_id = \"11111111-1111-1111-1111-111111111111\"\ndevice_code = true\n";
+    let with = |windows: &str| ConfigFixture::with(&format!("{ACCOUNT}{person}{windows}"));
+    let config = with(&format!("{}calendar = \"default\"\n", group_window(GROUP))).config();
+    let [window] = config.windows.as_slice() else { panic!("one window") };
+    assert_eq!((&*window.name, &*window.mailbox, window.has_delta()), (GROUP, GROUP, false));
+    assert!(config.accounts["p"].reads_groups && !config.accounts["contoso"].reads_groups);
+    assert!(!config.warnings.iter().any(|warning| warning.problem.contains("user id")));
+    let me = with(&group_window("me")).config();
+    assert!(me.windows[0].has_delta() && !me.accounts["p"].reads_groups);
+
+    let fixture = with(
+        &[
+            format!("{}calendar = \"AAMk=\"\n", group_window(GROUP)),
+            group_window("group:board@contoso.com"),
+            group_window("group:"),
+            group_window(GROUP).replace("\"p\"", "\"contoso\""),
+        ]
+        .concat(),
+    );
+    let faults = fixture.faults();
+    let said = [
+        "a group has only its default calendar, but calendar names another one; remove calendar, or write the mailbox that has that calendar",
+        "not the id of a group; write group: and the group's object id (a GUID), not its name or address",
+        "not the id of a group; write group: and the group's object id (a GUID), not its name or address",
+        "Graph shows group calendars to members of the group only, not to applications; use an account with device_code = true, and sign in as a member of the group",
+    ];
+    assert_eq!(faults.len(), said.len(), "{faults:?}");
+    for (fault, said) in faults.iter().zip(said) {
+        assert!(fault.contains(".mailbox: ") && fault.ends_with(said), "{fault}");
+    }
+}
+
+#[test]
+fn groups_may_be_lines_of_a_mailboxes_file() {
+    let fixture = ConfigFixture::with(&format!("{ACCOUNT}{ROOMS}"));
+    fixture.write("rooms.txt", &format!("a@b\n{GROUP}\n"));
+    let faults = fixture.faults();
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    assert!(faults[0].starts_with("rooms.txt:2: ") && faults[0].contains("not to applications"));
+}
