@@ -18,6 +18,7 @@ mod fairness;
 mod fleets;
 mod full;
 mod golden;
+mod group_calendar;
 mod hostile;
 mod interrupted;
 mod kill;

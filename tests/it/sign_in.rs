@@ -15,12 +15,12 @@ use crate::process::{CommandOutput, DaemonFixture, DaemonProcess, eventually};
 const SECRET: &str = "client_secret_file = \"secret\"\n";
 
 /// The configuration with another credential and one window.
-fn configure(fixture: &DaemonFixture, credential: &str, window: &str) {
+pub(crate) fn configure(fixture: &DaemonFixture, credential: &str, window: &str) {
     let text = fixture.preamble().replace(SECRET, credential);
     fixture.configure(&format!("{text}[[window]]\nname = \"w\"\naccount = \"contoso\"\n{window}"));
 }
 
-async fn becomes(fixture: &DaemonFixture, wanted: WindowState) -> WindowStatus {
+pub(crate) async fn becomes(fixture: &DaemonFixture, wanted: WindowState) -> WindowStatus {
     eventually("the window has the state", async || {
         let status = fixture.api.window("w").await;
         (status.state == wanted).then_some(status)
@@ -41,7 +41,11 @@ async fn real(fixture: &DaemonFixture, mailbox: &str, edges: Edges) -> EventsByI
 }
 
 /// `calmirror login`, while a person enters the printed code; `None` declines.
-async fn login(fixture: &DaemonFixture, more: &[&str], person: Option<&str>) -> CommandOutput {
+pub(crate) async fn login(
+    fixture: &DaemonFixture,
+    more: &[&str],
+    person: Option<&str>,
+) -> CommandOutput {
     let out = fixture.path("login");
     let mut command = fixture.command();
     command.args(["login", "contoso"]).args(more);
