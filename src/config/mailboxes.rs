@@ -96,10 +96,8 @@ pub(super) fn check_group(
 /// A warning about a mailbox that is neither an address (user principal name) nor an object id:
 /// Graph answers 404 for all others. A `me` or group that was not rejected before is intentional.
 pub(super) fn mailbox_warning(mailbox: &str) -> Option<Issue> {
-    let known = is_address(mailbox)
-        || is_guid(mailbox)
-        || mailbox == "me"
-        || group_id(mailbox).is_some();
+    let known =
+        is_address(mailbox) || is_guid(mailbox) || mailbox == "me" || group_id(mailbox).is_some();
     (!known).then(|| {
         Issue::new(
             format!("{mailbox:?} is neither an address nor a user id"),

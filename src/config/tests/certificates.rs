@@ -123,7 +123,7 @@ fn a_certificate_that_cannot_sign_is_refused() {
 }
 
 #[test]
-fn the_end_of_a_certificate_is_announced_and_then_refused() {
+fn the_end_of_a_certificate_is_announced() {
     let fixture = with(&file("graph/certificate.pem"), None);
     let key = "calmirror.toml:4: account.a.certificate_file: the certificate in app";
     let renew =
