@@ -15,7 +15,7 @@ use crate::mirror::status::WindowStatus;
 pub struct FleetBoard(Arc<RwLock<BoardContent>>);
 
 /// By window: the fleet, and where a room is.
-type WindowOrigins = HashMap<Arc<str>, (Arc<str>, Option<Arc<Place>>)>;
+pub type WindowOrigins = HashMap<Arc<str>, (Arc<str>, Option<Arc<Place>>)>;
 
 #[derive(Debug, Default)]
 struct BoardContent {
@@ -76,11 +76,7 @@ pub struct FleetFaultJson {
 
 impl FleetBoard {
     /// Replaces everything.
-    pub fn replace(
-        &self,
-        fleets: Vec<FleetStatusJson>,
-        windows: HashMap<Arc<str>, (Arc<str>, Option<Arc<Place>>)>,
-    ) {
+    pub fn replace(&self, fleets: Vec<FleetStatusJson>, windows: WindowOrigins) {
         let content = BoardContent { fleets: fleets.into(), windows };
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = content;
     }

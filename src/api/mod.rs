@@ -51,7 +51,7 @@ use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate as _, SizeAbove};
 
 pub use auth::TokenHash;
-pub use fleets::{FleetBoard, FleetFaultJson, FleetStatusJson, HeldListingJson};
+pub use fleets::{FleetBoard, FleetFaultJson, FleetStatusJson, HeldListingJson, WindowOrigins};
 pub use limits::RequestLimits;
 pub use listen::{BindError, UnixEndpoint, UnixOwner, bind_tcp, bind_unix, serve_tcp, serve_unix};
 pub use login::{CompletedLogin, LoginApi, LoginRefusal, StartedLogin};

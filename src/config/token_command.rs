@@ -2,7 +2,7 @@
 //! file that nobody else can change.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::diagnostic::Issue;
@@ -73,7 +73,7 @@ fn only_owner_writes(file: &Path) -> Result<(), Issue> {
     Ok(())
 }
 
-fn changeable(path: &PathBuf, how: &str, command: &str) -> Issue {
+fn changeable(path: &Path, how: &str, command: &str) -> Issue {
     let shown = path.display();
     let problem = format!("a command, but others can change {shown} ({how})");
     Issue::new(problem, format!("{command} {shown}"))

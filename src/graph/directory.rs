@@ -31,7 +31,7 @@ const CALENDARS: &str = "$select=id,name,isDefaultCalendar,canEdit,owner&$top=10
 const BUDGET: &str = "";
 
 /// Lists what fleets consist of, with the token of one account.
-pub struct Directory {
+pub struct DirectoryClient {
     client: GraphClient,
     tokens: Arc<Tokens>,
     target: Target,
@@ -39,13 +39,13 @@ pub struct Directory {
 
 impl GraphClient {
     /// The directory as an account sees it. A pause that Graph asks for lasts as long as this.
-    pub fn directory(&self, tokens: &Arc<Tokens>) -> Directory {
+    pub fn directory(&self, tokens: &Arc<Tokens>) -> DirectoryClient {
         let target = self.target(tokens, &BUDGET.into(), CalendarRef::Default);
-        Directory { client: self.clone(), tokens: tokens.clone(), target }
+        DirectoryClient { client: self.clone(), tokens: tokens.clone(), target }
     }
 }
 
-impl Directory {
+impl DirectoryClient {
     /// The users in a group and in the groups in it (fact 189), by the group's id or address.
     ///
     /// # Errors
@@ -218,10 +218,13 @@ impl Directory {
     }
 }
 
-/// Which calendars people write in cannot be seen from their names, which are translated and can be
-/// changed. Birthdays and holidays are in the mailbox of their owner, who cannot edit them. A
-/// calendar that somebody else shares for reading cannot be edited either, but it is written by its
-/// owner. `isRemovable` says nothing: it is true for holidays and for calendars that people add.
+/// Converts calendars, and decides which of them Exchange fills: birthdays and holidays.
+///
+/// Their names prove nothing, because they are translated and anybody can use them. What shows them
+/// is that the owner of the mailbox also owns them and cannot edit them. A calendar that somebody
+/// else shares for reading cannot be edited either, but its owner writes in it; and `canEdit` of a
+/// shared calendar can be wrong (contrib#910). `isRemovable` is not used: people can remove the
+/// holidays that they have added like any other calendar.
 fn calendars(listed: Vec<CalendarJson>) -> Vec<ListedCalendar> {
     let owner = |calendar: &CalendarJson| {
         let address = calendar.owner.as_ref()?.address.as_ref()?;

@@ -28,7 +28,7 @@ pub mod wire;
 pub use auth::{DeviceCode, LoginError, SignInSettings, SignedInUser, Tokens};
 pub use budget::{Budgets, MailboxBudget};
 pub use client::GraphClient;
-pub use directory::Directory;
+pub use directory::DirectoryClient;
 pub use error::GraphError;
 pub use page_memory::Reservation;
 pub use remedy::{listing_remedy, remedy};

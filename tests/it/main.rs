@@ -24,6 +24,7 @@ mod interrupted;
 mod kill;
 mod killed;
 mod lies;
+mod listings;
 mod logs;
 mod long;
 mod memory;

@@ -32,11 +32,11 @@ pub(crate) fn listing(count: usize, minute: i64) -> FleetListing {
             id: id.clone(),
             address: format!("ä{n}.{}@contoso.com", "long".repeat(n % 200)).into(),
             name: format!("Room {n}, {minute}").into(),
-            place: (n % 2 == 0).then(|| Arc::new(place)),
+            place: n.is_multiple_of(2).then(|| Arc::new(place)),
         };
         let window = |calendar| FleetWindow { name: format!("w{n}").into(), calendar };
         let windows = vec![window(CalendarRef::Default), window(CalendarRef::Id("AAMk=".into()))];
-        let absent_since = (n % 3 == 0).then(|| at(minute));
+        let absent_since = n.is_multiple_of(3).then(|| at(minute));
         (id, FleetMember { absent_since, windows, ..FleetMember::new(mailbox) })
     };
     FleetListing {

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::config::read_mailboxes;
 use crate::env::Env;
-use crate::graph::{Directory, GraphError, listing_remedy};
+use crate::graph::{DirectoryClient, GraphError, listing_remedy};
 use crate::mirror::account::Credential;
 use crate::mirror::failure::ErrorClass;
 use crate::mirror::fleet::{
@@ -54,7 +54,7 @@ pub(in crate::daemon) struct ListingError {
 
 /// Lists a fleet.
 pub(super) async fn list(
-    directory: &Directory,
+    directory: &DirectoryClient,
     credential: &Credential,
     spec: &FleetSpec,
     known: &FleetListing,
@@ -91,7 +91,7 @@ pub(super) async fn list(
 
 /// Who belongs to the fleet now.
 async fn members(
-    directory: &Directory,
+    directory: &DirectoryClient,
     credential: &Credential,
     spec: &FleetSpec,
     env: &Env,
@@ -131,7 +131,7 @@ type MemberCalendars = Result<Option<Vec<ListedCalendar>>, GraphError>;
 
 /// Asks a member for its calendars. A room's user is looked up first (fact 193).
 async fn ask(
-    directory: &Directory,
+    directory: &DirectoryClient,
     spec: &FleetSpec,
     mut member: FleetMember,
 ) -> (FleetMember, MemberCalendars) {

@@ -171,7 +171,8 @@ impl Tokens {
         let began = Instant::now();
         let sign_in = self.cached().sign_in.clone();
         let stamp = sign_in.account.credential.stamp();
-        let outcome = sign_in.grant(&*self.transport, &self.env).await;
+        // Boxed: every round in progress has the room of what it may await, and this is rare.
+        let outcome = Box::pin(sign_in.grant(&*self.transport, &self.env)).await;
         let mut held = self.cached();
         if !Arc::ptr_eq(&held.sign_in, &sign_in) {
             // The settings changed meanwhile, so the outcome is not stored.

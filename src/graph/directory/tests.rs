@@ -8,7 +8,9 @@ use super::*;
 use crate::graph::script::{BASE, Script, ScriptedResponse, client, granted, reply, tokens};
 
 /// A directory that answers from a script.
-fn directory(answers: impl IntoIterator<Item = ScriptedResponse>) -> (Arc<Script>, Directory) {
+fn directory(
+    answers: impl IntoIterator<Item = ScriptedResponse>,
+) -> (Arc<Script>, DirectoryClient) {
     let script = Script::new([granted("t1", 3600), granted("t2", 3600)], answers);
     let directory = client(&script).directory(&tokens(&script));
     (script, directory)
