@@ -38,7 +38,7 @@ use crate::worker::Services;
 use fleets::{FinishedListing, Fleets, Listings};
 use listeners::{Listeners, PreparedListeners};
 use login::AccountRegistry;
-pub use online::{AccountCheck, OnlineFault, check_online};
+pub use online::{AccountCheck, FleetCheck, OnlineChecks, OnlineFault, check_online};
 pub use reload::Loader;
 use reload::{LoadResult, PendingReload};
 use settings::{api_settings, sign_ins, tokens, window_specs};
@@ -192,6 +192,12 @@ impl Daemon {
         let specs = window_specs(&config, &config.windows, &accounts);
         let permit = |count| check_drops(count, options.accept_drops);
         supervisor.start(specs, &options.progress, permit).await?;
+        // Fleets that left the configuration while no daemon ran.
+        for name in listings.keys() {
+            if config.fleets.iter().all(|fleet| fleet.name != *name) {
+                store.save_fleet_listing(name, None).await?;
+            }
+        }
 
         let app = AppState {
             store: store.clone(),

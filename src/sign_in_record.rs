@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -118,6 +118,11 @@ impl SignInRecord {
             refresh_token: self.refresh_token.as_ref().map(|token| token.expose_secret().into()),
         })?;
         new.write_all(&json)?;
+        // `check --online` may run as root, and the daemon has to read the file afterwards.
+        let owner = fs::metadata(path).or_else(|_| fs::metadata(directory))?;
+        if owner.uid() != new.as_file().metadata()?.uid() {
+            fchown(new.as_file(), Some(owner.uid()), Some(owner.gid()))?;
+        }
         new.as_file().sync_all()?;
         new.persist(path)?;
         File::open(directory)?.sync_all()

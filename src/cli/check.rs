@@ -62,22 +62,23 @@ pub(super) async fn check(
     match Config::load(sources, now) {
         Ok(config) => {
             let checked = match online {
-                true => Some(online::accounts(&config).await?),
+                true => Some(online::checks(&config).await?),
                 false => None,
             };
             let text = if json {
                 let mut answer = as_json(&config, explained, now);
                 if let Some(checked) = &checked {
-                    answer["accounts"] = online::as_json(checked);
+                    answer["accounts"] = online::accounts_json(&checked.accounts);
+                    answer["listed"] = online::fleets_json(&checked.fleets);
                 }
                 format!("{answer}\n")
             } else {
                 let shown = if explained { explain(&config) } else { windows(&config, now) };
-                let online = checked.as_deref().map(online::lines).unwrap_or_default();
+                let online = checked.as_ref().map(online::lines).unwrap_or_default();
                 printable_lines(&(warnings(&config) + &shown + &online))
             };
             out.write_all(text.as_bytes())?;
-            Ok(checked.as_deref().map_or(DONE, online::exit))
+            Ok(checked.as_ref().map_or(DONE, online::exit))
         }
         Err(Diagnostics(faults)) => {
             // The faults are the requested output, so they go to `out`.

@@ -80,8 +80,9 @@ pub(super) async fn demo(
     let simulation = start_simulation(args.seed, env.clone()).await?;
     let mailboxes = simulation.simulator().mailboxes();
     let group = args.fleet.then(|| {
-        // The rooms come after the people.
-        fleet::ChangingGroup::new(simulation.simulator(), &mailboxes[..PEOPLE.min(mailboxes.len())])
+        let is_person = |mailbox: &&String| !mailbox.starts_with("room-");
+        let people: Vec<String> = mailboxes.iter().filter(is_person).cloned().collect();
+        fleet::ChangingGroup::new(simulation.simulator(), people)
     });
     let file = write_configuration(&directory, &simulation, &mailboxes, args)?;
     let sources = Sources::find(Some(&file), BTreeMap::new());

@@ -101,7 +101,8 @@ pub(super) fn account(
     let (tenant, client_id, credential, proxy) = (tenant?, client_id?, credential?, proxy?);
     let user = match &credential {
         Credential::DeviceCode(file) => {
-            let (user, wrong) = signed_in::user(file, &tenant, &client_id);
+            let known = signed_in::user(file, &tenant, &client_id);
+            let (user, wrong) = known.map_err(|wrong| reader.fault(DEVICE_CODE, wrong)).ok()?;
             if let Some(wrong) = wrong {
                 reader.warn(DEVICE_CODE, wrong);
             }

@@ -91,10 +91,16 @@ impl ConfigDiff {
             && self.settings.is_empty()
     }
 
-    /// How many windows drop their events: the removed and the replaced ones.
-    pub fn drops(&self) -> usize {
-        let replaced =
-            self.changed.iter().filter(|changed| changed.effect == ReloadEffect::Replaced);
+    /// How many windows drop their events: the removed and the replaced ones. Those that only belong
+    /// to another person of the account `signed_in` do not count.
+    pub fn drops_besides(&self, signed_in: Option<&str>) -> usize {
+        let meant = |changed: &&ChangedWindow| {
+            changed.keys == ["tenant"] && signed_in == Some(&*changed.new.account)
+        };
+        let replaced = self
+            .changed
+            .iter()
+            .filter(|changed| changed.effect == ReloadEffect::Replaced && !meant(changed));
         self.removed.len() + replaced.count()
     }
 }

@@ -10,7 +10,7 @@ use super::diagnostic::Issue;
 use super::entry::{EntryReader, plain_name};
 use super::layers;
 use super::mailboxes::{
-    self, MAX_REPORTED_LINES, check_mailbox, is_address, is_plain, mailbox_warning,
+    self, MAX_REPORTED_LINES, check_mailbox, is_address, is_plain, mailbox_warning, refuse_group,
 };
 use super::origin::{DiagnosticSink, ValueOrigin};
 use super::reader::{RawValue, TableReader};
@@ -138,7 +138,8 @@ fn source(reader: &mut TableReader<'_>, may_be_me: bool) -> Option<FleetSource> 
         "calendars_of" => {
             let mailbox: Arc<str> = reader.read(key, |written| {
                 let text = written.text()?;
-                check_mailbox(text, may_be_me).map(|()| text.into())
+                check_mailbox(text, may_be_me)?;
+                refuse_group(text).map(|()| text.into())
             })?;
             if let Some(wrong) = mailbox_warning(&mailbox) {
                 reader.warn(key, wrong);
@@ -195,7 +196,8 @@ fn check_file(reader: &mut TableReader<'_>, key: &str, file: &Path, may_be_me: b
         reader.warn(key, Issue::new(problem, "write an address or id on each line"));
     }
     let wrong = lines.filter_map(|(line, text)| {
-        let wrong = check_mailbox(text, may_be_me).err().or_else(|| mailbox_warning(text))?;
+        let wrong = check_mailbox(text, may_be_me).and_then(|()| refuse_group(text)).err();
+        let wrong = wrong.or_else(|| mailbox_warning(text))?;
         Some((line, wrong))
     });
     for (line, wrong) in wrong.take(MAX_REPORTED_LINES) {

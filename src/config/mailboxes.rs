@@ -33,7 +33,8 @@ pub(super) fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
 /// The file cannot be read.
 pub fn read_mailboxes(file: &Path) -> Result<Vec<String>, Issue> {
     let text = read(file)?;
-    let mailboxes = lines(&text).map(|(_, line)| line).filter(|line| is_plain(line));
+    let of_a_person = |line: &&str| is_plain(line) && group_id(line).is_none() && *line != "me";
+    let mailboxes = lines(&text).map(|(_, line)| line).filter(of_a_person);
     Ok(mailboxes.map(str::to_owned).collect())
 }
 
@@ -62,6 +63,17 @@ pub(super) fn check_mailbox(text: &str, may_be_me: bool) -> Result<(), Issue> {
         ));
     }
     Ok(())
+}
+
+/// Refuses `group:ID` in a fleet: the calendar of a group is a window of its own.
+pub(super) fn refuse_group(text: &str) -> Result<(), Issue> {
+    match group_id(text) {
+        None => Ok(()),
+        Some(_) => Err(Issue::new(
+            "the calendar of a group cannot belong to a fleet",
+            "write it as the mailbox of a [[window]]",
+        )),
+    }
 }
 
 /// Checks `group:ID`, the calendar of a Microsoft 365 group; other mailboxes pass. `may_be_user` says

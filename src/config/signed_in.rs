@@ -17,25 +17,35 @@ pub(super) fn file(store: Option<&Path>, account: &str) -> PathBuf {
 
 /// The object id of the person who signed in, and what is wrong with the sign-in. That is only worth
 /// a warning: the daemon runs, and the account's windows wait for a sign-in.
+///
+/// # Errors
+/// It is not known who signed in. Without the person the windows would count as those of another
+/// one, and lose their events.
 pub(super) fn user(
     file: &Path,
     tenant: &str,
     client_id: &str,
-) -> (Option<Arc<str>>, Option<Issue>) {
+) -> Result<(Option<Arc<str>>, Option<Issue>), Issue> {
     let wrong = |problem: String| {
         let remedy = "run `calmirror login` for this account once the daemon runs";
         Some(Issue::new(problem, remedy))
     };
-    match SignInRecord::read(file) {
-        Err(error) => (None, wrong(format!("{} cannot be read: {error}", file.display()))),
-        Ok(None) => (None, wrong("nobody has signed in yet".to_owned())),
-        Ok(Some(record)) if record.tenant != tenant || record.client_id != client_id => {
+    let record = SignInRecord::read(file).map_err(|error| {
+        let problem = format!("{} cannot be read: {error}", file.display());
+        Issue::new(
+            problem,
+            "let the daemon's user read it, restore it, or delete it and sign in again",
+        )
+    })?;
+    Ok(match record {
+        None => (None, wrong("nobody has signed in yet".to_owned())),
+        Some(record) if record.tenant != tenant || record.client_id != client_id => {
             (None, wrong("the sign-in was made for another tenant or application".to_owned()))
         }
-        Ok(Some(record)) => {
+        Some(record) => {
             let signed_out = record.refresh_token.is_none();
             let wrong = if signed_out { wrong("nobody is signed in".to_owned()) } else { None };
             (Some(record.user_id.into()), wrong)
         }
-    }
+    })
 }

@@ -18,9 +18,9 @@ use crate::api::FleetBoard;
 use crate::config::Config;
 use crate::env::Env;
 use crate::graph::{GraphClient, Tokens};
-use crate::mirror::fleet::{FleetListing, FleetSpec, ListingOutcome};
+use crate::mirror::fleet::{FleetListing, FleetSpec, FleetWindow, ListingOutcome, MASS_LEAVE_MIN};
 use crate::mirror::window::Window;
-pub(super) use lister::{ListedFleet, ListingError, MemberFault};
+pub(super) use lister::{ListedFleet, ListingError, MemberFault, count_members};
 
 /// The first wait after a failed listing; doubles up to the interval between listings.
 const FIRST_RETRY: Duration = Duration::from_secs(60);
@@ -55,6 +55,8 @@ struct ManagedFleet {
     faults: Vec<MemberFault>,
     /// Names of calendars that `all` leaves out.
     left_out: Vec<Arc<str>>,
+    /// Since when listings lack the calendars of most windows.
+    calendars_missing: Option<Instant>,
 }
 
 /// The end of a listing.
@@ -212,6 +214,9 @@ impl Fleets {
                 }
                 fleet.failures = 0;
                 let mut wait = fleet.spec.relist_every.mul_f64(1.0 - chance / 10.0);
+                if listed.is_incomplete {
+                    wait = wait.min(FIRST_RETRY);
+                }
                 fleet.held = None;
                 if let ListingOutcome::Held { missing, until } = listed.outcome {
                     tracing::warn!(fleet = %name, missing, %until, "listing lacks most members, nobody leaves before another listing agrees");
@@ -219,8 +224,12 @@ impl Fleets {
                     let left = until.duration_since(self.env.now());
                     wait = wait.min(Duration::try_from(left).unwrap_or_default());
                 }
+                let listing = Arc::new(fleet.accept(listed, taken));
+                if fleet.calendars_missing.is_some() {
+                    wait = wait.min(fleet.spec.settings.confirm_after);
+                }
                 fleet.due = Instant::now() + wait;
-                Some(NewListing { listing: Arc::new(fleet.accept(listed, taken)), fleet: name })
+                Some(NewListing { listing, fleet: name })
             }
         };
         self.publish();
@@ -249,7 +258,7 @@ impl Fleets {
             let name = fleet.spec.name.clone();
             fleet.listing.members.values().flat_map(move |member| {
                 let (name, place) = (name.clone(), member.mailbox.place.clone());
-                let of = move |window: &crate::mirror::fleet::FleetWindow| {
+                let of = move |window: &FleetWindow| {
                     (window.name.clone(), (name.clone(), place.clone()))
                 };
                 member.windows.iter().map(of)
@@ -277,12 +286,44 @@ impl ManagedFleet {
             held: None,
             faults: Vec::new(),
             left_out: Vec::new(),
+            calendars_missing: None,
         }
+    }
+
+    /// Whether a listing lacks the calendars of so many windows that another one has to confirm it.
+    /// Lists of calendars have been wrong for weeks (fact 185), and a name may be mistyped.
+    fn holds_calendars(&mut self, listed: &ListedFleet) -> bool {
+        let members = &listed.listing.members;
+        let all: usize = members.values().map(|member| member.windows.len()).sum();
+        let missing: usize = listed
+            .calendars
+            .iter()
+            .filter_map(|(id, calendars)| Some((members.get(id)?, calendars)))
+            .map(|(member, calendars)| {
+                let is_listed = |known: &&FleetWindow| {
+                    calendars.iter().any(|calendar| calendar.calendar == known.calendar)
+                };
+                member.windows.len() - member.windows.iter().filter(is_listed).count()
+            })
+            .sum();
+        if missing < MASS_LEAVE_MIN || missing * 2 <= all {
+            self.calendars_missing = None;
+            return false;
+        }
+        let since = *self.calendars_missing.get_or_insert_with(Instant::now);
+        if since.elapsed() >= self.spec.settings.confirm_after && !since.elapsed().is_zero() {
+            self.calendars_missing = None;
+            return false;
+        }
+        let fleet = &self.spec.name;
+        tracing::warn!(%fleet, missing, "listing lacks the calendars of most windows, they stay before another listing agrees");
+        true
     }
 
     /// Names the windows of the calendars that were listed, and forgets those that are gone.
     fn accept(&mut self, listed: ListedFleet, taken: impl Fn(&str) -> bool) -> FleetListing {
-        let ListedFleet { mut listing, calendars, faults, left_out, outcome } = listed;
+        let keep_all = self.holds_calendars(&listed);
+        let ListedFleet { mut listing, calendars, faults, left_out, outcome, .. } = listed;
         let mut names: std::collections::HashSet<Arc<str>> = listing
             .members
             .values()
@@ -292,7 +333,10 @@ impl ManagedFleet {
         self.left_out = left_out;
         for (id, calendars) in calendars {
             let Some(member) = listing.members.get_mut(&id) else { continue };
-            member.windows.retain(|known| calendars.iter().any(|c| c.calendar == known.calendar));
+            let is_listed = |known: &FleetWindow| {
+                calendars.iter().any(|calendar| calendar.calendar == known.calendar)
+            };
+            member.windows.retain(|known| keep_all || is_listed(known));
             for calendar in &calendars {
                 if member.windows.iter().any(|known| known.calendar == calendar.calendar) {
                     continue;

@@ -67,7 +67,7 @@ impl LoginApi for AccountRegistry {
                 tracing::info!(%account, replaced, "a person signed in");
                 // The configuration names the person, and whose events the windows have depends on
                 // it: a reload puts both in force.
-                match reloads.ask(replaced).await {
+                match reloads.ask_after_sign_in(&account).await {
                     Ok(_) => Ok(CompletedLogin { user, replaced }),
                     Err(error) => Err(LoginRefusal::NotReloaded { user, error }),
                 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::settings;
+use super::{fleets, settings};
 use crate::config::Config;
 use crate::env::Env;
 use crate::graph::{Budgets, GraphClient, GraphError, RequestOptions, Tokens, Transport, remedy};
@@ -25,7 +25,25 @@ pub struct AccountCheck {
     pub fault: Option<OnlineFault>,
 }
 
-/// Why an account cannot be used.
+/// What the check of a fleet found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FleetCheck {
+    /// The fleet.
+    pub fleet: Arc<str>,
+    /// How many members are listed, or why none are.
+    pub members: Result<usize, OnlineFault>,
+}
+
+/// What `check --online` found.
+#[derive(Clone, Debug)]
+pub struct OnlineChecks {
+    /// Every account.
+    pub accounts: Vec<AccountCheck>,
+    /// Every fleet.
+    pub fleets: Vec<FleetCheck>,
+}
+
+/// Why an account or a fleet cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OnlineFault {
     /// Whether a person has to act; otherwise the reason may pass.
@@ -56,7 +74,7 @@ impl OnlineFault {
     }
 }
 
-/// Signs in with every account and reads one page of one of its calendars.
+/// Signs in with every account, reads one page of one of its calendars, and lists every fleet.
 ///
 /// # Errors
 /// Graph's configured address cannot be used.
@@ -64,7 +82,7 @@ pub async fn check_online(
     config: &Config,
     transport: Arc<dyn Transport>,
     env: Env,
-) -> Result<Vec<AccountCheck>, String> {
+) -> Result<OnlineChecks, String> {
     let graph = &config.sections.graph;
     let budgets = Budgets::new(graph.max_concurrent, graph.max_concurrent_per_mailbox);
     let client = GraphClient::new(
@@ -78,11 +96,29 @@ pub async fn check_online(
     let sign_ins = settings::sign_ins(config, &BTreeMap::new())
         .map_err(|error| format!("the network cannot be set up: {error}"))?;
     let accounts = settings::tokens(&sign_ins, &BTreeMap::new(), &transport, &env);
-    let checks = config.accounts.values().zip(accounts.into_values()).map(|(account, tokens)| {
+    let checks = config.accounts.values().map(|account| {
         let window = config.windows.iter().find(|window| window.account == account.name).cloned();
-        check_account(account, tokens, window, &client, env.now())
+        check_account(account, accounts[&account.name].clone(), window, &client, env.now())
     });
-    Ok(futures_util::future::join_all(checks).await)
+    let fleets = config.fleets.iter().map(|spec| async {
+        let tokens = &accounts[&spec.account];
+        let (directory, credential) = (client.directory(tokens), tokens.credential());
+        let listed = fleets::count_members(&directory, &credential, spec, &env).await;
+        let members = listed.map_err(|error| OnlineFault {
+            needs_person: !error.is_passing,
+            status: error.status,
+            code: error.code,
+            problem: error.problem,
+            remedy: error.remedy,
+        });
+        FleetCheck { fleet: spec.name.clone(), members }
+    });
+    let (accounts, fleets) = futures_util::future::join(
+        futures_util::future::join_all(checks),
+        futures_util::future::join_all(fleets),
+    )
+    .await;
+    Ok(OnlineChecks { accounts, fleets })
 }
 
 async fn check_account(

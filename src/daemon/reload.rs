@@ -122,7 +122,7 @@ impl Daemon {
     pub(super) async fn on_config_loaded(&mut self, loaded: LoadResult) {
         let Some(PendingReload { request, begun, .. }) = self.pending.take() else { return };
         let result = match loaded {
-            Ok(loaded) => self.apply(*loaded, request.accept_drops, begun).await,
+            Ok(loaded) => self.apply(*loaded, &request, begun).await,
             Err(error) => Err(error),
         };
         self.reloads.answer(request, result, self.env.now());
@@ -137,12 +137,13 @@ impl Daemon {
     async fn apply(
         &mut self,
         loaded: LoadedConfig,
-        accept_drops: bool,
+        request: &ReloadRequest,
         begun: Instant,
     ) -> Result<ReloadSummary, ReloadError> {
         let LoadedConfig { base, config, settings, difference } = loaded;
-        let (dropped, known) = (difference.drops(), self.config.windows.len());
-        if !accept_drops && is_mass_drop(dropped, known) {
+        let meant = request.signed_in.as_deref();
+        let (dropped, known) = (difference.drops_besides(meant), self.config.windows.len());
+        if !request.accept_drops && is_mass_drop(dropped, known) {
             return Err(ReloadError::Drops { dropped, known });
         }
         let (old, new) = (&self.config.sections.api, &config.sections.api);

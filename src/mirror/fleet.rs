@@ -283,12 +283,15 @@ impl FleetMember {
         Self { mailbox, user, absent_since: None, windows: Vec::new() }
     }
 
-    /// Whether the mailbox is to be asked for its calendars: it was never asked, or a week ago.
-    pub fn is_due(&self, now: Timestamp) -> bool {
+    /// Whether the mailbox is to be asked for its calendars: it has not exactly the windows that are
+    /// selected, as far as that can be known, or it was not in Exchange a week ago.
+    pub fn is_due(&self, selection: &CalendarSelection, now: Timestamp) -> bool {
         match self.absent_since {
             // A time in the future is of another clock.
             Some(since) => since > now || now.duration_since(since) >= ASK_AGAIN_AFTER,
-            None => self.windows.is_empty(),
+            // Calendars come and go without a sign (fact 187).
+            None if *selection != CalendarSelection::Default => true,
+            None => !matches!(&*self.windows, [only] if only.calendar == CalendarRef::Default),
         }
     }
 }
@@ -307,6 +310,10 @@ impl FleetListing {
         for mailbox in listed {
             let member = match missing.remove(&mailbox.id) {
                 Some(mut member) => {
+                    // Requests name the mailbox by its address if its id is not known.
+                    if member.user == member.mailbox.address {
+                        member.user = mailbox.address.clone();
+                    }
                     member.mailbox = mailbox;
                     member
                 }

@@ -50,6 +50,9 @@ struct ReloadState {
 pub struct ReloadRequest {
     /// Whether most of the fleet may be dropped.
     pub accept_drops: bool,
+    /// The account whose person has just signed in: that its windows are those of another person
+    /// now is meant, whatever their number.
+    pub signed_in: Option<Arc<str>>,
     /// `None` for a signal.
     reply: Option<oneshot::Sender<Result<ReloadSummary, ReloadError>>>,
 }
@@ -90,8 +93,25 @@ impl ReloadHandle {
     /// # Errors
     /// Why nothing was changed.
     pub async fn ask(&self, accept_drops: bool) -> Result<ReloadSummary, ReloadError> {
+        self.send(accept_drops, None).await
+    }
+
+    /// The same after a person has signed in to an account.
+    ///
+    /// # Errors
+    /// Why nothing was changed.
+    pub async fn ask_after_sign_in(&self, account: &str) -> Result<ReloadSummary, ReloadError> {
+        self.send(false, Some(account.into())).await
+    }
+
+    async fn send(
+        &self,
+        accept_drops: bool,
+        signed_in: Option<Arc<str>>,
+    ) -> Result<ReloadSummary, ReloadError> {
         let (reply, response) = oneshot::channel();
-        match self.requests.try_send(ReloadRequest { accept_drops, reply: Some(reply) }) {
+        let request = ReloadRequest { accept_drops, signed_in, reply: Some(reply) };
+        match self.requests.try_send(request) {
             Ok(()) => response.await.unwrap_or(Err(ReloadError::Stopping)),
             Err(mpsc::error::TrySendError::Full(_)) => Err(ReloadError::Busy),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(ReloadError::Stopping),
@@ -139,7 +159,7 @@ impl ReloadQueue {
             // Never `None`, as the queue has a sender itself.
             Some(request) = self.requests.recv() => return request,
         }
-        ReloadRequest { accept_drops: false, reply: None }
+        ReloadRequest { accept_drops: false, signed_in: None, reply: None }
     }
 
     /// Logs and records the result of a reload and replies to its requester.

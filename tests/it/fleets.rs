@@ -135,6 +135,10 @@ async fn members_join_leave_and_keep_their_window_under_another_address() {
     .await;
     let remedy = failed["last_error"]["remedy"].as_str().unwrap();
     assert!(remedy.contains("GroupMember.Read.All"), "{remedy}");
+    let checked = fleet.fixture.cli(&["check", "--online"]).await;
+    assert_eq!(checked.code, Some(77));
+    let line = checked.out.lines().last().unwrap();
+    assert!(line.starts_with("fleet staff: ") && line.contains("GroupMember.Read.All"), "{line}");
     fleet.until(&["alice", "carol"]).await;
     assert_eq!(fleet.fixture.cli(&["status"]).await.code, Some(1));
     fleet.fixture.simulator.set_permissions(None);

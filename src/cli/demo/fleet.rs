@@ -41,13 +41,12 @@ pub(super) struct ChangingGroup {
 }
 
 impl ChangingGroup {
-    pub(super) fn new(simulator: &Simulator, people: &[String]) -> Self {
+    pub(super) fn new(simulator: &Simulator, people: Vec<String>) -> Self {
         let group = simulator.add_group("Staff", Some(GROUP));
-        for person in people {
+        for person in &people {
             simulator.add_member(&group, person);
         }
-        let (simulator, people) = (simulator.clone(), people.to_vec());
-        Self { simulator, group, people, away: Vec::new() }
+        Self { simulator: simulator.clone(), group, people, away: Vec::new() }
     }
 
     /// Lets somebody leave, or join again, in turn.

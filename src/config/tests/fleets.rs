@@ -418,6 +418,6 @@ fn windows_of_fleets_are_compared_like_windows_of_the_configuration() {
     };
     assert_eq!(names(&difference.added), ["r3"]);
     assert_eq!(names(&difference.removed), ["r1"]);
-    assert_eq!((difference.unchanged, difference.drops()), (2, 1));
+    assert_eq!((difference.unchanged, difference.drops_besides(None)), (2, 1));
     assert_eq!(difference.fleets, []);
 }

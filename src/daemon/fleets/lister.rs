@@ -32,6 +32,8 @@ pub(in crate::daemon) struct ListedFleet {
     pub(super) faults: Vec<MemberFault>,
     /// Names of calendars that were not selected although all were asked for.
     pub(super) left_out: Vec<Arc<str>>,
+    /// Whether a member did not answer, and is worth another listing soon.
+    pub(super) is_incomplete: bool,
 }
 
 /// Why a member has no window.
@@ -47,9 +49,39 @@ pub(in crate::daemon) struct MemberFault {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::daemon) struct ListingError {
     pub(super) at: Timestamp,
-    pub(super) problem: String,
+    pub(in crate::daemon) problem: String,
     /// What an administrator has to grant.
-    pub(super) remedy: Option<&'static str>,
+    pub(in crate::daemon) remedy: Option<&'static str>,
+    /// Whether the reason may pass by itself.
+    pub(in crate::daemon) is_passing: bool,
+    /// The status of the answer.
+    pub(in crate::daemon) status: Option<u16>,
+    /// The error code of the answer.
+    pub(in crate::daemon) code: Option<String>,
+}
+
+impl ListingError {
+    /// An error of a request, or of signing in.
+    fn of(error: &GraphError, remedy: Option<&'static str>, at: Timestamp) -> Self {
+        Self {
+            at,
+            problem: error.message(),
+            remedy,
+            is_passing: error.class().is_retryable() || error.class() == ErrorClass::Throttled,
+            status: error.status(),
+            code: error.code().map(str::to_owned),
+        }
+    }
+}
+
+/// How many members a fleet has now.
+pub(in crate::daemon) async fn count_members(
+    directory: &DirectoryClient,
+    credential: &Credential,
+    spec: &FleetSpec,
+    env: &Env,
+) -> Result<usize, ListingError> {
+    Ok(members(directory, credential, spec, env).await?.len())
 }
 
 /// Lists a fleet.
@@ -65,12 +97,11 @@ pub(super) async fn list(
     let confirm_after =
         SignedDuration::try_from(spec.settings.confirm_after).unwrap_or(SignedDuration::MAX);
     let outcome = listing.update(listed, confirm_after, env.now());
-    let asked_each_time = spec.calendars != CalendarSelection::Default;
     let now = env.now();
     let due: Vec<FleetMember> = listing
         .members
         .values()
-        .filter(|member| member.is_due(now) || (asked_each_time && member.absent_since.is_none()))
+        .filter(|member| member.is_due(&spec.calendars, now))
         .cloned()
         .collect();
     let mut found = ListedFleet {
@@ -79,6 +110,7 @@ pub(super) async fn list(
         calendars: Vec::new(),
         faults: Vec::new(),
         left_out: Vec::new(),
+        is_incomplete: false,
     };
     let mut answers = stream::iter(due)
         .map(|member| async move { ask(directory, spec, member).await })
@@ -96,10 +128,8 @@ async fn members(
     spec: &FleetSpec,
     env: &Env,
 ) -> Result<Vec<ListedMailbox>, ListingError> {
-    let refused = |error: GraphError| ListingError {
-        at: env.now(),
-        problem: error.message(),
-        remedy: listing_remedy(&error, credential, &spec.source),
+    let refused = |error: GraphError| {
+        ListingError::of(&error, listing_remedy(&error, credential, &spec.source), env.now())
     };
     let of_one = |mailbox: Arc<str>| ListedMailbox {
         id: mailbox.clone(),
@@ -120,6 +150,9 @@ async fn members(
                 at: env.now(),
                 problem: wrong.to_string(),
                 remedy: None,
+                is_passing: false,
+                status: None,
+                code: None,
             })?;
             Ok(read.into_iter().map(|line| of_one(line.into())).collect())
         }
@@ -135,11 +168,15 @@ async fn ask(
     spec: &FleetSpec,
     mut member: FleetMember,
 ) -> (FleetMember, MemberCalendars) {
-    if member.mailbox.place.is_some()
-        && member.user == member.mailbox.address
-        && let Ok(Some(id)) = directory.user_id(&member.mailbox.address).await
-    {
-        member.user = id;
+    // Once there are windows, another name of the mailbox would replace them.
+    let is_new = member.windows.is_empty() && member.user == member.mailbox.address;
+    if member.mailbox.place.is_some() && is_new {
+        match directory.user_id(&member.mailbox.address).await {
+            Ok(Some(id)) => member.user = id,
+            // The account may not look it up: the address has to do.
+            Ok(None) => {}
+            Err(error) => return (member, Err(error)),
+        }
     }
     let calendars = match spec.calendars {
         CalendarSelection::Default => match directory.has_mailbox(&member.user).await {
@@ -201,9 +238,11 @@ impl ListedFleet {
             }
             Ok(None) => known.absent_since = Some(now),
             Err(error) if error.is_account_wide() => {
-                return Err(ListingError { at: now, problem: error.message(), remedy: None });
+                return Err(ListingError::of(&error, None, now));
             }
             Err(error) => {
+                self.is_incomplete |=
+                    error.class().is_retryable() || error.class() == ErrorClass::Throttled;
                 let source = FleetSource::Mailbox(address.clone());
                 let remedy = listing_remedy(&error, credential, &source);
                 let remedy = remedy.map(|remedy| format!("; {remedy}")).unwrap_or_default();
@@ -261,6 +300,7 @@ mod tests {
             calendars: Vec::new(),
             faults: Vec::new(),
             left_out: Vec::new(),
+            is_incomplete: false,
         };
         let credential = Credential::SecretEnv("X".into());
         let now = Timestamp::UNIX_EPOCH;

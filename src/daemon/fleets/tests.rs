@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::*;
 use crate::graph::script::{self, Script};
 use crate::mirror::fleet::{
-    CalendarSelection, FleetMember, FleetSource, FleetWindow, ListedCalendar, ListedMailbox,
+    CalendarSelection, FleetMember, FleetSource, ListedCalendar, ListedMailbox,
 };
 use crate::mirror::window::CalendarRef;
 use crate::tests::window;
@@ -60,7 +60,8 @@ fn listed(ids: &[&str], outcome: ListingOutcome) -> ListedFleet {
         listing.members.insert((*id).into(), member(id));
         calendars.push(((*id).into(), vec![calendar.clone()]));
     }
-    ListedFleet { listing, outcome, calendars, faults: Vec::new(), left_out: Vec::new() }
+    let (faults, left_out) = (Vec::new(), Vec::new());
+    ListedFleet { listing, outcome, calendars, faults, left_out, is_incomplete: false }
 }
 
 const JOINED: ListingOutcome = ListingOutcome::Applied { joined: 2, left: 0 };
@@ -96,7 +97,14 @@ async fn a_calendar_that_is_gone_takes_its_window_along() {
 #[tokio::test(start_paused = true)]
 async fn a_failed_listing_changes_nothing_and_is_repeated_sooner() {
     let mut fleets = fleets();
-    let failed = || ListingError { at: Timestamp::UNIX_EPOCH, problem: "no".into(), remedy: None };
+    let failed = || ListingError {
+        at: Timestamp::UNIX_EPOCH,
+        problem: "no".into(),
+        remedy: None,
+        is_passing: true,
+        status: None,
+        code: None,
+    };
     let mut waits = Vec::new();
     for _ in 0..8 {
         assert!(fleets.take(finished(Err(failed())), |_| false).is_none());
@@ -119,4 +127,30 @@ async fn a_failed_listing_changes_nothing_and_is_repeated_sooner() {
     let status = &fleets.board.fleets()[0];
     assert_eq!(status.held.as_ref().unwrap().missing, 30);
     assert!(status.last_error.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn calendars_that_most_windows_lack_are_gone_only_if_a_later_listing_agrees() {
+    let names: Vec<String> = (0..30).map(|n| format!("p{n}")).collect();
+    let ids: Vec<&str> = names.iter().map(String::as_str).collect();
+    let lacking = || {
+        let mut all = listed(&ids, ListingOutcome::Applied { joined: 0, left: 0 });
+        for (id, member) in &mut all.listing.members {
+            let (name, calendar) = (id.clone(), CalendarRef::Default);
+            member.windows.push(FleetWindow { name, calendar });
+        }
+        for (_, calendars) in &mut all.calendars {
+            calendars.clear();
+        }
+        all
+    };
+    let mut fleets = fleets();
+    let windows = |new: &NewListing| new.listing.windows(&spec()).count();
+    let held = fleets.take(finished(Ok(lacking())), |_| false).unwrap();
+    assert_eq!(windows(&held), 30);
+    let confirm_after = spec().settings.confirm_after;
+    assert_eq!(fleets.fleets["staff"].due - Instant::now(), confirm_after);
+    tokio::time::advance(confirm_after).await;
+    let gone = fleets.take(finished(Ok(lacking())), |_| false).unwrap();
+    assert_eq!(windows(&gone), 0);
 }

@@ -106,7 +106,7 @@ struct DeviceCodeJson {
     user_code: String,
     verification_uri: String,
     expires_in: Option<serde_json::Value>,
-    interval: Option<u64>,
+    interval: Option<serde_json::Value>,
 }
 
 /// The claims of an id token that say who signed in.
@@ -136,7 +136,9 @@ impl Tokens {
             && let Ok(json) = serde_json::from_slice::<DeviceCodeJson>(without_bom(&body))
         {
             let life = endpoint::seconds(json.expires_in).unwrap_or(MAX_LIFE).min(MAX_LIFE);
-            let interval = json.interval.map_or(INTERVAL, Duration::from_secs);
+            let stated = json.interval.as_ref().and_then(endpoint::number);
+            let interval =
+                stated.map_or(INTERVAL, |s| Duration::from_secs(s.clamp(1.0, 600.0) as u64));
             return Ok(DeviceCode {
                 verification_uri: json.verification_uri,
                 user_code: json.user_code,

@@ -90,14 +90,14 @@ pub(super) fn read(
         && granted.token_type.as_deref().is_none_or(|t| t.eq_ignore_ascii_case("bearer"))
         && let Some(token) = AccessToken::new(granted.access_token)
     {
-        let left = granted.expires_on.as_ref().and_then(until).map(|ends| {
-            Duration::try_from(ends.duration_since(now))
-                .map_or(MIN_LIFETIME, |d| d.max(MIN_LIFETIME))
-        });
+        // Of a token that a platform has cached, `expires_in` may count from its issue.
+        let ends = granted.expires_on.as_ref().and_then(until).filter(|ends| *ends > now);
+        let left = ends.and_then(|ends| Duration::try_from(ends.duration_since(now)).ok());
+        let left = left.map(|left| left.max(MIN_LIFETIME));
         return Ok(TokenAnswer {
             grant: Grant {
                 token,
-                life: seconds(granted.expires_in).or(left).unwrap_or(DEFAULT_LIFETIME),
+                life: left.or_else(|| seconds(granted.expires_in)).unwrap_or(DEFAULT_LIFETIME),
                 refresh_in: seconds(granted.refresh_in),
             },
             refresh_token: granted.refresh_token.map(SecretString::from),
@@ -127,11 +127,15 @@ pub(super) fn read(
     })
 }
 
+/// A number, in a string as some endpoints send it or not (fact 200).
+pub(super) fn number(stated: &Value) -> Option<f64> {
+    stated.as_f64().or_else(|| stated.as_str()?.trim().parse().ok())
+}
+
 /// A number of seconds, in a string as some endpoints send it or not. Zero, negative and
 /// non-numeric values count as absent.
 pub(super) fn seconds(stated: Option<Value>) -> Option<Duration> {
-    let stated = stated?;
-    let seconds = stated.as_f64().or_else(|| stated.as_str()?.trim().parse().ok())?;
+    let seconds = number(&stated?)?;
     // No token lives longer than a week; a false value would only be noticed by a refusal.
     let length = Duration::try_from_secs_f64(seconds.clamp(0.0, 7.0 * 86_400.0)).ok()?;
     (!length.is_zero()).then(|| length.max(MIN_LIFETIME))
@@ -139,7 +143,7 @@ pub(super) fn seconds(stated: Option<Value>) -> Option<Duration> {
 
 /// A time in seconds since 1970, in a string as managed identities have it or not.
 pub(super) fn until(stated: &Value) -> Option<Timestamp> {
-    let stated = stated.as_f64().or_else(|| stated.as_str()?.trim().parse().ok())?;
+    let stated = number(stated)?;
     // Whole seconds are enough, and the conversion saturates.
     Timestamp::from_second(stated as i64).ok()
 }

@@ -122,11 +122,26 @@ fn calendars_are_selected_by_kind_or_name() {
 #[test]
 fn a_mailbox_without_exchange_is_asked_rarely() {
     let mut member = FleetMember::new(mailbox("1"));
-    assert!(member.is_due(AT));
+    assert!(member.is_due(&CalendarSelection::Default, AT));
+    // Other calendars than the selected one: those were selected before.
+    let window = |calendar| FleetWindow { name: "w".into(), calendar };
+    member.windows.push(window(CalendarRef::Default));
+    assert!(!member.is_due(&CalendarSelection::Default, AT));
+    assert!(member.is_due(&CalendarSelection::All, AT));
+    member.windows.push(window(CalendarRef::Id("team".into())));
+    assert!(member.is_due(&CalendarSelection::Default, AT));
     member.absent_since = Some(AT);
-    assert!(!member.is_due(AT.saturating_add(SignedDuration::from_hours(167)).unwrap()));
-    assert!(member.is_due(AT.saturating_add(ASK_AGAIN_AFTER).unwrap()));
-    assert!(member.is_due(AT - SignedDuration::from_secs(1)), "another clock");
+    assert!(!member.is_due(
+        &CalendarSelection::Default,
+        AT.saturating_add(SignedDuration::from_hours(167)).unwrap()
+    ));
+    assert!(
+        member.is_due(&CalendarSelection::Default, AT.saturating_add(ASK_AGAIN_AFTER).unwrap())
+    );
+    assert!(
+        member.is_due(&CalendarSelection::Default, AT - SignedDuration::from_secs(1)),
+        "another clock"
+    );
     let id = "00000000-0000-0000-0000-000000000001";
     assert_eq!(&*FleetMember::new(mailbox(id)).user, id);
     let place = Some(Arc::new(Place::default()));
