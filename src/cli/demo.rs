@@ -120,11 +120,13 @@ pub(super) async fn demo(
             commands(&file, &mailboxes, out)?;
             simulator.set_faults(Faults::by_rate(FAULTS));
             writeln!(out, "{DIM}changes from here on (Ctrl-C stops the demo):{DIM:#}")?;
-            print_changes(&fleet, &store, out).await
+            tokio::select! {
+                told = print_changes(&fleet, &store, out) => told,
+                () = fleet::change(group) => Ok(()),
+            }
         };
         let told = tokio::select! {
             told = story => told,
-            () = fleet::change(group) => Ok(()),
             () = stop.cancelled() => Ok(()),
             () = stdout_closed() => Ok(()),
         };
