@@ -9,8 +9,9 @@ use tempfile::TempDir;
 
 use super::attempt::{AttemptEnd, AttemptStats};
 use super::*;
-use crate::graph::script::{BASE, Script, ScriptedResponse, granted, reply, tokens};
+use crate::graph::script::{self, BASE, Script, ScriptedResponse, granted, reply, tokens};
 use crate::graph::{Budgets, Tokens};
+use crate::mirror::account::Credential;
 use crate::mirror::position::WindowId;
 use crate::mirror::window::Edges;
 use crate::tests::{env, open, registration, window};
@@ -26,7 +27,7 @@ pub(super) struct WorkerFixture {
     target: Target,
     window: Arc<Window>,
     steps: AtomicU32,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl WorkerFixture {
@@ -55,8 +56,19 @@ impl WorkerFixture {
             tokens,
             window,
             steps: AtomicU32::new(0),
-            _directory: directory,
+            directory,
         }
+    }
+
+    /// With the token of a person instead of that of an application.
+    pub(super) fn of_a_person(mut self) -> Self {
+        let file = self.directory.path().join("token");
+        std::fs::write(&file, "t").unwrap();
+        let sign_in = script::sign_in(Credential::AccessTokenFile(file));
+        self.tokens = Tokens::new(sign_in, self.script.clone(), env());
+        let (mailbox, calendar) = (&self.window.mailbox, self.window.calendar.clone());
+        self.target = self.services.client.target(&self.tokens, mailbox, calendar);
+        self
     }
 
     pub(super) fn worker(&self) -> Worker {

@@ -136,8 +136,11 @@ impl Attempt<'_> {
             return Some(PageFailure::TooLarge);
         }
         let followed = source == PageSource::Delta && link.is_some();
+        // Only calendars that others share with a person behave so. An application that is denied a
+        // link is denied the mailbox.
         if followed
             && error.class() == ErrorClass::Forbidden
+            && self.context.target.tokens.credential().may_be_a_user()
             && Box::pin(self.probe(edges)).await.is_ok()
         {
             return Some(PageFailure::LinkForbidden);
@@ -215,20 +218,29 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_forbidden_link_is_told_from_a_forbidden_calendar() {
         let forbidden = || reply(403, r#"{"error":{"code":"ErrorAccessDenied"}}"#);
-        for (source, link, answers, expected) in [
-            (PageSource::Delta, true, vec![forbidden(), list(&[])], PageFailure::LinkForbidden),
-            (PageSource::Delta, true, vec![forbidden(), forbidden()], PageFailure::Other),
-            (PageSource::Delta, false, vec![forbidden()], PageFailure::Other),
-            (PageSource::Plain, true, vec![forbidden()], PageFailure::Other),
+        let denied = PageFailure::Other;
+        for (person, source, link, answers, expected) in [
+            (
+                true,
+                PageSource::Delta,
+                true,
+                vec![forbidden(), list(&[])],
+                PageFailure::LinkForbidden,
+            ),
+            (true, PageSource::Delta, true, vec![forbidden(), forbidden()], denied),
+            (true, PageSource::Delta, false, vec![forbidden()], denied),
+            (true, PageSource::Plain, true, vec![forbidden()], denied),
+            (false, PageSource::Delta, true, vec![forbidden()], denied),
         ] {
             let fixture = WorkerFixture::new(window("alice"), answers).await;
+            let fixture = if person { fixture.of_a_person() } else { fixture };
             let (mut attempt, edges) = (fixture.attempt(), fixture.edges());
             let (round, _) = attempt.open(0, edges, false).await.unwrap();
             let next = Link::new(format!("{}/x?$skiptoken=1", crate::graph::script::BASE));
             let input = attempt.page(&round, source, link.then_some(&next)).await.unwrap();
             assert!(
                 matches!(input, RoundInput::Failed(seen) if seen == expected),
-                "{source:?} {link}: {input:?}"
+                "{person} {source:?} {link}: {input:?}"
             );
         }
     }
