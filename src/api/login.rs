@@ -38,7 +38,7 @@ pub struct CompletedLogin {
     pub replaced: bool,
 }
 
-/// Why nobody is signed in, or the sign-in is not yet used.
+/// Why a sign-in failed, or is not applied yet.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum LoginRefusal {
     /// No account has that name.

@@ -91,7 +91,7 @@ pub(super) enum Problem {
     /// The configuration was not reloaded.
     #[error(transparent)]
     Reload(#[from] ReloadError),
-    /// Nobody was signed in.
+    /// The sign-in of a person failed.
     #[error(transparent)]
     Login(#[from] LoginRefusal),
     /// A command to a window could not be carried out.

@@ -34,7 +34,7 @@ pub(super) fn credential(
     }
     let path = path?;
     match read(&path, password_file.as_deref()) {
-        Ok(certificate) => check(&certificate, &path, now, reader)?,
+        Ok(certificate) => warn_of_its_times(&certificate, &path, now, reader),
         Err((key, wrong)) => {
             reader.fault(key, wrong);
             return None;
@@ -82,13 +82,13 @@ fn read(
     })
 }
 
-/// Compares the times of the certificate with the clock; `None` after an error.
-fn check(
+/// Warns of a certificate that has expired, expires soon, or is not valid yet.
+fn warn_of_its_times(
     certificate: &ClientCertificate,
     path: &Path,
     now: Timestamp,
     reader: &mut TableReader<'_>,
-) -> Option<()> {
+) {
     let ClientCertificate { valid_from, valid_until, .. } = certificate;
     let shown = path.display();
     let day = |time: &Timestamp| time.strftime("%Y-%m-%d").to_string();
@@ -105,5 +105,4 @@ fn check(
         let remedy = "check this machine's clock; until then Microsoft refuses the certificate";
         reader.warn(CERTIFICATE, Issue::new(problem, remedy));
     }
-    Some(())
 }
