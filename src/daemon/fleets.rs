@@ -311,7 +311,7 @@ impl ManagedFleet {
             return false;
         }
         let since = *self.calendars_missing.get_or_insert_with(Instant::now);
-        if since.elapsed() >= self.spec.settings.confirm_after && !since.elapsed().is_zero() {
+        if since.elapsed() >= self.spec.settings.confirm_after {
             self.calendars_missing = None;
             return false;
         }
