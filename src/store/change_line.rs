@@ -89,6 +89,7 @@ mod tests {
             id: EventId::new("AA="),
             event: Some("{\"id\":\r\n\"AA=\"}".into()),
             changed: Some(vec!["start".to_owned()]),
+            is_new_version: false,
             summary: None,
         };
         let start = r#"{"cursor":"c~1","seq":7,"at":"2026-11-21T10:00:00Z","window":"room \"a\"","#;

@@ -130,7 +130,7 @@ impl<'a> ChangeWriter<'a> {
         };
         self.feed.remove(was);
         self.outcome.updated += 1;
-        let update = UpdateEntry { essential, changed };
+        let update = UpdateEntry { essential, previous: Some(was), changed };
         Ok(self.put_entry(id, ChangeKind::Updated, Some(start), Some(update), None))
     }
 

@@ -11,8 +11,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::cursor::ReadPosition;
 use super::error::{StoreError, TreeError};
-use super::record::{FeedEntry, instant};
+use super::keys;
+use super::record::{FeedEntry, UpdateEntry, instant};
 use super::result_page::ResultPage;
 use super::row::EventRow;
 use super::shared::StoreShared;
@@ -52,25 +54,30 @@ struct FeedSlice {
     seq: Seq,
     /// Whether there is more below the end.
     more: bool,
+    /// Whether the feed has nothing after the end: every event was seen as it is now.
+    is_complete: bool,
 }
 
-/// Reads at most `limit` changes after a seq and up to another, and stops after the change with
-/// which their events reach `enough` bytes. `cursor` makes the cursor of a seq. Blocking. Also
+/// Reads at most `limit` changes after a position and up to a seq, and stops after the change with
+/// which their events reach `enough` bytes. `cursor` makes the cursor of a position. Blocking. Also
 /// returns the group that must be durable first.
 pub(super) fn changes(
     shared: &StoreShared,
-    (after, end): (Seq, Seq),
+    (after, end): (ReadPosition, Seq),
     wanted: &FeedFilter,
     limit: usize,
     enough: usize,
-    cursor: impl Fn(Seq) -> String,
+    cursor: impl Fn(ReadPosition) -> String,
 ) -> Result<(Changes, u64), StoreError> {
     let limit = limit.max(1);
     let end = shared.durable_seq().min(end);
-    let mut changes = Changes { value: Vec::new(), seq: after, at_end: after >= end };
+    let ReadPosition { seq: after, caught_up } = after;
+    let mut changes = Changes { value: Vec::new(), seq: after, caught_up, at_end: after >= end };
     let (mut scanned, mut group) = (0, 0);
     let (mut names, mut bytes) = (BTreeMap::new(), 0);
-    while !changes.at_end
+    // At the end, a reader that is not caught up yet may be by now.
+    let mut looks = !changes.at_end || caught_up < after;
+    while looks
         && changes.value.len() < limit
         && scanned < MAX_ENTRIES_SCANNED
         && bytes < enough
@@ -84,9 +91,12 @@ pub(super) fn changes(
         bytes += slice.living.bytes;
         changes.seq = slice.seq;
         changes.at_end = !slice.more;
+        looks = slice.more;
+        let is_complete = slice.is_complete;
         let mut shown = slice.living.show().into_iter().zip(&slice.living.rows);
         for (seq, entry, window) in slice.found {
             let at = instant(entry.at);
+            let is_new_version = entry.essential(seq) <= caught_up;
             let (reason, id, event, summary) = match entry.gone {
                 Some(gone) => (Some(gone.reason), gone.id, None, gone.summary.map(Bytes::from)),
                 // `read_slice` added one row for every entry that is not a removal.
@@ -95,14 +105,36 @@ pub(super) fn changes(
                     None => continue,
                 },
             };
-            let (cursor, kind) = (cursor(seq), entry.kind);
-            let changed = entry.update.map(|update| update.changed);
-            let change =
-                Change { cursor, seq, at, window, kind, reason, id, event, changed, summary };
-            changes.value.push(change);
+            let known = |update: &UpdateEntry| update.previous.is_some_and(|seq| seq <= caught_up);
+            let changed = entry.update.filter(known).map(|update| update.changed);
+            changes.value.push(Change {
+                cursor: cursor(ReadPosition { seq, caught_up }),
+                seq,
+                at,
+                window,
+                kind: entry.kind,
+                reason,
+                id,
+                event,
+                changed,
+                is_new_version,
+                summary,
+            });
+        }
+        if is_complete {
+            changes.caught_up = changes.seq;
+            // A reader that goes on from the last line has seen everything before it.
+            if let Some(last) = changes.value.last_mut() {
+                last.cursor = cursor(ReadPosition::caught_up(last.seq));
+            }
         }
     }
-    changes.seq = changes.seq.max(if changes.at_end { end } else { 0 });
+    if changes.at_end {
+        changes.seq = changes.seq.max(end);
+        if changes.caught_up > caught_up {
+            changes.caught_up = changes.seq;
+        }
+    }
     Ok((changes, group))
 }
 
@@ -133,6 +165,11 @@ fn read_slice(
         }
         slice.found.push((seq, entry, name));
     }
+    // Changes that are not durable yet may have moved events behind the end.
+    slice.is_complete = !slice.more && {
+        let later = tree.range(keys::feed(end.saturating_add(1))..=keys::feed(Seq::MAX)).next();
+        later.transpose()?.is_none()
+    };
     Ok(slice)
 }
 

@@ -21,6 +21,7 @@
 
 use tokio::sync::watch;
 
+use super::cursor::ReadPosition;
 use super::error::{FeedError, StoreError};
 use super::feed::{self, FeedFilter};
 use super::shared::StoreShared;
@@ -35,8 +36,7 @@ pub const BATCH_BYTES: usize = 4 << 20;
 pub struct Follower {
     store: Store,
     filter: FeedFilter,
-    /// The last seq that was read.
-    seq: Seq,
+    position: ReadPosition,
     guard: Guard,
     durable: watch::Receiver<Seq>,
 }
@@ -52,11 +52,11 @@ struct Guard {
 }
 
 impl Guard {
-    /// The follower's cursor once it has read up to `seq`.
-    fn cursor_at(&self, shared: &StoreShared, seq: Seq) -> String {
+    /// The follower's cursor once it has read up to a position.
+    fn cursor_at(&self, shared: &StoreShared, position: ReadPosition) -> String {
         match self.initial_end {
-            Some(end) if seq < end => format!("{}~{seq}", self.cursor),
-            _ => shared.cursor(seq),
+            Some(end) if position.seq < end => format!("{}~{}", self.cursor, position.seq),
+            _ => shared.cursor(position),
         }
     }
 }
@@ -65,13 +65,13 @@ impl Follower {
     /// Follows from the beginning: first every existing event, then each change.
     pub fn from_beginning(store: &Store, filter: FeedFilter) -> Self {
         let end = store.durable_seq();
-        Self::new(store, filter, 0, store.cursor(end), end)
+        Self::new(store, filter, ReadPosition::caught_up(0), store.cursor(end), end)
     }
 
     /// Follows from the durable end: only later changes.
     pub fn from_now(store: &Store, filter: FeedFilter) -> Self {
         let end = store.durable_seq();
-        Self::new(store, filter, end, store.cursor(end), end)
+        Self::new(store, filter, ReadPosition::caught_up(end), store.cursor(end), end)
     }
 
     /// Continues after a cursor: [`Follower::cursor`], [`Change::cursor`](super::Change::cursor) or
@@ -82,34 +82,49 @@ impl Follower {
     /// cannot be continued from it.
     pub fn after(store: &Store, cursor: &str, filter: FeedFilter) -> Result<Self, FeedError> {
         let Some((guard, seq)) = cursor.split_once('~') else {
-            let seq = store.seq(cursor)?;
-            return Ok(Self::new(store, filter, seq, cursor.to_owned(), seq));
+            let position = store.shared().position(cursor)?;
+            return Ok(Self::new(store, filter, position, cursor.to_owned(), position.seq));
         };
         let end = store.seq(guard)?;
         match seq.parse() {
-            Ok(seq) if seq <= end => Ok(Self::new(store, filter, seq, guard.to_owned(), end)),
+            Ok(seq) if seq <= end => {
+                let position = ReadPosition { seq, caught_up: 0 };
+                Ok(Self::new(store, filter, position, guard.to_owned(), end))
+            }
             _ => Err(FeedError::Malformed),
         }
     }
 
-    fn new(store: &Store, filter: FeedFilter, seq: Seq, cursor: String, end: Seq) -> Self {
-        let guard = Guard { cursor, initial_end: (seq < end).then_some(end) };
+    fn new(
+        store: &Store,
+        filter: FeedFilter,
+        position: ReadPosition,
+        cursor: String,
+        end: Seq,
+    ) -> Self {
+        let guard = Guard { cursor, initial_end: (position.seq < end).then_some(end) };
         let durable = store.shared().durable();
-        Self { store: store.clone(), filter, seq, guard, durable }
+        Self { store: store.clone(), filter, position, guard, durable }
     }
 
     /// The cursor to continue from. It moves with every read, also with one that finds nothing, so
     /// that the cursor of a consumer whose filter accepts little does not expire.
     pub fn cursor(&self) -> String {
         match self.guard.initial_end {
-            Some(_) => format!("{}~{}", self.guard.cursor, self.seq),
+            Some(_) => format!("{}~{}", self.guard.cursor, self.position.seq),
             None => self.guard.cursor.clone(),
         }
     }
 
     /// The last seq that was read.
     pub fn seq(&self) -> Seq {
-        self.seq
+        self.position.seq
+    }
+
+    /// The end that the feed had when the follower started at the beginning, until that end is
+    /// reached: the follower has not had any event yet whose entry is not after it.
+    pub fn initial_end(&self) -> Option<Seq> {
+        self.guard.initial_end
     }
 
     /// Waits for changes and reads them: at most `limit`, and none after that with which their
@@ -151,16 +166,17 @@ impl Follower {
         bytes: usize,
     ) -> Result<Changes, FeedError> {
         let shared = self.store.shared();
-        let (after, filter, guard) = (self.seq, self.filter.clone(), self.guard.clone());
+        let (after, filter, guard) = (self.position, self.filter.clone(), self.guard.clone());
         let read = move |shared: &StoreShared| {
-            let cursor = |seq| guard.cursor_at(shared, seq);
+            let cursor = |position| guard.cursor_at(shared, position);
             feed::changes(shared, (after, end), &filter, limit, bytes, cursor)
         };
         let changes = shared.read(read).await?;
-        let cursor = self.guard.cursor_at(shared, changes.seq);
-        shared.seq(&self.guard.cursor)?;
-        self.seq = changes.seq;
-        if self.guard.initial_end.is_none_or(|end| self.seq >= end) {
+        let position = ReadPosition { seq: changes.seq, caught_up: changes.caught_up };
+        let cursor = self.guard.cursor_at(shared, position);
+        shared.position(&self.guard.cursor)?;
+        self.position = position;
+        if self.guard.initial_end.is_none_or(|end| position.seq >= end) {
             self.guard = Guard { cursor, initial_end: None };
         }
         Ok(changes)
@@ -174,11 +190,12 @@ impl Follower {
     /// As [`Follower::read`].
     pub async fn reach(&self, limit: usize, bytes: usize) -> Result<(Seq, String), FeedError> {
         let shared = self.store.shared();
-        let (after, filter) = (self.seq, self.filter.clone());
+        let (after, filter) = (self.position, self.filter.clone());
         let end =
-            shared.read(move |shared| feed::reach(shared, after, &filter, limit, bytes)).await?;
-        let cursor = self.guard.cursor_at(shared, end);
-        shared.seq(&self.guard.cursor)?;
+            shared.read(move |shared| feed::reach(shared, after.seq, &filter, limit, bytes)).await?;
+        // What moves behind this end meanwhile is not seen.
+        let cursor = self.guard.cursor_at(shared, ReadPosition { seq: end, ..after });
+        shared.position(&self.guard.cursor)?;
         Ok((end, cursor))
     }
 
@@ -187,7 +204,7 @@ impl Follower {
     /// # Errors
     /// [`FeedError::Store`] if the store was closed or has failed.
     pub async fn wait(&mut self) -> Result<(), FeedError> {
-        let seq = self.seq;
+        let seq = self.position.seq;
         tokio::select! {
             biased;
             why = self.store.failed() => Err(why.into()),

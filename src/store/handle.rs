@@ -10,6 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
+use super::cursor::ReadPosition;
 use super::deferred::DeferredQueue;
 use super::disk_space::{self, DiskSpace, Footprint};
 #[cfg(any(test, feature = "simulator"))]
@@ -368,9 +369,9 @@ impl Store {
     }
 
     /// The cursor for `seq`, which must have been read already: a cursor made later does not notice
-    /// what was trimmed before.
+    /// what was trimmed before. Its reader sees every event as it is now, or later.
     pub fn cursor(&self, seq: Seq) -> String {
-        self.inner.shared.cursor(seq)
+        self.inner.shared.cursor(ReadPosition::caught_up(seq))
     }
 
     /// The seq of a cursor.
@@ -378,7 +379,7 @@ impl Store {
     /// # Errors
     /// See [`FeedError`].
     pub fn seq(&self, cursor: &str) -> Result<Seq, FeedError> {
-        self.inner.shared.seq(cursor)
+        Ok(self.inner.shared.position(cursor)?.seq)
     }
 
     /// The random id of this opening, for `/v1/status`.

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::{Semaphore, watch};
 
 use super::batch::WriteBatch;
-use super::cursor::Incarnations;
+use super::cursor::{Incarnations, ReadPosition};
 use super::dictionary::Dictionaries;
 use super::engine::OpenEngine;
 use super::error::{FeedError, StoreError, TreeError};
@@ -178,14 +178,14 @@ impl StoreShared {
         self.min_seq.load(Ordering::Acquire)
     }
 
-    /// The cursor for a seq.
-    pub(super) fn cursor(&self, seq: Seq) -> String {
-        self.incarnations.cursor(seq, self.min_seq())
+    /// The cursor for a position.
+    pub(super) fn cursor(&self, position: ReadPosition) -> String {
+        self.incarnations.cursor(position, self.min_seq())
     }
 
-    /// The seq of a cursor.
-    pub(super) fn seq(&self, cursor: &str) -> Result<Seq, FeedError> {
-        self.incarnations.seq(cursor, self.durable_seq(), self.min_seq())
+    /// The position of a cursor.
+    pub(super) fn position(&self, cursor: &str) -> Result<ReadPosition, FeedError> {
+        self.incarnations.position(cursor, self.durable_seq(), self.min_seq())
     }
 
     /// A seq that changes with the visible content of a window, and sometimes without a change.

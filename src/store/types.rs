@@ -209,9 +209,12 @@ pub struct Change {
     /// The complete event, unless removed.
     pub event: Option<Bytes>,
     /// For an update, the names of the members that changed, sorted; empty if only `changeKey`,
-    /// `lastModifiedDateTime` or `@odata.etag` did. `None` if that is not known: the change was
-    /// written by 0.1.
+    /// `lastModifiedDateTime` or `@odata.etag` did. `None` if the reader also missed an earlier
+    /// change of the event, or if that is not known because 0.1 wrote the change.
     pub changed: Option<Vec<String>>,
+    /// Whether the reader already had the event as it is now, except for `changeKey`,
+    /// `lastModifiedDateTime` and `@odata.etag`.
+    pub is_new_version: bool,
     /// For a removal, a JSON object with the event's subject, start, end, `isAllDay` and
     /// sensitivity, as far as it had them. `None` if the change was written by 0.1.
     pub summary: Option<Bytes>,
@@ -224,6 +227,9 @@ pub struct Changes {
     pub value: Vec<Change>,
     /// The seq up to which all changes that the filter accepts are included.
     pub seq: Seq,
+    /// The reader has seen every event as it was after the change with this seq, or later; at most
+    /// `seq`.
+    pub caught_up: Seq,
     /// Whether `seq` was the end: the durable end of the feed, or the end that the reader gave.
     pub at_end: bool,
 }

@@ -8,7 +8,7 @@ use calmirror::mirror::change::{ChangeKind, RemovalReason, Seq};
 use calmirror::mirror::commit::Commit;
 use calmirror::mirror::page::Item;
 use calmirror::mirror::position::WindowId;
-use calmirror::store::{BATCH_BYTES, Changes, FeedError, FeedFilter, Follower, Store, StoreError};
+use calmirror::store::{BATCH_BYTES, Change, Changes, FeedError, FeedFilter, Follower, Store, StoreError};
 use futures_util::FutureExt as _;
 
 use crate::kit::*;
@@ -22,6 +22,7 @@ on_each_engine! {
     old_tombstones_are_trimmed_and_old_cursors_refused,
     cursors_are_valid_after_restarts,
     an_update_names_what_it_changed,
+    a_reader_that_missed_a_change_is_told_that_there_was_one,
     a_removal_says_what_was_removed,
     what_a_change_says_is_bounded,
     the_same_event_in_other_bytes_writes_no_row,
@@ -287,16 +288,51 @@ fn versioned(subject: &str, start: i64, version: u32) -> Item {
 
 async fn an_update_names_what_it_changed(engine: TestEngine) {
     let (_dir, store, window) = engine.fresh("a").await;
-    for (item, changed) in [
+    for (seq, (item, changed)) in (0..).zip([
         (versioned("x", 0, 1), None),
         (versioned("y", 5, 2), Some(vec!["start".to_owned(), "subject".to_owned()])),
         (versioned("y", 5, 3), Some(Vec::new())),
-    ] {
+    ]) {
         put(&store, window, vec![item]).await;
-        let changes = changes_after(&store, 0, 10).await.unwrap();
+        let changes = changes_after(&store, seq, 10).await.unwrap();
         assert_eq!(changes.value.len(), 1);
         assert_eq!(changes.value[0].changed, changed);
+        assert_eq!(changes.value[0].is_new_version, seq == 2);
         assert_eq!(changes.value[0].summary, None);
+    }
+}
+
+async fn a_reader_that_missed_a_change_is_told_that_there_was_one(engine: TestEngine) {
+    let (_dir, store, window) = engine.fresh("a").await;
+    let read = async |follower: &mut Follower, limit: usize| {
+        let changes = follower.read(limit, BATCH_BYTES).await.unwrap().value;
+        let told = |change: Change| (change.id.as_str().to_owned(), change.is_new_version);
+        changes.into_iter().map(|change| (change.changed.clone(), told(change))).collect::<Vec<_>>()
+    };
+    create(&store, window, &["b"]).await;
+    put(&store, window, vec![versioned("x", 0, 1)]).await;
+    let mut reader = Follower::from_now(&store, FeedFilter::All);
+    let before = reader.cursor();
+    // Read up to the entry of "b", while that of "a" has moved on to another version.
+    put(&store, window, vec![versioned("y", 0, 2)]).await;
+    put(&store, window, vec![single("b", 0, "z")]).await;
+    put(&store, window, vec![versioned("y", 0, 3)]).await;
+    let subject = Some(vec!["subject".to_owned()]);
+    assert_eq!(read(&mut reader, 1).await, [(subject, ("b".to_owned(), false))]);
+    let part = reader.cursor();
+    // One that goes on, one that comes back, and one that has missed both.
+    for cursor in [&part, &before] {
+        let mut again = Follower::after(&store, cursor, FeedFilter::All).unwrap();
+        let last = read(&mut again, 10).await.pop().unwrap();
+        assert_eq!(last, (None, ("a".to_owned(), false)), "a change was missed");
+    }
+    assert_eq!(read(&mut reader, 10).await, [(None, ("a".to_owned(), false))]);
+    let caught_up = reader.cursor();
+    put(&store, window, vec![versioned("y", 0, 4)]).await;
+    for cursor in [&caught_up, &store.cursor(5)] {
+        let mut again = Follower::after(&store, cursor, FeedFilter::All).unwrap();
+        let version = (Some(Vec::new()), ("a".to_owned(), true));
+        assert_eq!(read(&mut again, 10).await, [version]);
     }
 }
 
@@ -327,7 +363,7 @@ async fn what_a_change_says_is_bounded(engine: TestEngine) {
     };
     put(&store, window, vec![with(900, "1")]).await;
     put(&store, window, vec![with(900, "2")]).await;
-    let updated = changes_after(&store, 0, 10).await.unwrap();
+    let updated = changes_after(&store, 1, 10).await.unwrap();
     let named = updated.value[0].changed.as_ref().unwrap();
     assert!((300..410).contains(&named.len()), "{} names", named.len());
     remove(&store, window, "a").await;

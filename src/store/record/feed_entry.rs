@@ -16,6 +16,7 @@ const PLACED: u8 = 3;
 const KIND: u8 = 0x07;
 const HAS_START: u8 = 0x80;
 const HAS_DETAILS: u8 = 0x40;
+const HAS_PREVIOUS: u8 = 0x20;
 
 /// One entry of the feed. The content of the event is in its row.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +41,8 @@ pub(in crate::store) struct UpdateEntry {
     /// The seq of the event's last change that was more than another version
     /// ([`EventDifference::Version`](crate::mirror::event::EventDifference::Version)).
     pub(in crate::store) essential: Seq,
+    /// The seq of the event's entry before this one; `None` in entries of earlier builds.
+    pub(in crate::store) previous: Option<Seq>,
     /// The names of the changed members, sorted.
     pub(in crate::store) changed: Vec<String>,
 }
@@ -88,8 +91,14 @@ impl FeedEntry {
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         let summary = self.gone.as_ref().and_then(|gone| gone.summary.as_ref());
         let details = self.update.is_some() || summary.is_some();
+        let previous = self.update.as_ref().and_then(|update| update.previous);
         let flag = |set: bool, flag| if set { flag } else { 0 };
-        out.push(self.code() | flag(self.start.is_some(), HAS_START) | flag(details, HAS_DETAILS));
+        out.push(
+            self.code()
+                | flag(self.start.is_some(), HAS_START)
+                | flag(details, HAS_DETAILS)
+                | flag(previous.is_some(), HAS_PREVIOUS),
+        );
         out.extend_from_slice(&self.id.0);
         if let Some(start) = self.start {
             out.extend_from_slice(&start.to_be_bytes());
@@ -101,8 +110,11 @@ impl FeedEntry {
         if let Some(summary) = summary {
             text(out, summary);
         }
-        if let Some(UpdateEntry { essential, changed }) = &self.update {
+        if let Some(UpdateEntry { essential, previous, changed }) = &self.update {
             out.extend_from_slice(&essential.to_be_bytes());
+            if let Some(previous) = previous {
+                out.extend_from_slice(&previous.to_be_bytes());
+            }
             // An event has a few dozen members, and `change_writer` limits their names.
             out.extend_from_slice(&u32::try_from(changed.len()).unwrap_or(u32::MAX).to_be_bytes());
             changed.iter().for_each(|name| text(out, name));
@@ -120,9 +132,10 @@ impl FeedEntry {
         let gone = if let Some(gone) = gone { Some(gone?) } else { None };
         let update = if kind == ChangeKind::Updated && details {
             let essential = input.u64()?;
+            let previous = if code & HAS_PREVIOUS != 0 { Some(input.u64()?) } else { None };
             let names = 0..input.u32()?;
             let changed = names.map(|_| input.text().map(str::to_owned)).collect::<Option<_>>()?;
-            Some(UpdateEntry { essential, changed })
+            Some(UpdateEntry { essential, previous, changed })
         } else {
             None
         };
@@ -147,7 +160,7 @@ impl FeedEntry {
                 while !input.0.is_empty() {
                     changed.push(input.text()?.to_owned());
                 }
-                Some(UpdateEntry { essential, changed })
+                Some(UpdateEntry { essential, previous: None, changed })
             }
             _ => None,
         };
@@ -202,7 +215,7 @@ mod tests {
         assert_eq!(single(PLACED, 0, &5i64.to_be_bytes()), FeedEntry { start, ..created.clone() });
         let updated = FeedEntry { kind: ChangeKind::Updated, ..created.clone() };
         assert_eq!(single(1, 1, &[]), updated);
-        let update = Some(UpdateEntry { essential: 6, changed: vec!["ab".to_owned()] });
+        let update = Some(UpdateEntry { essential: 6, previous: None, changed: vec!["ab".to_owned()] });
         let details = [&6u64.to_be_bytes()[..], &TEXT].concat();
         assert_eq!(single(DETAILED, 1, &details), FeedEntry { update, ..updated });
         let gone = |reason, summary| {

@@ -118,8 +118,9 @@ mod tests {
 
     fn entry() -> impl Strategy<Value = FeedEntry> {
         let names = prop::collection::vec("[a-z]{1,9}", 0..4);
-        let update = (any::<u64>(), names)
-            .prop_map(|(essential, changed)| UpdateEntry { essential, changed });
+        let update = (any::<u64>(), prop::option::of(any::<u64>()), names).prop_map(
+            |(essential, previous, changed)| UpdateEntry { essential, previous, changed },
+        );
         let reason = prop::sample::select(vec![
             RemovalReason::Deleted,
             RemovalReason::LeftWindow,
@@ -202,8 +203,8 @@ mod tests {
         let distant = FeedPack::divide(distant.into());
         assert_eq!(distant.iter().map(|pack| pack.key).collect::<Vec<_>>(), [256, 257]);
         let changed = vec!["x".repeat(FULL)];
-        let long =
-            FeedEntry { update: Some(UpdateEntry { essential: 1, changed }), ..entry.clone() };
+        let update = UpdateEntry { essential: 1, previous: Some(1), changed };
+        let long = FeedEntry { update: Some(update), ..entry.clone() };
         assert_eq!(lengths(vec![entry.clone(), long, entry.clone(), entry]), [2, 2]);
     }
 
