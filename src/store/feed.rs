@@ -77,11 +77,7 @@ pub(super) fn changes(
     let (mut names, mut bytes) = (BTreeMap::new(), 0);
     // At the end, a reader that is not caught up yet may be by now.
     let mut looks = !changes.at_end || caught_up < after;
-    while looks
-        && changes.value.len() < limit
-        && scanned < MAX_ENTRIES_SCANNED
-        && bytes < enough
-    {
+    while looks && changes.value.len() < limit && scanned < MAX_ENTRIES_SCANNED && bytes < enough {
         let left = limit - changes.value.len();
         let from = changes.seq;
         let (slice, applied) = shared

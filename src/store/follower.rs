@@ -191,8 +191,9 @@ impl Follower {
     pub async fn reach(&self, limit: usize, bytes: usize) -> Result<(Seq, String), FeedError> {
         let shared = self.store.shared();
         let (after, filter) = (self.position, self.filter.clone());
-        let end =
-            shared.read(move |shared| feed::reach(shared, after.seq, &filter, limit, bytes)).await?;
+        let end = shared
+            .read(move |shared| feed::reach(shared, after.seq, &filter, limit, bytes))
+            .await?;
         // What moves behind this end meanwhile is not seen.
         let cursor = self.guard.cursor_at(shared, ReadPosition { seq: end, ..after });
         shared.position(&self.guard.cursor)?;

@@ -8,7 +8,9 @@ use calmirror::mirror::change::{ChangeKind, RemovalReason, Seq};
 use calmirror::mirror::commit::Commit;
 use calmirror::mirror::page::Item;
 use calmirror::mirror::position::WindowId;
-use calmirror::store::{BATCH_BYTES, Change, Changes, FeedError, FeedFilter, Follower, Store, StoreError};
+use calmirror::store::{
+    BATCH_BYTES, Change, Changes, FeedError, FeedFilter, Follower, Store, StoreError,
+};
 use futures_util::FutureExt as _;
 
 use crate::kit::*;

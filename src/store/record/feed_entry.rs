@@ -215,7 +215,8 @@ mod tests {
         assert_eq!(single(PLACED, 0, &5i64.to_be_bytes()), FeedEntry { start, ..created.clone() });
         let updated = FeedEntry { kind: ChangeKind::Updated, ..created.clone() };
         assert_eq!(single(1, 1, &[]), updated);
-        let update = Some(UpdateEntry { essential: 6, previous: None, changed: vec!["ab".to_owned()] });
+        let update =
+            Some(UpdateEntry { essential: 6, previous: None, changed: vec!["ab".to_owned()] });
         let details = [&6u64.to_be_bytes()[..], &TEXT].concat();
         assert_eq!(single(DETAILED, 1, &details), FeedEntry { update, ..updated });
         let gone = |reason, summary| {
