@@ -23,6 +23,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
 use super::ApiSettings;
+use super::access::Access;
 use super::problem::Problem;
 use crate::metrics::AccessMetrics;
 
@@ -68,11 +69,6 @@ enum TokenCheck {
     /// Nothing.
     Wrong,
 }
-
-/// Marks a request that was admitted with the read token, for routes that show more than readers
-/// may see.
-#[derive(Clone, Copy)]
-pub(super) struct ReadOnlyAccess;
 
 /// The access rules of a TCP listener.
 #[derive(Debug)]
@@ -162,7 +158,7 @@ pub(super) async fn check(
     match policy.admit(request.method(), request.uri(), request.headers())? {
         TokenCheck::Full => Ok(next.run(request).await),
         TokenCheck::ReadOnly => {
-            request.extensions_mut().insert(ReadOnlyAccess);
+            request.extensions_mut().insert(Access::read_only());
             Ok(next.run(request).await)
         }
         TokenCheck::Wrong => Err(policy.refuse_token().await),

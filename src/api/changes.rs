@@ -23,7 +23,8 @@ use super::extract::ApiRequest;
 use super::limits::{RequestLimits, SLICE_BYTES, SliceProducer, TURN_TIMEOUT};
 use super::problem::Problem;
 use super::query::ANSWER_BYTES;
-use super::redact::shown_change;
+use super::selection::{FeedScope, SELECTION, WindowSelection};
+use super::view::EventView;
 use crate::mirror::change::Seq;
 use crate::store::{Change, FeedFilter, Follower};
 
@@ -44,31 +45,30 @@ pub(super) async fn read(request: ApiRequest) -> Response {
 }
 
 async fn negotiate(request: ApiRequest) -> Result<Response, Problem> {
-    let parameters = request.parameters(&["after", "window", "limit", "wait"])?;
-    let ApiRequest { app, headers, .. } = request;
+    let known = [&["after", "limit", "wait", "fields", "ignore"][..], &SELECTION].concat();
+    let (parameters, view) = request.viewed(&known)?;
+    let ApiRequest { app, access, headers, .. } = request;
+    let selection = WindowSelection::parse(&parameters, None, &app, &access)?;
+    let scope = FeedScope::new(&selection, &view);
     let limit = parameters.limit()?;
     let wait = parameters.wait()?;
     let streams = accepts_events(&headers);
     let resumed = headers.get("last-event-id").and_then(|id| id.to_str().ok());
     let after = resumed.filter(|_| streams).or(parameters.text("after"));
-    let window: Option<Arc<str>> = parameters.text("window").map(Arc::from);
     // Not by id: when a window is replaced by another one of the same name, the feed still holds
     // the removals of the old one.
-    let filter = window.clone().map_or(FeedFilter::All, FeedFilter::Named);
+    let filter = selection.feed_filter().map_or(FeedFilter::All, FeedFilter::Names);
     let follower = match after {
         None => Follower::from_beginning(&app.store, filter),
         Some("now") => Follower::from_now(&app.store, filter),
-        Some(cursor) => Follower::after(&app.store, cursor, filter)?,
+        Some(cursor) => Follower::after(&app.store, scope.remove_from(cursor, "after")?, filter)?,
     };
-    let known = match &window {
-        Some(name) => is_known(&app, name).await?,
-        None => true,
-    };
-    let reader = FeedReader { app, window, follower };
-    match (streams, known) {
-        (false, _) => reader.answer(limit, wait, known).await,
-        (true, true) => Ok(reader.stream()),
-        (true, false) => Err(reader.unknown()),
+    let unknown = unknown_window(&app, &selection).await?;
+    let reader = FeedReader { app, view, scope, follower };
+    match (streams, unknown) {
+        (false, unknown) => reader.answer(limit, wait, unknown).await,
+        (true, None) => Ok(reader.stream()),
+        (true, Some(name)) => Err(Problem::unknown_window(&name)),
     }
 }
 
@@ -86,21 +86,28 @@ fn accepts_events(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Whether a window of that name is running or still in the store.
-async fn is_known(app: &AppState, name: &str) -> Result<bool, Problem> {
-    if app.fleet.id(name).is_some() {
-        return Ok(true);
+/// The first selected name that is that of no window which is running or still in the store, or
+/// that the reader may not see.
+async fn unknown_window(
+    app: &AppState,
+    selection: &WindowSelection,
+) -> Result<Option<String>, Problem> {
+    let mut others: Vec<String> = selection.plain_names().map(str::to_owned).collect();
+    others.retain(|name| !selection.contains(name) || app.fleet.id(name).is_none());
+    if others.is_empty() {
+        return Ok(None);
     }
     let store = app.store.clone();
     let stored = app.limits.run(async move { store.windows().await }).await??;
-    Ok(stored.iter().any(|stored| *stored.name == *name))
+    let is_stored = |name: &str| stored.iter().any(|stored| *stored.name == *name);
+    Ok(others.into_iter().find(|name| !selection.contains(name) || !is_stored(name)))
 }
 
 /// One reader of the feed.
 struct FeedReader {
     app: Arc<AppState>,
-    /// The name of the only windows whose changes are wanted.
-    window: Option<Arc<str>>,
+    view: EventView,
+    scope: FeedScope,
     follower: Follower,
 }
 
@@ -126,14 +133,14 @@ impl FeedReader {
         mut self,
         limit: usize,
         wait: Option<Duration>,
-        known: bool,
+        unknown: Option<String>,
     ) -> Result<Response, Problem> {
         let until = wait.map(|wait| Instant::now() + wait);
         let _waiting = wait.map(|_| self.app.metrics.readers.waiting.increment());
         let work = self.app.limits.clone();
         let mut held = false;
         let (body, cursor) = loop {
-            let before = self.follower.cursor();
+            let before = self.cursor();
             // Boxed, because a waiting request keeps the room of everything that it awaits.
             let (bytes, reader, batch) = Box::pin(self.first(&work, limit)).await?;
             self = reader;
@@ -145,14 +152,16 @@ impl FeedReader {
             if bytes.is_empty() {
                 match until {
                     // The feed may still hold removals of a dropped window, but gets no new ones.
-                    _ if !known => return Err(self.unknown()),
+                    _ if unknown.is_some() => {
+                        return Err(Problem::unknown_window(&unknown.unwrap_or_default()));
+                    }
                     Some(until) if self.wait_for_change_until(until).await == Ok(true) => continue,
-                    _ => break (Body::empty(), self.follower.cursor()),
+                    _ => break (Body::empty(), self.cursor()),
                 }
             }
             let left = limit - batch.lines;
             if batch.at_end || left == 0 {
-                break (Body::from(bytes), self.follower.cursor());
+                break (Body::from(bytes), self.cursor());
             }
             break Box::pin(self.rest(&work, bytes, left)).await?;
         };
@@ -199,6 +208,7 @@ impl FeedReader {
         let looking = async move { (self.follower.reach(limit, bytes).await, self) };
         let (reached, reader) = work.run(looking).await?;
         let (end, cursor) = reached?;
+        let cursor = reader.scope.add_to(cursor);
         let stopping = reader.app.stopping.clone();
         let rest = RemainingLines { reader, end };
         Ok((work.body_after(first, rest, stopping), cursor))
@@ -211,11 +221,15 @@ impl FeedReader {
         form: LineFormat,
         (limit, bytes, end): (usize, usize, Seq),
     ) -> Result<BatchSummary, Problem> {
+        let first = self.follower.initial_end().unwrap_or_default();
         let changes = self.follower.read_to(end, limit.min(BATCH), bytes).await?;
-        let summary = BatchSummary { lines: changes.value.len(), at_end: changes.at_end };
+        let mut summary = BatchSummary { lines: 0, at_end: changes.at_end };
         text.reserve(changes.value.iter().map(line_size).sum());
         for change in changes.value {
-            let change = shown_change(change, self.app.settings.mask_private);
+            let is_first = change.seq <= first;
+            let Some(mut change) = self.view.show_change(change, is_first) else { continue };
+            change.cursor = self.scope.add_to(change.cursor);
+            summary.lines += 1;
             match form {
                 LineFormat::Line => {
                     change.write_line(text);
@@ -296,14 +310,14 @@ impl FeedReader {
                 return None;
             }
             if Instant::now() >= due {
-                return Some((format!("id: {}\n\n", self.follower.cursor()).into(), self));
+                return Some((format!("id: {}\n\n", self.cursor()).into(), self));
             }
         }
     }
 
-    /// 404: neither the fleet nor the store has a window of that name.
-    fn unknown(&self) -> Problem {
-        Problem::unknown_window(self.window.as_deref().unwrap_or_default())
+    /// The cursor to continue from.
+    fn cursor(&self) -> String {
+        self.scope.add_to(self.follower.cursor())
     }
 }
 

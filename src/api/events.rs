@@ -11,6 +11,7 @@ use std::sync::Arc;
 use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::json;
 
@@ -20,57 +21,58 @@ use super::extract::ApiRequest;
 use super::limits::{SLICE_BYTES, SliceProducer, end_list};
 use super::problem::Problem;
 use super::query::ANSWER_BYTES;
-use super::redact::shown;
+use super::selection::FeedScope;
+use super::view::EventView;
 use crate::mirror::page::EventId;
 use crate::mirror::status::WindowStatus;
 use crate::store::EventQuery;
 
 /// `GET /v1/windows/{name}/events`.
 pub(super) async fn list(request: ApiRequest) -> Result<Response, Problem> {
-    let parameters = request.parameters(&["from", "to", "limit", "page"])?;
+    let (parameters, view) = request.viewed(&["from", "to", "limit", "page", "fields"])?;
     let (from, to) = request.range(&parameters)?;
     let limit = parameters.limit()?;
     let page = parameters.text("page").map(PageToken::parse).transpose()?;
+    let scope = FeedScope::new(&request.selection_of_one(), &view);
 
     let (window, status) = request.window()?;
     let store = &request.app.store;
-    let mask = request.app.settings.mask_private;
     let asked = (from, to, limit, parameters.text("page"));
     // A cached response keeps its cursor. Trimming removals can invalidate that cursor, so the
     // feed's lowest valid seq is part of the tag.
     let version = store.version(window);
-    let tag = ETag::of(&("events", (&version, store.min_seq()), mask, status.settled_once, asked));
+    let state = (&version, store.min_seq(), status.settled_once);
+    let tag = ETag::of(&("events", state, view.tag(), &scope.add_to(String::new()), asked));
     if let Some(answer) = request.not_modified(&tag) {
         return Ok(answer);
     }
     let (cursor, after) = match page {
         Some(key) => {
             // Pages of two different stores must not be combined into one mirror.
-            store.seq(&key.cursor)?;
+            store.seq(scope.remove_from(&key.cursor, "page")?)?;
             (key.cursor, Some((key.start, key.id)))
         }
-        None => (store.cursor(store.durable_seq()), None),
+        None => (scope.add_to(store.cursor(store.durable_seq())), None),
     };
     let app = request.app.clone();
     let (work, stopping) = (app.limits.clone(), app.stopping.clone());
     let query = EventQuery { window, from, to, limit, bytes: SLICE_BYTES, after };
     let step = EventPageStep::First;
-    let page = EventPageWriter { app, query, bytes: 0, version, cursor, status, step };
+    let wrote = false;
+    let page = EventPageWriter { app, query, view, wrote, bytes: 0, version, cursor, status, step };
     Ok(tag.json(work.body(page, stopping).await?))
 }
 
 /// `GET /v1/windows/{name}/events/{id}`.
 pub(super) async fn one(request: ApiRequest) -> Result<Response, Problem> {
-    request.parameters(&[])?;
+    let (_, view) = request.viewed(&["fields"])?;
     let (window, _) = request.window()?;
     let id = EventId::new(request.id.as_deref().unwrap_or_default());
     let app = request.app.clone();
     let name = request.name.clone();
     let reading = async move {
-        let Some(event) = app.store.event(window, &id).await? else {
-            return Err(Problem::UnknownEvent { window: name });
-        };
-        let event = shown(event, app.settings.mask_private);
+        let event = app.store.event(window, &id).await?.and_then(|event| view.show(event));
+        let Some(event) = event else { return Err(Problem::UnknownEvent { window: name }) };
         let tag = ETag::of_bytes(&event);
         Ok((event.to_vec(), tag))
     };
@@ -83,6 +85,9 @@ struct EventPageWriter {
     app: Arc<AppState>,
     /// The events that may still be written: those after the last one written.
     query: EventQuery,
+    view: EventView,
+    /// Whether an event was written.
+    wrote: bool,
     /// Bytes of events written so far.
     bytes: usize,
     /// The window's version before the first slice was read.
@@ -104,7 +109,9 @@ impl SliceProducer for EventPageWriter {
         self.query.bytes = bytes.min(ANSWER_BYTES.saturating_sub(self.bytes));
         let events = store.events(self.query.clone()).await?;
         let first = matches!(self.step, EventPageStep::First);
-        let size: usize = events.value.iter().map(|event| event.len() + 1).sum();
+        let shown: Vec<Bytes> =
+            events.value.into_iter().filter_map(|event| self.view.show(event)).collect();
+        let size: usize = shown.iter().map(|event| event.len() + 1).sum();
         let mut slice = Vec::with_capacity(size + 1024);
         if first {
             slice.extend_from_slice(b"{\"value\":[");
@@ -115,13 +122,13 @@ impl SliceProducer for EventPageWriter {
             self.end(&mut slice, true);
             return Ok(slice);
         }
-        self.query.limit = self.query.limit.saturating_sub(events.value.len());
-        for (index, event) in events.value.into_iter().enumerate() {
-            if index > 0 || !first {
+        self.query.limit = self.query.limit.saturating_sub(shown.len());
+        for event in shown {
+            if std::mem::replace(&mut self.wrote, true) {
                 slice.push(b',');
             }
             self.bytes += event.len();
-            slice.extend_from_slice(&shown(event, self.app.settings.mask_private));
+            slice.extend_from_slice(&event);
         }
         let more = events.next.is_some();
         self.query.after = events.next;

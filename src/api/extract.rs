@@ -1,19 +1,21 @@
 //! Extracts requests. All routes read them the same way and reject them in the same order: a
-//! malformed path, an unknown parameter, an unknown window.
+//! malformed path, missing rights, a window that the reader does not see, an unknown parameter.
 
 use std::sync::Arc;
 
-use axum::extract::{FromRequestParts, Path};
+use axum::extract::{FromRequestParts, MatchedPath, Path};
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use axum::response::Response;
 use serde::Deserialize;
 
 use super::AppState;
-use super::auth::ReadOnlyAccess;
+use super::access::Access;
 use super::etag::ETag;
 use super::problem::Problem;
 use super::query::{Parameters, Range};
+use super::selection::WindowSelection;
+use super::view::{EventView, FILTER};
 use crate::mirror::position::WindowId;
 use crate::mirror::status::WindowStatus;
 
@@ -25,6 +27,9 @@ struct WindowPath {
     id: Option<String>,
 }
 
+/// The beginning of every route of one window.
+const OF_A_WINDOW: &str = "/v1/windows/{name}";
+
 /// A request.
 pub(super) struct ApiRequest {
     pub(super) app: Arc<AppState>,
@@ -34,8 +39,8 @@ pub(super) struct ApiRequest {
     pub(super) id: Option<String>,
     query: Option<String>,
     pub(super) headers: HeaderMap,
-    /// Whether the caller may only read what readers see.
-    read_only: bool,
+    /// What the caller may see and do.
+    pub(super) access: Access,
 }
 
 impl FromRequestParts<Arc<AppState>> for ApiRequest {
@@ -46,10 +51,15 @@ impl FromRequestParts<Arc<AppState>> for ApiRequest {
         app: &Arc<AppState>,
     ) -> Result<Self, Self::Rejection> {
         let Path(WindowPath { name, id }) = Path::from_request_parts(parts, app).await?;
+        let access = parts.extensions.get::<Access>().cloned().unwrap_or_else(Access::full);
+        let route = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+        access.check(route)?;
+        if route.starts_with(OF_A_WINDOW) && !access.sees(&name) {
+            return Err(Problem::unknown_window(&name));
+        }
         let query = parts.uri.query().map(str::to_owned);
-        let read_only = parts.extensions.get::<ReadOnlyAccess>().is_some();
         let headers = parts.headers.clone();
-        Ok(Self { app: app.clone(), name, id, query, headers, read_only })
+        Ok(Self { app: app.clone(), name, id, query, headers, access })
     }
 }
 
@@ -59,9 +69,20 @@ impl ApiRequest {
         Parameters::parse(self.query.as_deref(), known)
     }
 
-    /// Refuses callers with the read token, on routes that show more than readers see.
-    pub(super) fn require_full_rights(&self) -> Result<(), Problem> {
-        if self.read_only { Err(Problem::ReadOnlyToken) } else { Ok(()) }
+    /// Parses the query of a route that shows events: `known` parameters and those of a filter.
+    pub(super) fn viewed(
+        &self,
+        known: &[&'static str],
+    ) -> Result<(Parameters, EventView), Problem> {
+        let parameters = self.parameters(&[known, &FILTER].concat())?;
+        let mask = self.app.settings.mask_private;
+        let view = EventView::parse(&parameters, self.access.level, mask)?;
+        Ok((parameters, view))
+    }
+
+    /// The selection of the route's window.
+    pub(super) fn selection_of_one(&self) -> WindowSelection {
+        WindowSelection::of(&self.name, &self.app, &self.access)
     }
 
     /// `from` and `to` of the parameters.

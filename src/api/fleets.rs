@@ -86,6 +86,12 @@ impl FleetBoard {
         self.0.read().unwrap_or_else(PoisonError::into_inner).fleets.clone()
     }
 
+    /// The fleet of a window.
+    pub(super) fn fleet_of(&self, window: &str) -> Option<Arc<str>> {
+        let content = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        content.windows.get(window).map(|(fleet, _)| fleet.clone())
+    }
+
     /// Adds the fleet and the place of a window to its status.
     pub(super) fn describe(&self, status: &mut WindowStatus) {
         let content = self.0.read().unwrap_or_else(PoisonError::into_inner);

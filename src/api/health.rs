@@ -20,7 +20,7 @@ pub(super) async fn healthz(request: ApiRequest) -> Result<Json<Value>, Problem>
 /// window has settled, except windows in a trouble state.
 pub(super) async fn readyz(request: ApiRequest) -> Result<Json<Value>, Problem> {
     let settled = request.parameters(&["settled"])?.flag("settled")?;
-    let app = request.app;
+    let app = &request.app;
     if app.stopping.is_cancelled() {
         return Err(Problem::Stopping);
     }
@@ -28,7 +28,8 @@ pub(super) async fn readyz(request: ApiRequest) -> Result<Json<Value>, Problem> 
         return Err(error.into());
     }
     if settled {
-        let windows = app.fleet.summaries();
+        let mut windows = app.fleet.summaries();
+        windows.retain(|window| request.access.sees(&window.window.name));
         let waiting = windows.iter().filter(|w| !w.state.is_trouble() && !w.settled_once).count();
         if waiting > 0 {
             let detail = format!("{waiting} of {} windows have not settled yet", windows.len());

@@ -5,6 +5,7 @@
 //! requests need a token unless `open_loopback` applies. Errors are RFC 9457 problems. Request
 //! bodies are never read.
 
+mod access;
 mod accounts;
 mod auth;
 mod busy;
@@ -28,9 +29,11 @@ mod query;
 mod redact;
 mod reload;
 mod rounds;
+mod selection;
 mod slow_client;
 #[cfg(test)]
 mod tests;
+mod view;
 mod web;
 mod windows;
 
@@ -119,6 +122,15 @@ pub struct BuildInfo {
     pub since: Instant,
 }
 
+/// The windows and fleets of a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WindowGroup {
+    /// Names of windows.
+    pub windows: std::collections::BTreeSet<Arc<str>>,
+    /// Fleets, with all of their windows.
+    pub fleets: std::collections::BTreeSet<Arc<str>>,
+}
+
 /// Access and masking settings of the API.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ApiSettings {
@@ -131,6 +143,8 @@ pub struct ApiSettings {
     pub hosts: Vec<String>,
     /// Readers get only time and busy state of private and confidential events.
     pub mask_private: bool,
+    /// The groups of windows, by name.
+    pub groups: Arc<std::collections::BTreeMap<Arc<str>, WindowGroup>>,
     /// TCP needs no token while listening on loopback; for the demo.
     pub open_loopback: bool,
 }

@@ -36,12 +36,20 @@ pub(super) enum Problem {
     /// The request needs more than the read token.
     #[error("this token is read-only: use the one in api.token_file")]
     ReadOnlyToken,
+    /// The level, windows or rights of a consumer do not suffice.
+    #[error("{0}: use a token with more rights, or change [consumer.NAME]")]
+    NotAllowed(&'static str),
     /// A page of another site sent the request.
     #[error("pages of other sites may not send this request")]
     ForeignOrigin,
     /// The path matches no route.
     #[error("nothing is served at {0}")]
     NotFound(String),
+    /// No group has that name.
+    #[error(
+        "there is no group {0:?}: a group is a fleet, or is named in groups of a window or a fleet"
+    )]
+    UnknownGroup(String),
     /// The window has no event with that id.
     #[error("window {window:?} holds no event of that id")]
     UnknownEvent { window: String },
@@ -53,6 +61,11 @@ pub(super) enum Problem {
         "the cursor is older than the kept removals or belongs to another store: read the events again and continue from the cursor in that response"
     )]
     SnapshotRequired,
+    /// What the reader sees was changed since the cursor was given.
+    #[error(
+        "the windows, groups or level of this reader were changed since this cursor was given: read the events again and continue from the cursor in that response"
+    )]
+    ViewChanged,
     /// `Host` does not name this listener (a defence against DNS rebinding).
     #[error(
         "the Host header names neither a loopback address nor the listen address: add this machine's names to api.hosts"
@@ -132,6 +145,7 @@ impl Problem {
             Self::BadHost => (StatusCode::BAD_REQUEST, "bad-host", "Bad host"),
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized", "Unauthorized"),
             Self::ReadOnlyToken => (StatusCode::FORBIDDEN, "read-only-token", "Read-only token"),
+            Self::NotAllowed(_) => (StatusCode::FORBIDDEN, "not-allowed", "Not allowed"),
             Self::ForeignOrigin => (StatusCode::FORBIDDEN, "foreign-origin", "Foreign origin"),
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "not-found", "Not found"),
             Self::Fleet(FleetError::UnknownWindow(_)) => {
@@ -146,11 +160,14 @@ impl Problem {
             Self::Login(LoginRefusal::NotReloaded { .. }) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "login-not-used", "Sign-in not used yet")
             }
+            Self::UnknownGroup(_) => (StatusCode::NOT_FOUND, "unknown-group", "Unknown group"),
             Self::UnknownEvent { .. } => (StatusCode::NOT_FOUND, "unknown-event", "Unknown event"),
             Self::MethodNotAllowed { .. } => {
                 (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed")
             }
-            Self::SnapshotRequired => (StatusCode::GONE, "snapshot-required", "Snapshot required"),
+            Self::SnapshotRequired | Self::ViewChanged => {
+                (StatusCode::GONE, "snapshot-required", "Snapshot required")
+            }
             Self::WrongHost => (StatusCode::MISDIRECTED_REQUEST, "wrong-host", "Wrong host"),
             Self::Reload(ReloadError::Faults(_)) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "configuration-faults", "Invalid configuration")

@@ -1,5 +1,5 @@
-//! Query parameters. Each route declares the ones it knows; unknown, repeated and malformed ones
-//! are rejected by name, so that a misspelt `form=` is not read as "everything".
+//! Query parameters. Each route declares the ones it knows; unknown and malformed ones, and repeated
+//! ones except those in [`REPEATABLE`], are rejected by name, so that a misspelt `form=` is not read as "everything".
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,17 +21,20 @@ pub(super) const MAX_LIMIT: usize = 10_000;
 /// The longest time a request is held; longer waits are clamped to it.
 pub(super) const MAX_WAIT: Duration = Duration::from_secs(300);
 
+/// Parameters that may be given several times.
+const REPEATABLE: [&str; 2] = ["window", "group"];
+
 /// The decoded parameters of one request.
 #[derive(Debug)]
-pub(super) struct Parameters(BTreeMap<&'static str, String>);
+pub(super) struct Parameters(BTreeMap<&'static str, Vec<String>>);
 
 /// `from` and `to`, if given; `to` is later than `from`.
 pub(super) type Range = (Option<Timestamp>, Option<Timestamp>);
 
 impl Parameters {
-    /// Decodes a query string that may contain only `known` names, each at most once.
+    /// Decodes a query string that may contain only `known` names.
     pub(super) fn parse(query: Option<&str>, known: &[&'static str]) -> Result<Self, Problem> {
-        let mut parameters = BTreeMap::new();
+        let mut parameters: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
         for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let name = decode_form(name).unwrap_or_else(|| name.to_owned());
@@ -49,7 +52,9 @@ impl Parameters {
             };
             let value = decoded
                 .ok_or_else(|| Problem::bad_parameter(known, "not percent-encoded UTF-8"))?;
-            if parameters.insert(*known, value).is_some() {
+            let values = parameters.entry(*known).or_default();
+            values.push(value);
+            if values.len() > 1 && !REPEATABLE.contains(known) {
                 return Err(Problem::bad_parameter(known, "given twice"));
             }
         }
@@ -58,7 +63,12 @@ impl Parameters {
 
     /// A parameter's decoded text.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
+        self.all(name).next()
+    }
+
+    /// The decoded texts of a parameter that may be repeated.
+    pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.get(name).into_iter().flatten().map(String::as_str)
     }
 
     /// `limit`, 1 to [`MAX_LIMIT`].

@@ -1,10 +1,33 @@
-//! Masks private and confidential events when `mask_private` is set: readers get the time and the
-//! busy state, but no content or people. The store keeps the full events.
+//! Reduces events for readers that may see their time and busy state, but no content or people:
+//! private and confidential events with `mask_private`, and all events for consumers of the level
+//! `times`. The store keeps the full events.
 
 use bytes::Bytes;
+use serde::Serialize;
 
 use crate::json::JsonMembers;
-use crate::store::Change;
+
+/// How much of events is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(super) enum Detail {
+    /// Everything.
+    All,
+    /// Everything but the content of private and confidential events.
+    MaskPrivate,
+    /// No content.
+    Times,
+}
+
+impl Detail {
+    /// Whether all members of an event are shown.
+    pub(super) fn of(self, event: &[u8]) -> bool {
+        match self {
+            Self::All => true,
+            Self::MaskPrivate => JsonMembers::parse(event).is_ok_and(|event| !is_hidden(&event)),
+            Self::Times => false,
+        }
+    }
+}
 
 /// The members that are kept, in this order.
 const KEPT: [&str; 10] = [
@@ -20,46 +43,30 @@ const KEPT: [&str; 10] = [
     "sensitivity",
 ];
 
-/// The event as a reader may see it: unchanged, unless `mask` is set and it is private or
-/// confidential. With `mask`, an event that does not parse becomes `{}`.
-pub(super) fn shown(event: Bytes, mask: bool) -> Bytes {
-    if mask { reduce(&event).unwrap_or(event) } else { event }
-}
-
-/// A change as a reader may see it: its event or summary as [`shown`]; of a masked event, the names
-/// of changed members that readers do not see are left out.
-pub(super) fn shown_change(change: Change, mask: bool) -> Change {
-    if !mask {
-        return change;
+/// The event as a reader may see it. A reduced event that does not parse becomes `{}`.
+pub(super) fn shown(event: Bytes, detail: Detail) -> Bytes {
+    if detail.of(&event) {
+        return event;
     }
-    let visible = |json: Bytes| match reduce(&json) {
-        Some(reduced) => (reduced, true),
-        None => (json, false),
-    };
-    let event = change.event.map(visible);
-    let is_hidden = event.as_ref().is_some_and(|(_, hidden)| *hidden);
-    let seen = |name: &String| !is_hidden || KEPT.contains(&name.as_str());
-    Change {
-        event: event.map(|(event, _)| event),
-        changed: change.changed.map(|names| names.into_iter().filter(seen).collect()),
-        summary: change.summary.map(|summary| shown(summary, mask)),
-        ..change
+    match JsonMembers::parse(&event) {
+        Ok(members) => members.only(&KEPT).into(),
+        Err(_) => Bytes::from_static(b"{}"),
     }
 }
 
-/// Whether [`shown`] reduced this event. An event that merely has no subject is not reduced.
+/// Whether a reduced event keeps the member.
+pub(super) fn is_kept(member: &str) -> bool {
+    KEPT.contains(&member)
+}
+
+/// Whether [`shown`] reduced this event. Graph's events have both members, even without a subject.
 pub(super) fn is_reduced(event: &JsonMembers<'_>) -> bool {
-    event.get("subject").is_none() && is_hidden(event)
+    event.get("subject").is_none() && event.get("iCalUId").is_none()
 }
 
 fn is_hidden(event: &JsonMembers<'_>) -> bool {
     let sensitivity = event.get("sensitivity").map(|raw| raw.get());
     matches!(sensitivity, Some("\"private\"" | "\"confidential\""))
-}
-
-fn reduce(event: &[u8]) -> Option<Bytes> {
-    let Ok(members) = JsonMembers::parse(event) else { return Some(Bytes::from_static(b"{}")) };
-    is_hidden(&members).then(|| members.only(&KEPT).into())
 }
 
 #[cfg(test)]
@@ -69,7 +76,7 @@ mod tests {
     #[test]
     fn private_events_show_only_time_and_busy_state() {
         let event = br#"{"@odata.etag":"e","id":"1","subject":"secret","body":{"content":"x"},"sensitivity":"private","showAs":"busy","start":{"dateTime":"a"},"end":{"dateTime":"b"},"location":{"displayName":"clinic"}}"#;
-        let shown = shown(Bytes::from_static(event), true);
+        let shown = shown(Bytes::from_static(event), Detail::MaskPrivate);
         assert_eq!(
             std::str::from_utf8(&shown),
             Ok(
@@ -80,12 +87,12 @@ mod tests {
 
     #[test]
     fn other_events_are_not_redacted() {
-        for (event, mask) in [
-            (r#"{"id":"1","subject":"s","sensitivity":"normal"}"#, true),
-            (r#"{"id":"1","subject":"s"}"#, true),
-            (r#"{"id":"1","subject":"s","sensitivity":"private"}"#, false),
+        for (event, detail) in [
+            (r#"{"id":"1","subject":"s","sensitivity":"normal"}"#, Detail::MaskPrivate),
+            (r#"{"id":"1","subject":"s"}"#, Detail::MaskPrivate),
+            (r#"{"id":"1","subject":"s","sensitivity":"private"}"#, Detail::All),
         ] {
-            assert_eq!(shown(Bytes::from_static(event.as_bytes()), mask), event.as_bytes());
+            assert_eq!(shown(Bytes::from_static(event.as_bytes()), detail), event.as_bytes());
         }
     }
 }

@@ -6,6 +6,7 @@ mod conditional;
 mod described;
 mod events;
 mod export;
+mod filters;
 mod ics;
 mod joins;
 mod logins;

@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::AppState;
+use super::access::Access;
 use super::etag::{ETag, ETagBuilder};
 use super::extract::ApiRequest;
 use super::fleets::FleetStatusJson;
@@ -59,8 +60,10 @@ struct StateCountsJson {
 /// `GET /v1/status`.
 pub(super) async fn status(request: ApiRequest) -> Result<Json<StatusJson>, Problem> {
     request.parameters(&[])?;
-    let app = request.app;
-    let windows = app.fleet.summaries();
+    let app = &request.app;
+    let is_whole = request.access.sees_everything();
+    let mut windows = app.fleet.summaries();
+    windows.retain(|window| request.access.sees(&window.window.name));
     let count = |state| windows.iter().filter(|window| window.state == state).count();
     let states = WindowState::ALL.map(|state| (StrJson(state), count(state))).into();
     let unhealthy = windows.iter().filter(|w| !w.healthy).count();
@@ -79,8 +82,9 @@ pub(super) async fn status(request: ApiRequest) -> Result<Json<StatusJson>, Prob
             skew_s: clock.skew().map(|skew| skew.as_secs()),
             wrong: clock.is_wrong(),
         },
-        last_reload: app.reloads.last(),
-        fleets: app.fleets.fleets(),
+        // Both name windows and accounts.
+        last_reload: app.reloads.last().filter(|_| is_whole),
+        fleets: if is_whole { app.fleets.fleets() } else { Arc::default() },
     }))
 }
 
@@ -100,7 +104,8 @@ pub(super) async fn list(request: ApiRequest) -> Result<Response, Problem> {
 
     let app = request.app.clone();
     let (work, stopping) = (app.limits.clone(), app.stopping.clone());
-    let selection = WindowFilter { app, wanted, states, order };
+    let access = request.access.clone();
+    let selection = WindowFilter { app, access, wanted, states, order };
     let choosing = async move {
         let selected = selection.keys(after.as_ref(), limit);
         let tag = selection.tag(&selected);
@@ -125,6 +130,7 @@ pub(super) async fn list(request: ApiRequest) -> Result<Response, Problem> {
 /// Selects and orders the listed windows.
 struct WindowFilter {
     app: Arc<AppState>,
+    access: Access,
     /// The search text, in lower case.
     wanted: String,
     states: Option<Vec<WindowState>>,
@@ -145,7 +151,8 @@ impl WindowFilter {
     fn keys(&self, after: Option<&SortKey>, limit: usize) -> SelectedKeys {
         let mut summaries = self.app.fleet.summaries();
         summaries.retain(|summary| {
-            self.states.as_ref().is_none_or(|states| states.contains(&summary.state))
+            self.access.sees(&summary.window.name)
+                && self.states.as_ref().is_none_or(|states| states.contains(&summary.state))
                 && summary.matches(&self.wanted)
         });
         let total = summaries.len();

@@ -111,6 +111,7 @@ pub(super) fn api_settings(
         read_token: read(&config.sections.api.read_token_file)?,
         hosts: config.sections.api.hosts.clone(),
         mask_private: config.sections.api.mask_private,
+        groups: Arc::default(),
         open_loopback,
     })
 }

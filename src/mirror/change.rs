@@ -27,5 +27,7 @@ str_enum! {
         LeftWindow = "left_window",
         /// The window was removed from the configuration, or its name now means another window.
         WindowDropped = "window_dropped",
+        /// The event exists, but the filter of this reader no longer accepts it. Never stored.
+        Filtered = "filtered",
     }
 }

@@ -18,7 +18,7 @@ const OCCURRENCE_MEMBERS: [&str; 6] =
     ["id", "type", "seriesMasterId", "start", "end", "@odata.etag"];
 
 /// Members that Graph changes although nothing that an event says has changed.
-const VERSION_MEMBERS: [&str; 3] = ["changeKey", "lastModifiedDateTime", "@odata.etag"];
+pub const VERSION_MEMBERS: [&str; 3] = ["changeKey", "lastModifiedDateTime", "@odata.etag"];
 
 /// Members that tell people which event was removed. `sensitivity` decides who may see them.
 const SUMMARY_MEMBERS: [&str; 5] = ["subject", "start", "end", "isAllDay", "sensitivity"];

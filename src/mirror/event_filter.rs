@@ -37,6 +37,12 @@ impl FilterKey {
         Self::Type,
     ];
 
+    /// The name of every key.
+    pub const NAMES: [&str; 6] = {
+        let [a, b, c, d, e, f] = Self::ALL;
+        [a.name(), b.name(), c.name(), d.name(), e.name(), f.name()]
+    };
+
     /// The name of the key.
     pub const fn name(self) -> &'static str {
         match self {

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as At;
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -36,9 +37,26 @@ pub enum FeedFilter {
     All,
     /// Those of one window.
     Window(WindowId),
-    /// Those of all windows that have or had a name: a window that was replaced under its name
+    /// Those of all windows that have or had such a name: a window that was replaced under its name
     /// leaves removals under the same name.
-    Named(Arc<str>),
+    Names(NameFilter),
+}
+
+/// Says for each name of a window whether its changes are wanted.
+#[derive(Clone)]
+pub struct NameFilter(Arc<dyn Fn(&str) -> bool + Send + Sync>);
+
+impl NameFilter {
+    /// A filter that accepts the names for which `accepts` returns true.
+    pub fn new(accepts: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(accepts))
+    }
+}
+
+impl fmt::Debug for NameFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NameFilter(…)")
+    }
 }
 
 /// The result of one slice.
@@ -205,7 +223,7 @@ impl FeedFilter {
             Some(gone) => gone.window.clone(),
             None => name_of(tree, entry.window, names)?,
         };
-        let other = matches!(self, Self::Named(wanted) if **wanted != *name);
+        let other = matches!(self, Self::Names(wanted) if !(wanted.0)(&name));
         Ok((!other).then_some(name))
     }
 }

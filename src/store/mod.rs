@@ -82,7 +82,7 @@ pub use self::engine::memory::{DiskFault, MemoryDisk};
 pub use self::error::{FeedError, OpenError, OpenFault, StoreError};
 pub use self::export::StoreExport;
 pub use self::export_reader::{ExportFault, ExportFaultKind, ExportReader, ExportSummary};
-pub use self::feed::FeedFilter;
+pub use self::feed::{FeedFilter, NameFilter};
 pub use self::follower::{BATCH_BYTES, Follower};
 pub use self::handle::Store;
 pub use self::import::{ImportError, import};

@@ -9,6 +9,7 @@ fn policy(open: bool, listen: &str) -> AccessPolicy {
         read_token: Some(TokenHash::new("read")),
         hosts: vec!["mirror.example.org".to_owned()],
         mask_private: false,
+        groups: Arc::default(),
         open_loopback: open,
     };
     AccessPolicy::new(settings, listen.parse().unwrap(), Arc::default())

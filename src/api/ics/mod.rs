@@ -32,7 +32,7 @@ use super::etag::ETag;
 use super::extract::ApiRequest;
 use super::limits::{SLICE_BYTES, SliceProducer};
 use super::problem::Problem;
-use super::redact::shown;
+use super::view::EventView;
 use crate::json::JsonMembers;
 use crate::mirror::change::Seq;
 use crate::mirror::event_time::TimeReader;
@@ -78,7 +78,7 @@ pub fn events_of(window: &[impl AsRef<[u8]>], series: SeriesMode) -> String {
 
 /// `GET /v1/windows/{name}/calendar.ics`.
 pub(super) async fn calendar(request: ApiRequest) -> Result<Response, Problem> {
-    let parameters = request.parameters(&["from", "to", "series"])?;
+    let (parameters, view) = request.viewed(&["from", "to", "series"])?;
     let (from, to) = request.range(&parameters)?;
     let series = match parameters.text("series") {
         None | Some("own") => SeriesMode::Own,
@@ -86,8 +86,7 @@ pub(super) async fn calendar(request: ApiRequest) -> Result<Response, Problem> {
         Some(_) => return Err(Problem::bad_parameter("series", "must be own or linked")),
     };
     let (window, status) = request.window()?;
-    let mask = request.app.settings.mask_private;
-    let tag = ETag::of(&("ics", request.app.store.version(window), mask, from, to, series));
+    let tag = ETag::of(&("ics", request.app.store.version(window), view.tag(), from, to, series));
     if let Some(answer) = request.not_modified(&tag) {
         return Ok(answer);
     }
@@ -98,6 +97,7 @@ pub(super) async fn calendar(request: ApiRequest) -> Result<Response, Problem> {
     let writing = CalendarWriter {
         app,
         name,
+        view,
         query,
         began,
         series,
@@ -116,6 +116,7 @@ pub(super) async fn calendar(request: ApiRequest) -> Result<Response, Problem> {
 struct CalendarWriter {
     app: Arc<AppState>,
     name: String,
+    view: EventView,
     query: EventQuery,
     /// The end of the feed before the first page was read.
     began: Seq,
@@ -172,7 +173,7 @@ impl CalendarWriter {
             EventQuery { from: None, to: None, after, bytes: SURVEY_BYTES, ..self.query.clone() };
         let events = self.app.store.events(whole).await?;
         for event in events.value {
-            let event = shown(event, self.app.settings.mask_private);
+            let event = self.view.reduce(event);
             if let Ok(members) = JsonMembers::parse(&event) {
                 survey.add(&members, &mut self.times);
             }
@@ -234,7 +235,7 @@ impl CalendarWriter {
         if id.is_some_and(|id| !self.written.insert(id)) {
             return;
         }
-        let event = shown(event, self.app.settings.mask_private);
+        let Some(event) = self.view.show(event) else { return };
         let written = event::write(text, &event, &self.identities, self.series, &mut self.times);
         if written.is_none() {
             // Its times or its structure are not understood here; the JSON API still has it.

@@ -195,6 +195,7 @@ fn line(store: &Store, change: &Change) -> Value {
             RemovalReason::Deleted => "deleted",
             RemovalReason::LeftWindow => "left_window",
             RemovalReason::WindowDropped => "window_dropped",
+            RemovalReason::Filtered => "filtered",
         }),
         "event": change.event.as_ref().map(|event| content(event)),
     })

@@ -1,0 +1,239 @@
+//! Which windows a request is about, and the scope that its cursors belong to.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest as _, Sha256};
+
+use super::AppState;
+use super::access::Access;
+use super::problem::Problem;
+use super::query::Parameters;
+use super::view::EventView;
+use crate::mirror::name_pattern::NamePattern;
+use crate::store::NameFilter;
+
+/// The parameters that select windows; each may be repeated.
+pub(super) const SELECTION: [&str; 2] = ["window", "group"];
+
+/// The windows of a request: those that one of its patterns or groups names, or all; of these, those
+/// that the reader may see.
+#[derive(Clone)]
+pub(super) struct WindowSelection {
+    app: Arc<AppState>,
+    access: Access,
+    patterns: BTreeSet<NamePattern>,
+    groups: BTreeSet<Arc<str>>,
+}
+
+impl WindowSelection {
+    /// The selection of a request. With `list`, that parameter holds patterns separated by commas.
+    ///
+    /// # Errors
+    /// 404 for an unknown group.
+    pub(super) fn parse(
+        parameters: &Parameters,
+        list: Option<&'static str>,
+        app: &Arc<AppState>,
+        access: &Access,
+    ) -> Result<Self, Problem> {
+        let listed = list.and_then(|name| parameters.text(name));
+        let listed = listed.into_iter().flat_map(|text| text.split(',')).map(str::trim);
+        let patterns: BTreeSet<NamePattern> =
+            parameters.all("window").chain(listed).map(NamePattern::new).collect();
+        if patterns.iter().any(|pattern| pattern.as_str().is_empty()) {
+            return Err(Problem::bad_parameter(list.unwrap_or("window"), "a name is empty"));
+        }
+        let groups: BTreeSet<Arc<str>> = parameters.all("group").map(Arc::from).collect();
+        if let Some(unknown) = groups.iter().find(|group| !app.settings.groups.contains_key(*group))
+        {
+            return Err(Problem::UnknownGroup(unknown.to_string()));
+        }
+        Ok(Self { app: app.clone(), access: access.clone(), patterns, groups })
+    }
+
+    /// The selection of one window.
+    pub(super) fn of(window: &str, app: &Arc<AppState>, access: &Access) -> Self {
+        Self {
+            app: app.clone(),
+            access: access.clone(),
+            patterns: [NamePattern::new(window)].into(),
+            groups: BTreeSet::new(),
+        }
+    }
+
+    /// The only window of a selection that names one and nothing else.
+    pub(super) fn single(&self) -> Option<&str> {
+        match self.patterns.first() {
+            Some(one) if self.patterns.len() == 1 && self.groups.is_empty() && one.is_plain() => {
+                Some(one.as_str())
+            }
+            _ => None,
+        }
+    }
+
+    /// The windows that are named without a pattern.
+    pub(super) fn plain_names(&self) -> impl Iterator<Item = &str> {
+        self.patterns.iter().filter(|pattern| pattern.is_plain()).map(NamePattern::as_str)
+    }
+
+    /// Whether every window of the store is selected.
+    fn is_everything(&self) -> bool {
+        self.patterns.is_empty() && self.groups.is_empty() && self.access.windows.is_none()
+    }
+
+    /// Whether a window is selected.
+    pub(super) fn contains(&self, window: &str) -> bool {
+        self.access.sees(window)
+            && ((self.patterns.is_empty() && self.groups.is_empty())
+                || self.patterns.iter().any(|pattern| pattern.matches(window))
+                || self.groups.iter().any(|group| self.is_in_group(window, group)))
+    }
+
+    /// A window that no longer runs counts as a member: it may have been one, and its removals must
+    /// reach readers of the group.
+    fn is_in_group(&self, window: &str, group: &str) -> bool {
+        let Some(group) = self.app.settings.groups.get(group) else { return false };
+        group.windows.contains(window)
+            || match self.app.fleets.fleet_of(window) {
+                Some(fleet) => group.fleets.contains(&fleet),
+                None => !group.fleets.is_empty() && self.app.fleet.id(window).is_none(),
+            }
+    }
+
+    /// The names of the selected windows that run, in order.
+    ///
+    /// # Errors
+    /// 404 if a name, a pattern or a group has none.
+    pub(super) fn running(&self) -> Result<Vec<Arc<str>>, Problem> {
+        let all = self.app.fleet.summaries().into_iter().map(|summary| summary.window.name.clone());
+        let names: Vec<Arc<str>> = all.filter(|name| self.contains(name)).collect();
+        let is_missing = |pattern: &&NamePattern| !names.iter().any(|name| pattern.matches(name));
+        match self.patterns.iter().find(is_missing) {
+            Some(pattern) => Err(Problem::unknown_window(pattern.as_str())),
+            None => Ok(names),
+        }
+    }
+
+    /// The filter for the feed.
+    pub(super) fn feed_filter(&self) -> Option<NameFilter> {
+        if self.is_everything() {
+            return None;
+        }
+        let selection = self.clone();
+        Some(NameFilter::new(move |name| selection.contains(name)))
+    }
+
+    /// The same text for every way to write the same selection.
+    fn canonical(&self) -> String {
+        let windows = self.patterns.iter().map(|pattern| format!("window={}", pattern.as_str()));
+        let groups = self.groups.iter().map(|group| format!("group={group}"));
+        windows.chain(groups).collect::<Vec<_>>().join("&")
+    }
+}
+
+impl fmt::Debug for WindowSelection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("WindowSelection").field(&self.canonical()).finish()
+    }
+}
+
+/// What the cursors of a feed belong to: a filter, and what it and the reader's rights mean by the
+/// configuration in force. Cursors of a reader that sees everything and filters nothing, or names
+/// one window, carry no scope, as in 0.1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct FeedScope {
+    /// The hash of the filter.
+    filter: ScopeHash,
+    /// The hash of what the filter means.
+    meaning: ScopeHash,
+}
+
+type ScopeHash = [u8; 6];
+
+/// Separates a cursor of the store from its scope.
+const SEPARATOR: char = '.';
+
+impl FeedScope {
+    /// The scope without a filter, of readers that see everything.
+    const NONE: Self = Self { filter: [0; 6], meaning: [0; 6] };
+
+    /// The scope of a view of these windows.
+    pub(super) fn new(selection: &WindowSelection, view: &EventView) -> Self {
+        let is_filtered = !view.filter.is_empty()
+            || !(selection.single().is_some() || selection.canonical().is_empty());
+        let mut scope = Self::NONE;
+        if is_filtered {
+            let filter = [selection.canonical(), view.filter.canonical()].join("&");
+            scope.filter = hash(&[&filter]);
+        }
+        if is_filtered || !selection.access.sees_everything() {
+            let groups = selection.groups.iter().map(|name| {
+                let group = selection.app.settings.groups.get(name);
+                let members = group.map(|group| (&group.windows, &group.fleets));
+                format!("{name}={members:?}")
+            });
+            let (windows, level) = (&selection.access.windows, selection.access.level);
+            let reader = format!("{windows:?} {level:?} {}", selection.app.settings.mask_private);
+            let parts: Vec<String> = groups.chain([reader]).collect();
+            let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+            scope.meaning = hash(&parts);
+        }
+        scope
+    }
+
+    /// A cursor of this scope, made of one of the store.
+    pub(super) fn add_to(&self, mut cursor: String) -> String {
+        if *self != Self::NONE {
+            cursor.push(SEPARATOR);
+            let scope = [self.filter, self.meaning].concat();
+            URL_SAFE_NO_PAD.encode_string(scope, &mut cursor);
+        }
+        cursor
+    }
+
+    /// The cursor of the store in a cursor of this scope; `parameter` is where it was given.
+    ///
+    /// # Errors
+    /// 400 if it belongs to another filter, 410 if the filter means something else by now.
+    pub(super) fn remove_from<'a>(
+        &self,
+        cursor: &'a str,
+        parameter: &str,
+    ) -> Result<&'a str, Problem> {
+        let (cursor, scope) = match cursor.split_once(SEPARATOR) {
+            None => (cursor, Self::NONE),
+            Some((cursor, scope)) => {
+                let bytes = URL_SAFE_NO_PAD.decode(scope).unwrap_or_default();
+                let ([filter, meaning], []) = bytes.as_chunks::<6>() else {
+                    let detail = "neither a cursor of this API nor \"now\"";
+                    return Err(Problem::bad_parameter(parameter, detail));
+                };
+                (cursor, Self { filter: *filter, meaning: *meaning })
+            }
+        };
+        if scope.filter != self.filter {
+            let detail = "the cursor belongs to another filter: repeat the parameters of the \
+                          request that returned it, or read the events again with these";
+            return Err(Problem::bad_parameter(parameter, detail));
+        }
+        if scope.meaning != self.meaning {
+            return Err(Problem::ViewChanged);
+        }
+        Ok(cursor)
+    }
+}
+
+fn hash(parts: &[&str]) -> ScopeHash {
+    let mut sum = Sha256::new();
+    for part in parts {
+        sum.update((part.len() as u64).to_be_bytes());
+        sum.update(part);
+    }
+    let mut hash = [0; 6];
+    hash.iter_mut().zip(sum.finalize()).for_each(|(to, from)| *to = from);
+    hash
+}
