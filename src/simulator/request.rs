@@ -46,7 +46,7 @@ impl SimulatedRequest {
         };
         let target = uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
         let mut segments: Vec<String> =
-            uri.path().split('/').filter(|segment| !segment.is_empty()).map(decode).collect();
+            uri.path().split('/').filter(|segment| !segment.is_empty()).map(segment).collect();
         let versioned = segments.first().is_some_and(|first| first.eq_ignore_ascii_case("v1.0"));
         if versioned {
             segments.remove(0);
@@ -160,6 +160,21 @@ pub(super) fn pairs(text: &str) -> impl Iterator<Item = (String, String)> + '_ {
 
 fn decode(text: &str) -> String {
     percent_decode_str(text).decode_utf8_lossy().into_owned()
+}
+
+/// A decoded segment of a path. Types have their whole name: Microsoft's SDKs write the alias of
+/// the namespace, as in `graph.room` for `microsoft.graph.room`.
+fn segment(text: &str) -> String {
+    let text = decode(text);
+    match text.split_once('.') {
+        Some((alias, name))
+            if alias.eq_ignore_ascii_case("graph")
+                && name.bytes().all(|byte| byte.is_ascii_alphabetic()) =>
+        {
+            format!("microsoft.{text}")
+        }
+        _ => text,
+    }
 }
 
 /// Decodes a name or value of a query or form, where a plus is a space (fact 28).

@@ -2,7 +2,8 @@
 # Tests the simulated Graph with third-party clients made for Microsoft's Graph: msal (Python and
 # Node, with a secret and with a certificate), msgraph-sdk, O365 and microsoft-graph-client. Each
 # enumerates a window and applies an incremental round through a TLS proxy with a private authority,
-# and must get exactly the events that the simulator lists.
+# and must get exactly the events that the simulator lists. msgraph-sdk also lists what fleets
+# consist of: members of groups, users, rooms, room lists and calendars.
 #
 #   CALMIRROR_BIN       the program to test (default: built here, dev profile)
 #   CALMIRROR_CLIENTS   a directory where the clients are kept between runs (default: none)
@@ -58,14 +59,23 @@ mailbox=$(head -n 1 "$SCRATCH/mailboxes")
 tenant=00000000-0000-0000-0000-000000000000
 
 unset NO_PROXY no_proxy ALL_PROXY all_proxy https_proxy
+
+# by_python SCRIPT ARGUMENTS...: runs it through the proxy; its output is in said and error.
+by_python() {
+    local script=$1
+    shift
+    HTTPS_PROXY=http://127.0.0.1:$port https_proxy=http://127.0.0.1:$port \
+        REQUESTS_CA_BUNDLE=$SCRATCH/ca.pem SSL_CERT_FILE=$SCRATCH/ca.pem \
+        "$python" "$here/$script" "$@" >"$SCRATCH/said" 2>"$SCRATCH/error"
+}
 if has_python 2>/dev/null; then
     for library in msal-secret msal-certificate msgraph-sdk O365; do
-        HTTPS_PROXY=http://127.0.0.1:$port https_proxy=http://127.0.0.1:$port \
-            REQUESTS_CA_BUNDLE=$SCRATCH/ca.pem SSL_CERT_FILE=$SCRATCH/ca.pem \
-            "$python" "$here/clients.py" "$library" "$graph" "$mailbox" "$tenant" "$SCRATCH/app.pem" \
-            >"$SCRATCH/said" 2>"$SCRATCH/error" || fail "$library: $(tail -n 5 "$SCRATCH/error")"
+        by_python clients.py "$library" "$graph" "$mailbox" "$tenant" "$SCRATCH/app.pem" ||
+            fail "$library: $(tail -n 5 "$SCRATCH/error")"
         proved "$library of Python has what there is: $(tail -n 1 "$SCRATCH/said")"
     done
+    by_python listings.py "$graph" "$tenant" || fail "listings: $(tail -n 5 "$SCRATCH/error")"
+    while read -r line; do proved "msgraph-sdk lists all $line"; done <"$SCRATCH/said"
 fi
 if [ -d "$clients/node_modules/@azure/msal-node" ]; then
     for credential in secret certificate; do

@@ -39,6 +39,11 @@ async fn rooms_are_listed_with_their_place() {
     let (_, second) = get(&simulator, next, "").await;
     assert_eq!(second["value"].as_array().unwrap().len(), 21);
     assert!(second.get("@odata.nextLink").is_none());
+    // Microsoft's SDKs write the alias of the namespace.
+    let (_, lists) = read(&simulator, "places/graph.roomList").await;
+    assert_eq!(lists["value"][0]["emailAddress"], "north@contoso.example");
+    simulator.add_mailbox("graph.user@contoso.example");
+    assert_eq!(read(&simulator, "users/graph.user@contoso.example/calendar").await.0, 200);
     assert!(simulator.remove_room("oslo@contoso.example"));
     let path = "places/north@contoso.example/microsoft.graph.roomlist/rooms";
     assert_eq!(read(&simulator, path).await.1["value"], json!([]));
