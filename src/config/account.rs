@@ -1,7 +1,5 @@
 //! Reads accounts: the tenant, the application and its credential.
 
-use std::path::Path;
-
 use jiff::Timestamp;
 
 use super::certificate;
@@ -11,6 +9,7 @@ use super::platform_identity;
 use super::proxy::proxy;
 use super::reader::{RawValue, TableReader};
 use super::secret;
+use super::sections::Sections;
 use super::signed_in;
 use super::sources::Sources;
 use super::table::LayeredTable;
@@ -36,18 +35,18 @@ const COMMAND: &str = "access_token_command";
 /// the environment that Azure's workload identity sets (fact 140).
 const IN_ENVIRONMENT: &str = "env";
 
-/// Reads one account; returns `None` after an error. `store` is the store's directory, if known.
+/// Reads one account; returns `None` after an error. `sections` are missing after an error in them.
 /// Certificates have to be valid at `now`.
 pub(super) fn account(
     name: &str,
     table: &LayeredTable,
-    store: Option<&Path>,
+    sections: Option<&Sections>,
     sources: &Sources,
     now: Timestamp,
     report: &mut DiagnosticSink,
 ) -> Option<Account> {
     let mut reader = TableReader::new(table, report);
-    let credential = credential(&mut reader, name, store, sources, now);
+    let credential = credential(&mut reader, name, sections, sources, now);
     let optional = [MANAGED, "access_token_file", COMMAND].iter().any(|key| reader.has(key));
     let proxy = proxy(&mut reader, sources);
     let is_ambient = |written: RawValue<'_>| Ok(written.text().ok() == Some(IN_ENVIRONMENT));
@@ -141,7 +140,7 @@ fn identifier(text: &str) -> Result<String, Issue> {
 fn credential(
     reader: &mut TableReader<'_>,
     account: &str,
-    store: Option<&Path>,
+    sections: Option<&Sections>,
     sources: &Sources,
     now: Timestamp,
 ) -> Option<Credential> {
@@ -170,14 +169,25 @@ fn credential(
         "client_secret_file" => reader.read(key, private).map(Credential::SecretFile),
         "certificate_file" => certificate::credential(reader, sources, now),
         FEDERATED => {
+            let mut ambient = false;
             let path = |written: RawValue<'_>| match written.text()? {
                 IN_ENVIRONMENT => {
+                    ambient = true;
                     let path = azure_variable("AZURE_FEDERATED_TOKEN_FILE", "a path", sources)?;
                     secret::checked(path.into(), sources)
                 }
                 _ => private(written),
             };
-            reader.read(key, path).map(Credential::FederatedTokenFile)
+            let file = reader.read(key, path);
+            let authority = sources.environment.get("AZURE_AUTHORITY_HOST").filter(|_| ambient);
+            let authority = authority.filter(|named| !named.trim().is_empty());
+            if let Some(wrong) = sections
+                .zip(authority)
+                .and_then(|(sections, named)| sections.graph.other_authority(named))
+            {
+                reader.warn(key, wrong);
+            }
+            file.map(Credential::FederatedTokenFile)
         }
         MANAGED => {
             let endpoint = |written: RawValue<'_>| {
@@ -187,6 +197,7 @@ fn credential(
             reader.read(key, endpoint).map(Credential::ManagedIdentity)
         }
         DEVICE_CODE => {
+            let store = sections.map(|sections| &*sections.store.path);
             let file = || signed_in::file(store, account);
             reader.read(key, is_true).map(|()| Credential::DeviceCode(file()))
         }

@@ -41,6 +41,8 @@ struct Cloud {
     name: &'static str,
     graph: &'static str,
     login: &'static str,
+    /// Other hosts of the same sign-in, which Azure's SDKs and its Kubernetes webhook use.
+    login_aliases: &'static [&'static str],
 }
 
 /// All clouds; the first is the default.
@@ -49,21 +51,25 @@ const CLOUDS: [Cloud; 4] = [
         name: "global",
         graph: "https://graph.microsoft.com",
         login: "https://login.microsoftonline.com",
+        login_aliases: &["login.microsoft.com", "login.windows.net", "sts.windows.net"],
     },
     Cloud {
         name: "us-gov-l4",
         graph: "https://graph.microsoft.us",
         login: "https://login.microsoftonline.us",
+        login_aliases: &["login.usgovcloudapi.net"],
     },
     Cloud {
         name: "us-gov-l5",
         graph: "https://dod-graph.microsoft.us",
         login: "https://login.microsoftonline.us",
+        login_aliases: &["login.usgovcloudapi.net"],
     },
     Cloud {
         name: "china",
         graph: "https://microsoftgraph.chinacloudapi.cn",
         login: "https://login.partner.microsoftonline.cn",
+        login_aliases: &["login.chinacloudapi.cn"],
     },
 ];
 
@@ -129,6 +135,28 @@ impl GraphConfig {
         })
     }
 
+    /// Why the sign-in that `AZURE_AUTHORITY_HOST` names is not this one: tokens are requested only
+    /// from the configured cloud. The text is not quoted, because it may contain a password.
+    pub(super) fn other_authority(&self, named: &str) -> Option<Issue> {
+        let named = host(named);
+        let is_named = |cloud: &&Cloud| {
+            host(cloud.login) == named || cloud.login_aliases.contains(&named.as_str())
+        };
+        let clouds: Vec<_> = CLOUDS.iter().filter(is_named).map(|cloud| cloud.name).collect();
+        if host(&self.login_url) == named || clouds.contains(&self.cloud) {
+            return None;
+        }
+        let other = match clouds.as_slice() {
+            [] => "the cloud of that sign-in".to_owned(),
+            names => format!("\"{}\"", names.join("\" or \"")),
+        };
+        let cloud = self.cloud;
+        Some(Issue::new(
+            format!("AZURE_AUTHORITY_HOST names the sign-in of another cloud than {cloud:?}"),
+            format!("set graph.cloud to {other}, unless the tenant is in {cloud:?}"),
+        ))
+    }
+
     // With another address, every stored link would point to a foreign origin, so another
     // address needs another store. The scope follows from it.
     changes!("graph", {
@@ -141,6 +169,12 @@ impl GraphConfig {
         ca_file: settings,
         _: scope
     });
+}
+
+/// The host of an address with or without `https`, in lower case.
+fn host(address: &str) -> String {
+    let address = address.trim().to_ascii_lowercase();
+    address.strip_prefix("https://").unwrap_or(&address).trim_end_matches('/').to_owned()
 }
 
 /// Returns an address without its trailing slash, and its origin. Requires `https`, or `http` to

@@ -164,9 +164,8 @@ impl Config {
         let sections = Sections::read(|section| layers.take(section), sources, report);
         let mut accounts = BTreeMap::new();
         let mut faulty = Vec::new();
-        let store = sections.as_ref().map(|sections| &*sections.store.path);
         for (name, table) in &layers.accounts {
-            match account::account(name, table, store, sources, now, report) {
+            match account::account(name, table, sections.as_ref(), sources, now, report) {
                 Some(account) => drop(accounts.insert(account.name.clone(), account)),
                 None => faulty.push(name.clone()),
             }

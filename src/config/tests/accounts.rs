@@ -67,6 +67,42 @@ fn azures_workload_identity_is_in_the_environment() {
 }
 
 #[test]
+fn a_workload_identity_of_another_cloud_is_a_warning() {
+    let id = "00000000-0000-0000-0000-000000000001";
+    let text = "[graph]\n#\n[account.a]\nfederated_token_file = \"env\"\n[[window]]\naccount = \"a\"\nmailbox = \"m@contoso.com\"\n";
+    let mut fixture =
+        ConfigFixture::with(text).set("AZURE_TENANT_ID", id).set("AZURE_CLIENT_ID", id);
+    fixture.secret("token", "eyJ.eyJ.c2ln", 0o600);
+    let file = fixture.dir.path().join("token").to_str().unwrap().to_owned();
+    fixture = fixture.set("AZURE_FEDERATED_TOKEN_FILE", &file);
+    let global = "cloud = \"global\"";
+    for (cloud, authority, remedy) in [
+        (global, "", None),
+        (global, "https://login.microsoftonline.com/", None),
+        (global, "HTTPS://login.microsoft.com", None),
+        ("cloud = \"us-gov-l5\"", "login.microsoftonline.us", None),
+        ("cloud = \"china\"", "https://login.chinacloudapi.cn/", None),
+        ("login_url = \"https://login.example\"", "https://login.example/", None),
+        (global, "https://login.microsoftonline.us/", Some(r#""us-gov-l4" or "us-gov-l5""#)),
+        (global, "https://login.chinacloudapi.cn/", Some(r#""china""#)),
+        (global, "https://canary@login.microsoftonline.com/", Some("the cloud of that sign-in")),
+    ] {
+        fixture.write("calmirror.toml", &text.replace('#', cloud));
+        fixture = fixture.set("AZURE_AUTHORITY_HOST", authority);
+        let said = remedy.map(|remedy| format!(
+            "calmirror.toml:4: account.a.federated_token_file: AZURE_AUTHORITY_HOST names the sign-in of another cloud than \"global\"; set graph.cloud to {remedy}, unless the tenant is in \"global\""
+        ));
+        assert_eq!(fixture.warnings(), Vec::from_iter(said), "{cloud} {authority}");
+    }
+    // Another file has nothing to do with that variable.
+    fixture.write(
+        "calmirror.toml",
+        &text.replace("\"env\"", &format!("{file:?}\ntenant = {id:?}\nclient_id = {id:?}")),
+    );
+    assert_eq!(fixture.warnings(), [""; 0]);
+}
+
+#[test]
 fn secrets_are_private_files_and_never_shown() {
     let fixture = ConfigFixture::with(
         "[account.a]\naccess_token_file = \"open\"\n[account.b]\naccess_token_file = \"empty\"\n[account.c]\naccess_token_file = \"none\"\n[account.d]\naccess_token_file = \"dir\"\n[account.e]\naccess_token_file = \"group\"\n[account.f]\naccess_token_file = \"blank\"\n[account.g]\naccess_token_file = \"long\"\n",
