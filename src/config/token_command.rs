@@ -1,5 +1,5 @@
 //! Reads the command that prints an access token. The daemon runs it, so it is taken only from a
-//! file that nobody else can change.
+//! file that only its owner and root can change.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -26,7 +26,7 @@ pub(super) fn read(
         let remedy = "write the program and its arguments, like [\"az\", \"account\", …]";
         return Err(Issue::new("no program", remedy));
     }
-    only_owner_writes(path)?;
+    only_owner_changes(path)?;
     let found = match program.contains('/') {
         true => is_program(Path::new(program)),
         false => {
@@ -38,9 +38,13 @@ pub(super) fn read(
         let problem = "its program is not found, or cannot be run";
         return Err(Issue::new(problem, "write the program's absolute path"));
     }
-    if program.contains('/') && !program.starts_with('/') {
-        let problem = "its program is a relative path, and the daemon's directory is not this one";
-        return Err(Issue::new(problem, "write the program's absolute path"));
+    if program.contains('/') {
+        if !program.starts_with('/') {
+            let problem =
+                "its program is a relative path, and the daemon's directory is not this one";
+            return Err(Issue::new(problem, "write the program's absolute path"));
+        }
+        only_owner_changes(Path::new(program))?;
     }
     Ok(command.into_iter().map(str::to_owned).collect())
 }
@@ -50,24 +54,27 @@ fn is_program(path: &Path) -> bool {
     meta.is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-/// Checks that only root and the daemon's user can change the file or put another in its place.
-fn only_owner_writes(file: &Path) -> Result<(), Issue> {
+/// Checks that only root and the daemon's user can change the file or put another in its place: the
+/// file, the links that lead to it, and every directory above them.
+fn only_owner_changes(file: &Path) -> Result<(), Issue> {
+    let shown = file.display();
     let unreadable = |error: std::io::Error| {
-        Issue::new(format!("the owner of its file cannot be read: {error}"), "check the file")
+        Issue::new(format!("the owner of {shown} cannot be read: {error}"), "check the file")
     };
+    let written = std::path::absolute(file).map_err(unreadable)?;
     let real = std::fs::canonicalize(file).map_err(unreadable)?;
-    let directory = real.parent().map(Path::to_owned);
-    for path in [Some(real), directory].into_iter().flatten() {
-        let meta = std::fs::metadata(&path).map_err(unreadable)?;
+    let ours = rustix::process::geteuid().as_raw();
+    for path in real.ancestors().chain(written.ancestors()) {
+        let meta = std::fs::symlink_metadata(path).map_err(unreadable)?;
         let mode = meta.permissions().mode();
-        // In a directory such as /tmp only the owner of a file can replace it.
-        let sticky = meta.is_dir() && mode & 0o1000 != 0;
-        if mode & 0o022 != 0 && !sticky {
-            return Err(changeable(&path, &format!("mode {:04o}", mode & 0o7777), "chmod go-w"));
+        // The mode of a link means nothing. In a directory such as /tmp only the owner of an entry
+        // can replace it.
+        let guarded = meta.is_symlink() || meta.is_dir() && mode & 0o1000 != 0;
+        if mode & 0o022 != 0 && !guarded {
+            return Err(changeable(path, &format!("mode {:04o}", mode & 0o7777), "chmod go-w"));
         }
-        let ours = rustix::process::geteuid().as_raw();
         if ![0, ours].contains(&meta.uid()) {
-            return Err(changeable(&path, &format!("owner {}", meta.uid()), "chown root"));
+            return Err(changeable(path, &format!("owner {}", meta.uid()), "chown root"));
         }
     }
     Ok(())

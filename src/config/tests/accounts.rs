@@ -1,9 +1,10 @@
 //! Accounts: the ways to sign in, and the files of secrets.
 
-use std::os::unix::fs::PermissionsExt;
+use std::collections::BTreeMap;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
-use super::ConfigFixture;
 use super::faults::check;
+use super::{Config, ConfigFixture, Diagnostics, NOW, Sources};
 use crate::mirror::account::{Credential, IdentityEndpoint};
 use crate::sign_in_record::SignInRecord;
 
@@ -229,6 +230,55 @@ fn a_command_comes_from_a_file_that_nobody_else_can_change() {
             "CALMIRROR__ACCOUNT__A__ACCESS_TOKEN_COMMAND: a command outside a configuration file; write it into a configuration file that only its owner can change"
         ]
     );
+}
+
+#[test]
+fn others_can_change_no_directory_above_a_command_or_its_file() {
+    let fixture = ConfigFixture::with("");
+    let folder = fixture.dir.path();
+    let program = folder.join("tools/bin/token");
+    fixture.secret("tools/bin/token", "#!/bin/sh\n", 0o755);
+    let shown = program.display();
+    let text = format!(
+        "[account.a]\naccess_token_command = [\"{shown}\"]\n[[window]]\naccount = \"a\"\nmailbox = \"m@contoso.com\"\n"
+    );
+    fixture.write("etc/conf/calmirror.toml", &text);
+    std::fs::create_dir(folder.join("links")).unwrap();
+    let link = folder.join("links/calmirror.toml");
+    symlink(folder.join("etc/conf/calmirror.toml"), &link).unwrap();
+    let load = |file: &str| {
+        let sources = Sources::find(Some(&folder.join(file)), BTreeMap::new());
+        let faults = match Config::load(&sources, NOW.parse().unwrap()) {
+            Ok(_) => return String::new(),
+            Err(Diagnostics(faults)) => faults,
+        };
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        fixture.plain(&faults[0].problem)
+    };
+    let chmod = |place: &str, mode: u32| {
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(folder.join(place), mode).unwrap();
+    };
+    for place in ["etc", "etc/conf", "links", "tools", "tools/bin", "tools/bin/token"] {
+        let said = format!("a command, but others can change {place} (mode 0777)");
+        chmod(place, 0o777);
+        assert_eq!(load("links/calmirror.toml"), said);
+        assert_eq!(load("etc/conf/calmirror.toml"), if place == "links" { "" } else { &said });
+        // Only the owner of an entry of a sticky directory can replace the entry.
+        if place != "tools/bin/token" {
+            chmod(place, 0o1777);
+            assert_eq!(load("links/calmirror.toml"), "", "{place}");
+        }
+        chmod(place, 0o755);
+    }
+    // Only root can give a directory away.
+    if chown(folder.join("etc"), Some(12345), None).is_ok() {
+        chmod("", 0o1777);
+        assert_eq!(
+            load("etc/conf/calmirror.toml"),
+            "a command, but others can change etc (owner 12345)"
+        );
+    }
 }
 
 #[test]
