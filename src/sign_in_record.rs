@@ -104,6 +104,34 @@ impl SignInRecord {
             DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
             File::open(directory.parent().unwrap_or(Path::new(".")))?.sync_all()?;
         }
+        self.replace(path, &locked(directory)?)
+    }
+
+    /// Puts `new` into the file in place of the refresh token `used`. Does nothing if the file has
+    /// another token by now: a person signed in or out, or another process used the same token.
+    /// The token in the file is valid in each of these cases. Returns whether it was replaced.
+    ///
+    /// # Errors
+    /// The old file is unchanged then.
+    pub(crate) fn rotate(
+        path: &Path,
+        used: &SecretString,
+        new: SecretString,
+    ) -> Result<bool, SignInRecordError> {
+        let directory = locked(path.parent().unwrap_or(Path::new(".")))?;
+        let Some(mut record) = Self::read(path)? else { return Ok(false) };
+        let stored = record.refresh_token.as_ref().map(|token| token.expose_secret());
+        if stored != Some(used.expose_secret()) {
+            return Ok(false);
+        }
+        record.refresh_token = Some(new);
+        record.replace(path, &directory)?;
+        Ok(true)
+    }
+
+    /// Replaces the file in its directory, which is locked.
+    fn replace(&self, path: &Path, locked: &File) -> io::Result<()> {
+        let directory = path.parent().unwrap_or(Path::new("."));
         let mut new = tempfile::Builder::new()
             .permissions(Permissions::from_mode(0o600))
             .tempfile_in(directory)?;
@@ -125,8 +153,16 @@ impl SignInRecord {
         }
         new.as_file().sync_all()?;
         new.persist(path)?;
-        File::open(directory)?.sync_all()
+        locked.sync_all()
     }
+}
+
+/// Opens the directory of records and locks it against other processes and threads until it is
+/// closed. The file itself cannot be locked, because it is replaced.
+fn locked(directory: &Path) -> io::Result<File> {
+    let directory = File::open(directory)?;
+    directory.lock()?;
+    Ok(directory)
 }
 
 #[cfg(test)]
@@ -160,6 +196,53 @@ mod tests {
         SignInRecord { refresh_token: None, ..read }.write(&path).unwrap();
         assert!(SignInRecord::read(&path).unwrap().unwrap().refresh_token.is_none());
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn only_the_token_that_was_used_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("contoso");
+        let rotate = |used: &str, new: &str| {
+            SignInRecord::rotate(&path, &used.into(), new.into()).unwrap();
+            SignInRecord::read(&path).unwrap().map(|record| (record.user_id, record.refresh_token))
+        };
+        let token = |stored: &Option<(String, Option<SecretString>)>| {
+            let (_, token) = stored.as_ref().unwrap();
+            token.as_ref().map(|token| token.expose_secret().to_owned())
+        };
+        assert!(rotate("r1", "r2").is_none());
+        let login = |user_id: &str, token: Option<&str>| {
+            let refresh_token = token.map(Into::into);
+            SignInRecord { user_id: user_id.to_owned(), refresh_token, ..record() }
+        };
+        login("alice", Some("r1")).write(&path).unwrap();
+        assert_eq!(token(&rotate("r1", "r2")).as_deref(), Some("r2"));
+        // Another process was faster.
+        assert_eq!(token(&rotate("r1", "r3")).as_deref(), Some("r2"));
+        // Another person signed in, and signed out.
+        login("bob", Some("b1")).write(&path).unwrap();
+        let stored = rotate("r2", "r3");
+        assert_eq!((token(&stored).as_deref(), &*stored.unwrap().0), (Some("b1"), "bob"));
+        login("bob", None).write(&path).unwrap();
+        assert_eq!(token(&rotate("b1", "b2")), None);
+        // No other writer comes between the comparison and the replacement.
+        login("alice", Some("0")).write(&path).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let mut done = 0;
+                    while done < 25 {
+                        let stored = SignInRecord::read(&path).unwrap().unwrap();
+                        let used = stored.refresh_token.unwrap();
+                        let count: u32 = used.expose_secret().parse().unwrap();
+                        let next = SecretString::from((count + 1).to_string());
+                        done += u32::from(SignInRecord::rotate(&path, &used, next).unwrap());
+                    }
+                });
+            }
+        });
+        let stored = SignInRecord::read(&path).unwrap().unwrap().refresh_token.unwrap();
+        assert_eq!(stored.expose_secret(), "100");
     }
 
     #[test]

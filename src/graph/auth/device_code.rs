@@ -283,14 +283,14 @@ impl SignInSettings {
             |why: &str| self.person_needed(&format!("{why}; sign in with: calmirror login {name}"));
         let record = SignInRecord::read(file)
             .map_err(|error| login(&format!("{} cannot be read: {error}", file.display())))?;
-        let Some(mut record) = record else { return Err(login("nobody has signed in yet")) };
+        let Some(record) = record else { return Err(login("nobody has signed in yet")) };
         // The windows' events are those of the person whom the configuration knows.
         if self.account.user.as_deref() != Some(&*record.user_id) {
             let why = "another person has signed in since the configuration was loaded; to use \
                        the new sign-in: calmirror reload";
             return Err(self.person_needed(why));
         }
-        let Some(token) = &record.refresh_token else { return Err(login("nobody is signed in")) };
+        let Some(token) = record.refresh_token else { return Err(login("nobody is signed in")) };
         let form = [
             ("grant_type", "refresh_token"),
             ("client_id", &*self.account.client_id),
@@ -302,11 +302,11 @@ impl SignInSettings {
             .ask(TenantEndpoint::Token, &form, transport, env)
             .await?
             .map_err(|denial: Denial| self.denied(&denial))?;
-        if refresh_token.is_some() {
-            record.refresh_token = refresh_token;
+        if let Some(new) = refresh_token {
             let path = file.to_owned();
+            let rotated = env.compute(move || SignInRecord::rotate(&path, &token, new)).await;
             // The old refresh token is still valid, so the next attempt begins anew.
-            env.compute(move || record.write(&path)).await.map_err(|error| {
+            rotated.map_err(|error| {
                 let file = file.display();
                 self.fault(&format!("the new refresh token cannot be stored in {file}: {error}"))
             })?;

@@ -242,3 +242,33 @@ async fn group_calendars_are_asked_for_at_the_sign_in_and_not_before() {
     let granted = [3, 5].map(|n| field(&script, n, "scope"));
     assert_eq!(granted, [SCOPES_WITH_GROUPS, SCOPES_WITH_GROUPS]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_does_not_undo_a_sign_in_that_was_made_meanwhile() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("contoso");
+    let script = Script::new([reply(200, CODE), signed_in("alice", "r1")], []);
+    login(&tokens(&script, account(&file, None)), false).await.unwrap();
+    let alice = SignInRecord::read(&file).unwrap().unwrap();
+    let bob = SignInRecord {
+        user_id: "bob".to_owned(),
+        refresh_token: Some("b1".into()),
+        ..alice.clone()
+    };
+    let out = SignInRecord { refresh_token: None, ..alice.clone() };
+    for (record, user_id, token) in [(bob, "bob", Some("b1")), (out, "alice", None)] {
+        alice.write(&file).unwrap();
+        let mut script = Script::new([refreshed("t1", "r2")], []);
+        Arc::get_mut(&mut script).unwrap().token_delay = Duration::from_secs(1);
+        let tokens = tokens(&script, account(&file, Some("alice")));
+        let meanwhile = async {
+            sleep(Duration::from_millis(500)).await;
+            record.write(&file).unwrap();
+        };
+        let (renewed, ()) = tokio::join!(tokens.token(), meanwhile);
+        assert_eq!(renewed.unwrap().expose(), "t1");
+        let stored = SignInRecord::read(&file).unwrap().unwrap();
+        let refresh_token = stored.refresh_token.as_ref().map(|token| token.expose_secret());
+        assert_eq!((&*stored.user_id, refresh_token), (user_id, token));
+    }
+}
