@@ -6,13 +6,14 @@
 
 use std::borrow::Cow;
 use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::Path;
 
 use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::mirror::account::MAX_SECRET_BYTES;
 
@@ -76,12 +77,16 @@ impl SignInRecord {
         struct VersionJson {
             version: u32,
         }
-        let bytes = match fs::metadata(path).map(|meta| meta.len()) {
-            Ok(length) if length > MAX_SECRET_BYTES => return Err(SignInRecordError::Malformed),
-            Ok(_) => fs::read(path)?,
+        let file = match File::open(path) {
+            Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.into()),
         };
+        let mut bytes = secret_buffer();
+        file.take(MAX_SECRET_BYTES + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > MAX_SECRET_BYTES {
+            return Err(SignInRecordError::Malformed);
+        }
         let malformed = |_| SignInRecordError::Malformed;
         let VersionJson { version } = serde_json::from_slice(&bytes).map_err(malformed)?;
         if version != VERSION {
@@ -135,7 +140,8 @@ impl SignInRecord {
         let mut new = tempfile::Builder::new()
             .permissions(Permissions::from_mode(0o600))
             .tempfile_in(directory)?;
-        let json = serde_json::to_vec(&RecordJson {
+        let mut json = secret_buffer();
+        let record = RecordJson {
             version: VERSION,
             tenant: self.tenant.clone(),
             client_id: self.client_id.clone(),
@@ -144,7 +150,8 @@ impl SignInRecord {
             at: self.at,
             reads_groups: self.reads_groups,
             refresh_token: self.refresh_token.as_ref().map(|token| token.expose_secret().into()),
-        })?;
+        };
+        serde_json::to_writer(&mut *json, &record)?;
         new.write_all(&json)?;
         // `check --online` may run as root, and the daemon has to read the file afterwards.
         let owner = fs::metadata(path).or_else(|_| fs::metadata(directory))?;
@@ -163,6 +170,12 @@ fn locked(directory: &Path) -> io::Result<File> {
     let directory = File::open(directory)?;
     directory.lock()?;
     Ok(directory)
+}
+
+/// A buffer for a file with a refresh token, which is erased when it is dropped. It never grows,
+/// because that would leave a copy behind.
+fn secret_buffer() -> Zeroizing<Vec<u8>> {
+    Zeroizing::new(Vec::with_capacity(MAX_SECRET_BYTES as usize + 1))
 }
 
 #[cfg(test)]
