@@ -60,6 +60,7 @@ mod random_mutation;
 mod refresh_token;
 mod request;
 mod response;
+mod response_head;
 mod round;
 mod series;
 mod serve;

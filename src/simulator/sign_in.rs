@@ -196,11 +196,7 @@ impl SignIn {
         }
         let known = self.applications.iter().find(|a| a.tenant == tenant && a.client_id == client);
         let Some(known) = known else {
-            return Err(TokenEndpointError::bad_request(
-                "unauthorized_client",
-                700_016,
-                "Application was not found in the directory.",
-            ));
+            return Err(TokenEndpointError::unknown_application());
         };
         if secret.is_some_and(|secret| known.client_secret.as_deref() != Some(secret)) {
             return Err(TokenEndpointError::invalid_client(
@@ -227,16 +223,11 @@ impl SignIn {
                 7_000_222,
                 "The provided client secret keys are expired.",
             ),
-            SignInRefusal::UnknownApplication => TokenEndpointError::bad_request(
-                "unauthorized_client",
-                700_016,
-                "Application was not found in the directory.",
-            ),
+            SignInRefusal::UnknownApplication => TokenEndpointError::unknown_application(),
             SignInRefusal::UnknownTenant => {
                 TokenEndpointError::bad_request("invalid_request", 90_002, "Tenant not found.")
             }
-            SignInRefusal::InvalidGrant => TokenEndpointError::bad_request(
-                "invalid_grant",
+            SignInRefusal::InvalidGrant => TokenEndpointError::invalid_grant(
                 700_082,
                 "The refresh token has expired due to inactivity.",
             ),

@@ -30,6 +30,11 @@ impl TokenEndpointError {
         Self::bad_request("invalid_grant", number, message)
     }
 
+    pub(super) fn unknown_application() -> Self {
+        let message = "Application was not found in the directory.";
+        Self::bad_request("unauthorized_client", 700_016, message)
+    }
+
     /// A missing member of the form.
     pub(super) fn missing(message: &'static str) -> Self {
         Self::bad_request("invalid_request", 900_144, message)
