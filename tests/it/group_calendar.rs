@@ -3,11 +3,9 @@
 use calmirror::mirror::outcome::SegmentMode;
 use calmirror::mirror::status::{WindowState, WindowStatus};
 use calmirror::mirror::window::{Completion, Edges};
-use calmirror::simulator::Population;
 
 use crate::compare::{assert_same, truth};
-use crate::process::DaemonFixture;
-use crate::rig::noon;
+use crate::process::{DaemonFixture, population};
 use crate::sign_in::{becomes, configure, login};
 
 const DEVICE_CODE: &str = "device_code = true\n";
@@ -17,15 +15,7 @@ fn add_group(fixture: &DaemonFixture) -> String {
     let group = fixture.simulator.add_group("Board", Some("board@contoso.com"));
     assert!(fixture.simulator.add_member(&group, "alice@contoso.com"));
     let mailbox = fixture.simulator.add_group_calendar(&group);
-    let plan = Population {
-        singles: 30,
-        series: 6,
-        all_day: 4,
-        body_bytes: 200,
-        around: noon(),
-        spread_days: 90,
-    };
-    fixture.simulator.populate(&mailbox, None, plan);
+    fixture.simulator.populate(&mailbox, None, population());
     mailbox
 }
 

@@ -56,6 +56,18 @@ impl Drop for DaemonFixture {
     }
 }
 
+/// About 150 instances in the window.
+pub(crate) fn population() -> Population {
+    Population {
+        singles: 30,
+        series: 6,
+        all_day: 4,
+        body_bytes: 200,
+        around: noon(),
+        spread_days: 90,
+    }
+}
+
 impl DaemonFixture {
     /// Adds a populated mailbox and a window of the same name for each of `mailboxes`.
     pub(crate) async fn new(seed: u64, mailboxes: &[&str]) -> Self {
@@ -87,15 +99,7 @@ impl DaemonFixture {
     pub(crate) fn populate(&self, name: &str) -> String {
         let address = format!("{name}@contoso.com");
         self.simulator.add_mailbox(&address);
-        let plan = Population {
-            singles: 30,
-            series: 6,
-            all_day: 4,
-            body_bytes: 200,
-            around: noon(),
-            spread_days: 90,
-        };
-        self.simulator.populate(&address, None, plan);
+        self.simulator.populate(&address, None, population());
         address
     }
 
