@@ -26,7 +26,7 @@ use super::query::ANSWER_BYTES;
 use super::selection::{FeedScope, SELECTION, WindowSelection};
 use super::view::EventView;
 use crate::mirror::change::Seq;
-use crate::store::{Change, FeedFilter, Follower};
+use crate::store::{Change, FeedError, FeedFilter, Follower};
 
 /// Changes read from the store at a time, if they are not too large together.
 const BATCH: usize = 500;
@@ -36,6 +36,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// The cursor to continue from, known before the body.
 const CURSOR: HeaderName = HeaderName::from_static("x-calmirror-cursor");
+
+/// About how many entries the feed has after that cursor, of all windows.
+const PENDING: HeaderName = HeaderName::from_static("x-calmirror-pending");
 
 /// `GET /v1/changes`. The format depends on `Accept`, so every response varies by it.
 pub(super) async fn read(request: ApiRequest) -> Response {
@@ -125,6 +128,8 @@ struct BatchSummary {
     lines: usize,
     /// Whether the end was reached.
     at_end: bool,
+    /// About how many entries follow.
+    pending: u64,
 }
 
 impl FeedReader {
@@ -139,14 +144,14 @@ impl FeedReader {
         let _waiting = wait.map(|_| self.app.metrics.readers.waiting.increment());
         let work = self.app.limits.clone();
         let mut held = false;
-        let (body, cursor) = loop {
+        let (body, cursor, pending) = loop {
             let before = self.cursor();
             // Boxed, because a waiting request keeps the room of everything that it awaits.
             let (bytes, reader, batch) = Box::pin(self.first(&work, limit)).await?;
             self = reader;
             if held && self.app.stopping.is_cancelled() {
                 // Settings may have changed: later changes are reported under the new ones.
-                break (Body::empty(), before);
+                break (Body::empty(), before, 0);
             }
             held = true;
             if bytes.is_empty() {
@@ -156,12 +161,12 @@ impl FeedReader {
                         return Err(Problem::unknown_window(&unknown.unwrap_or_default()));
                     }
                     Some(until) if self.wait_for_change_until(until).await == Ok(true) => continue,
-                    _ => break (Body::empty(), self.cursor()),
+                    _ => break (Body::empty(), self.cursor(), 0),
                 }
             }
             let left = limit - batch.lines;
             if batch.at_end || left == 0 {
-                break (Body::from(bytes), self.cursor());
+                break (Body::from(bytes), self.cursor(), batch.pending);
             }
             break Box::pin(self.rest(&work, bytes, left)).await?;
         };
@@ -171,6 +176,7 @@ impl FeedReader {
         if let Ok(cursor) = HeaderValue::from_str(&cursor) {
             headers.insert(CURSOR, cursor);
         }
+        headers.insert(PENDING, pending.into());
         Ok(response)
     }
 
@@ -186,7 +192,12 @@ impl FeedReader {
                 let bounds = (limit, SLICE_BYTES, Seq::MAX);
                 match self.read_batch(&mut lines, LineFormat::Line, bounds).await {
                     Ok(batch) if batch.lines == 0 && !batch.at_end => {}
-                    batch => return (lines, (self, batch)),
+                    Ok(mut batch) => {
+                        let pending = self.follower.pending(self.follower.seq()).await;
+                        batch.pending = pending.unwrap_or_default();
+                        return (lines, (self, Ok(batch)));
+                    }
+                    refused => return (lines, (self, refused)),
                 }
             }
         };
@@ -203,15 +214,21 @@ impl FeedReader {
         work: &RequestLimits,
         first: Bytes,
         limit: usize,
-    ) -> Result<(Body, String), Problem> {
+    ) -> Result<(Body, String, u64), Problem> {
         let bytes = ANSWER_BYTES.saturating_sub(first.len());
-        let looking = async move { (self.follower.reach(limit, bytes).await, self) };
+        let looking = async move {
+            let reached = async {
+                let (end, cursor) = self.follower.reach(limit, bytes).await?;
+                Ok::<_, FeedError>((end, cursor, self.follower.pending(end).await?))
+            };
+            (reached.await, self)
+        };
         let (reached, reader) = work.run(looking).await?;
-        let (end, cursor) = reached?;
+        let (end, cursor, pending) = reached?;
         let cursor = reader.scope.add_to(cursor);
         let stopping = reader.app.stopping.clone();
         let rest = RemainingLines { reader, end };
-        Ok((work.body_after(first, rest, stopping), cursor))
+        Ok((work.body_after(first, rest, stopping), cursor, pending))
     }
 
     /// Writes the next changes: at most `limit`, about `bytes` bytes, and none after `end`.
@@ -223,7 +240,7 @@ impl FeedReader {
     ) -> Result<BatchSummary, Problem> {
         let first = self.follower.initial_end().unwrap_or_default();
         let changes = self.follower.read_to(end, limit.min(BATCH), bytes).await?;
-        let mut summary = BatchSummary { lines: 0, at_end: changes.at_end };
+        let mut summary = BatchSummary { lines: 0, at_end: changes.at_end, pending: 0 };
         text.reserve(changes.value.iter().map(line_size).sum());
         for change in changes.value {
             let is_first = change.seq <= first;

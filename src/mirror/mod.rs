@@ -17,6 +17,7 @@ pub mod failure;
 pub mod fallback;
 pub mod fleet;
 pub mod health;
+pub mod join_link;
 pub mod name_pattern;
 pub mod outcome;
 pub mod page;

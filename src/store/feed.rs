@@ -27,6 +27,8 @@ use crate::mirror::position::WindowId;
 
 /// Entries read under one lock.
 const SLICE: usize = 512;
+/// Entries that are counted before their number is estimated.
+const COUNTED: usize = 1024;
 /// Entries read for one answer: with a window filter, most may belong to other windows.
 const MAX_ENTRIES_SCANNED: usize = 65_536;
 
@@ -264,6 +266,25 @@ pub(super) fn reach(
         ((), group) = shared.read_tree(measure)?;
     }
     Ok((seq, group))
+}
+
+/// About how many entries there are after a seq, of all windows: exact if they are few, else as dense
+/// as the first of them. Blocking. Also returns the group that must be durable first.
+pub(super) fn pending(shared: &StoreShared, after: Seq) -> Result<(u64, u64), StoreError> {
+    let end = shared.durable_seq();
+    shared.read_tree(|tree| {
+        let (mut found, mut seq) = (0_u64, after);
+        for item in entries(tree, after, end).take(COUNTED) {
+            (seq, found) = (item?.0, found + 1);
+        }
+        if found < COUNTED as u64 {
+            return Ok(found);
+        }
+        let (span, left) = (seq - after, end - seq);
+        Ok(found
+            + u64::try_from(u128::from(left) * u128::from(found) / u128::from(span.max(1)))
+                .unwrap_or(left))
+    })
 }
 
 /// Rough number of bytes of an entry's event. `masters` caches the sizes of series masters.

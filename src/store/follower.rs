@@ -200,6 +200,18 @@ impl Follower {
         Ok((end, cursor))
     }
 
+    /// About how many entries of the feed, of all windows, follow after a cursor of this follower.
+    ///
+    /// # Errors
+    /// As [`Follower::read`].
+    pub async fn pending(&self, after: Seq) -> Result<u64, FeedError> {
+        let shared = self.store.shared();
+        if after >= shared.durable_seq() {
+            return Ok(0);
+        }
+        Ok(shared.read(move |shared| feed::pending(shared, after)).await?)
+    }
+
     /// Waits until the feed continues after what was read. The filter may reject all of it.
     ///
     /// # Errors

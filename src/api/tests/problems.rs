@@ -66,8 +66,17 @@ fn malformed(name: &str) -> Vec<String> {
         "state" => vec!["", "happy", "settled,", ",", "SETTLED", &long],
         "series" => vec!["", "rule", "own,linked", &long],
         "order" => vec!["", "age", "name,trouble", &long],
+        "response" | "showAs" | "sensitivity" | "cancelled" | "type" => {
+            vec!["", "maybe", "!maybe", "true,", "Accepted", "busy,!free", &long]
+        }
+        "category" => vec!["", "Red,", "Red,!Blue", "!"],
+        "fields" => vec!["id,", ",", "a b", "a/b"],
+        "ignore" => vec!["", "changeKey", "id", "changeKey,changeKey,@odata.etag", &long],
+        "window" => vec![""],
         // Any text is valid.
-        "q" | "window" => vec![],
+        "q" => vec![],
+        // Unknown groups are not found.
+        "group" => vec![],
         other => panic!("add malformed values of {other}"),
     };
     values.extend(["%", "%2", "%zz", "%FF", "%C3%28"]);
@@ -82,8 +91,9 @@ async fn malformed_parameters_are_refused_by_name_on_every_route() {
     for (path, method, names) in described() {
         let uri = filled(&path);
         for name in &names {
-            let twice = format!("1&{name}=1");
-            for value in malformed(name).into_iter().chain([twice]) {
+            let is_repeatable = matches!(name.as_str(), "window" | "group");
+            let twice = (!is_repeatable).then(|| format!("1&{name}=1"));
+            for value in malformed(name).into_iter().chain(twice) {
                 let uri = format!("{uri}?{name}={value}");
                 let (status, _, problem) = problem(&fixture, &method, &uri, &[]).await;
                 let short: String = uri.chars().take(120).collect();
