@@ -1,5 +1,5 @@
-//! Fixtures for the unit tests of several rooms: a window, how the store knows it, a store and its
-//! events, and a log.
+//! Fixtures for the unit tests of several rooms: a window, how the store knows it, a fleet, a store
+//! and its events, and a log.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use crate::config::default_settings;
 use crate::env::Env;
 use crate::mirror::availability::Availability;
+use crate::mirror::fleet::{CalendarSelection, FleetSource, FleetSpec};
 use crate::mirror::page::{EventId, EventKind, Item, Span};
 use crate::mirror::position::WindowId;
 use crate::mirror::segment_set::SegmentSet;
@@ -41,6 +42,19 @@ pub(crate) fn window(mailbox: &str) -> Window {
             audit: None,
             ..default_settings().unwrap()
         }),
+    }
+}
+
+/// A fleet of the default calendars of all rooms, listed every hour.
+pub(crate) fn fleet_spec() -> FleetSpec {
+    FleetSpec {
+        name: "staff".into(),
+        account: "contoso".into(),
+        source: FleetSource::Rooms,
+        calendars: CalendarSelection::Default,
+        window_name: "{mailbox}".into(),
+        relist_every: Duration::from_secs(3600),
+        settings: window("x").settings,
     }
 }
 

@@ -263,18 +263,11 @@ impl ListedFleet {
 mod tests {
     use super::*;
     use crate::mirror::fleet::FleetWindow;
-    use crate::tests::window;
+    use crate::tests::fleet_spec;
 
     fn spec(calendars: CalendarSelection) -> FleetSpec {
-        FleetSpec {
-            name: "staff".into(),
-            account: "contoso".into(),
-            source: FleetSource::Rooms,
-            calendars,
-            window_name: "{mailbox}:{calendar}".into(),
-            relist_every: std::time::Duration::from_secs(3600),
-            settings: window("x").settings,
-        }
+        let window_name = "{mailbox}:{calendar}".into();
+        FleetSpec { calendars, window_name, ..fleet_spec() }
     }
 
     fn calendar(name: &str, is_written: bool) -> ListedCalendar {

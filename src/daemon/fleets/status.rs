@@ -60,23 +60,13 @@ mod tests {
     use super::*;
     use crate::daemon::fleets::MemberFault;
     use crate::graph::script::{self, Script};
-    use crate::mirror::fleet::{CalendarSelection, FleetSource, FleetSpec};
-    use crate::tests::window;
+    use crate::tests::fleet_spec;
 
     #[tokio::test(start_paused = true)]
     async fn only_the_first_of_many_faults_are_named() {
-        let spec = FleetSpec {
-            name: "staff".into(),
-            account: "contoso".into(),
-            source: FleetSource::Rooms,
-            calendars: CalendarSelection::Default,
-            window_name: "{mailbox}".into(),
-            relist_every: Duration::from_secs(3600),
-            settings: window("x").settings,
-        };
         let tokens = script::tokens(&Script::new([], []));
         let due = Instant::now() + Duration::from_secs(90);
-        let mut fleet = ManagedFleet::new(Arc::new(spec), tokens, Arc::default(), due);
+        let mut fleet = ManagedFleet::new(Arc::new(fleet_spec()), tokens, Arc::default(), due);
         let fault = |n: usize| MemberFault { member: n.to_string().into(), problem: "no".into() };
         fleet.faults = (0..30).map(fault).collect();
         let status = fleet.status(Timestamp::UNIX_EPOCH, Instant::now());

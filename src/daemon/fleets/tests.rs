@@ -4,22 +4,12 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::*;
 use crate::graph::script::{self, Script};
-use crate::mirror::fleet::{
-    CalendarSelection, FleetMember, FleetSource, ListedCalendar, ListedMailbox,
-};
+use crate::mirror::fleet::{FleetMember, FleetSource, ListedCalendar, ListedMailbox};
 use crate::mirror::window::CalendarRef;
-use crate::tests::window;
+use crate::tests::fleet_spec;
 
 fn spec() -> Arc<FleetSpec> {
-    Arc::new(FleetSpec {
-        name: "staff".into(),
-        account: "contoso".into(),
-        source: FleetSource::Rooms,
-        calendars: CalendarSelection::Default,
-        window_name: "{mailbox}".into(),
-        relist_every: Duration::from_secs(3600),
-        settings: window("x").settings,
-    })
+    Arc::new(fleet_spec())
 }
 
 fn member(id: &str) -> FleetMember {
@@ -115,7 +105,7 @@ async fn a_failed_listing_changes_nothing_and_is_repeated_sooner() {
     assert!((45..=60).contains(&waits[0]) && waits[7] <= 3600 && waits[7] >= 2700, "{waits:?}");
     assert_eq!(fleets.board.fleets()[0].last_error.as_ref().unwrap().problem, "no");
     // A listing with settings that are no longer in force does not count.
-    let other = Arc::new(FleetSpec { source: FleetSource::Users("x".into()), ..(*spec()).clone() });
+    let other = Arc::new(FleetSpec { source: FleetSource::Users("x".into()), ..fleet_spec() });
     let late = FinishedListing { spec: other, ..finished(Ok(listed(&["a"], JOINED))) };
     assert!(fleets.take(late, |_| false).is_none());
     assert_eq!(fleets.fleets["staff"].due, Instant::now());

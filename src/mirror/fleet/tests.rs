@@ -1,6 +1,6 @@
 //! Who joins and who leaves, and how windows are named.
 use super::*;
-use crate::tests;
+use crate::tests::fleet_spec;
 
 const AT: Timestamp = Timestamp::UNIX_EPOCH;
 const TEN_MINUTES: SignedDuration = SignedDuration::from_mins(10);
@@ -19,15 +19,7 @@ fn all(range: std::ops::Range<u32>) -> Vec<ListedMailbox> {
 }
 
 fn spec(template: &str) -> FleetSpec {
-    FleetSpec {
-        name: "rooms".into(),
-        account: "contoso".into(),
-        source: FleetSource::Rooms,
-        calendars: CalendarSelection::Default,
-        window_name: template.into(),
-        relist_every: Duration::from_secs(3600),
-        settings: tests::window("x").settings,
-    }
+    FleetSpec { window_name: template.into(), ..fleet_spec() }
 }
 
 fn calendar(name: &str, id: Option<&str>, is_written: bool) -> ListedCalendar {
@@ -96,7 +88,7 @@ fn a_name_that_cannot_be_used_is_an_error_of_the_member() {
     };
     let every: Vec<String> = PLACEHOLDERS.iter().map(|name| format!("{{{name}}}")).collect();
     let filled = name(&every.join("-"), false).unwrap();
-    assert_eq!(&*filled, "1@contoso.com-1-Name of 1-Team-rooms");
+    assert_eq!(&*filled, "1@contoso.com-1-Name of 1-Team-staff");
     assert!(matches!(name("{id}", true), Err(WindowNameError::Taken(_))));
     for template in ["", " ", "..", "a/{id}", &"x".repeat(201)] {
         assert!(matches!(name(template, false), Err(WindowNameError::Invalid(_))));
