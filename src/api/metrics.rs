@@ -1,9 +1,9 @@
 //! `GET /metrics`: the counters of all modules and a survey of the fleet, as Prometheus text.
 //!
 //! The set of series is the same from the first scrape on, whatever happens and however many
-//! windows there are: no label value comes from outside. Fleet gauges are computed at each scrape,
-//! so that nothing is kept per window. `docs/monitoring/README.md` describes the metrics and what
-//! to watch.
+//! windows there are: no label value comes from outside but the names of `[[fleet]]` entries.
+//! Gauges over windows are computed at each scrape, so that nothing is kept per window.
+//! `docs/monitoring/README.md` describes the metrics and what to watch.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,6 +22,7 @@ use prometheus_client::registry::Registry;
 
 use super::BuildInfo;
 use super::extract::ApiRequest;
+use super::fleets::FleetStatusJson;
 use super::problem::Problem;
 use crate::metrics::Metrics;
 use crate::mirror::change::Seq;
@@ -38,6 +39,30 @@ const KIND: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; c
 const STALENESS_BOUNDS: [f64; 11] =
     [10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 21_600.0, 86_400.0, 604_800.0];
 
+/// The value of a gauge of a `[[fleet]]`.
+type FleetGauge = fn(&FleetStatusJson) -> f64;
+
+/// The gauges of each fleet: name, help and value.
+const FLEET_GAUGES: [(&str, &str, FleetGauge); 7] = [
+    ("calmirror_fleet_members", "Members at the last listing", |fleet| fleet.members as f64),
+    ("calmirror_fleet_windows", "Windows of the members in force", |fleet| fleet.windows as f64),
+    ("calmirror_fleet_without_mailbox", "Members whose mailbox is not in Exchange", |fleet| {
+        fleet.without_mailbox as f64
+    }),
+    ("calmirror_fleet_faults", "Members without a window that should have one", |fleet| {
+        fleet.faults as f64
+    }),
+    ("calmirror_fleet_failures", "Failed listings in a row", |fleet| fleet.failures.into()),
+    ("calmirror_fleet_held", "Whether a listing waits for its confirmation", |fleet| {
+        f64::from(fleet.held.is_some())
+    }),
+    (
+        "calmirror_fleet_last_listing_timestamp_seconds",
+        "When it was listed last, in seconds since 1970; 0 before the first time",
+        |fleet| fleet.listed_at.map_or(0.0, |at| at.as_duration().as_secs_f64()),
+    ),
+];
+
 /// `GET /metrics`.
 pub(super) async fn read(request: ApiRequest) -> Result<Response, Problem> {
     request.parameters(&[])?;
@@ -48,6 +73,7 @@ pub(super) async fn read(request: ApiRequest) -> Result<Response, Problem> {
     let skew = app.metrics.graph.clock.check(app.env.now()).skew();
     let scrape = Scrape {
         fleet: FleetSurvey::of(&app.fleet.summaries()),
+        fleets: app.fleets.fleets(),
         metrics: app.metrics.clone(),
         about: app.build.clone(),
         reloads: app.reloads.counts(),
@@ -100,6 +126,7 @@ impl FleetSurvey {
 #[derive(Debug)]
 struct Scrape {
     fleet: FleetSurvey,
+    fleets: Arc<[FleetStatusJson]>,
     metrics: Metrics,
     about: Arc<BuildInfo>,
     reloads: ReloadCounts,
@@ -115,6 +142,7 @@ impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut page = MetricsWriter(encoder);
         self.windows(&mut page)?;
+        self.fleets(&mut page)?;
         self.rounds(&mut page)?;
         self.graph(&mut page)?;
         self.store(&mut page)?;
@@ -149,6 +177,14 @@ impl Scrape {
             "Windows by time since their last success, now (not cumulative: do not use rate)",
             &fleet.stale,
         )
+    }
+
+    fn fleets(&self, page: &mut MetricsWriter<'_>) -> fmt::Result {
+        for (name, help, value) in FLEET_GAUGES {
+            let fleets = self.fleets.iter().map(|fleet| (&*fleet.name, value(fleet)));
+            page.family(name, help, "fleet", fleets)?;
+        }
+        Ok(())
     }
 
     fn rounds(&self, page: &mut MetricsWriter<'_>) -> fmt::Result {
@@ -345,12 +381,12 @@ impl MetricsWriter<'_> {
     }
 
     /// Gauges or counters, one for each value of a label.
-    fn family(
+    fn family<'v>(
         &mut self,
         name: &str,
         help: &str,
         label: &str,
-        values: impl IntoIterator<Item = (&'static str, u64)>,
+        values: impl IntoIterator<Item = (&'v str, impl EncodeGaugeValue)>,
     ) -> fmt::Result {
         let mut metric = self.begin(name, help)?;
         for (word, value) in values {

@@ -10,8 +10,8 @@ use axum::Router;
 use axum::body::{Body as ApiBody, to_bytes};
 use bytes::Bytes;
 use calmirror::api::{
-    ApiSettings, AppState, BuildInfo, FleetBoard, LoginApi, LoginRefusal, RequestLimits,
-    StartedLogin, router, tcp_router,
+    ApiSettings, AppState, BuildInfo, FleetBoard, FleetStatusJson, HeldListingJson, LoginApi,
+    LoginRefusal, RequestLimits, StartedLogin, WindowOrigins, router, tcp_router,
 };
 use calmirror::env::Env;
 use calmirror::graph::transport::{BodyStream, Transport, TransportError};
@@ -51,6 +51,25 @@ impl LoginApi for NoLogins {
 
 fn api(rig: &Rig, env: &Env, reloads: ReloadHandle) -> Router {
     router(access(rig, env, reloads))
+}
+
+/// A fleet before its first listing.
+fn unlisted_fleet() -> FleetStatusJson {
+    FleetStatusJson {
+        name: "staff".to_owned(),
+        account: "contoso".to_owned(),
+        members: 0,
+        windows: 0,
+        without_mailbox: 0,
+        listed_at: None,
+        next_due: None,
+        held: None,
+        failures: 0,
+        last_error: None,
+        faults: 0,
+        members_with_faults: Vec::new(),
+        calendars_left_out: Vec::new(),
+    }
 }
 
 fn access(rig: &Rig, env: &Env, reloads: ReloadHandle) -> AppState {
@@ -159,7 +178,10 @@ async fn every_documented_metric_exists_and_changes() {
     let rig = Rig::start(directory.path(), Arc::new(transport), &env, vec![window(MAILBOX)]).await;
     let mut queue = ReloadQueue::default();
     let reloads = queue.handle();
-    let api = api(&rig, &env, reloads.clone());
+    let app = access(&rig, &env, reloads.clone());
+    let fleets = app.fleets.clone();
+    fleets.replace(vec![unlisted_fleet()], WindowOrigins::default());
+    let api = router(app);
     let mut scrapes = vec![scrape(&api).await];
 
     rig.settle(MAILBOX, 10).await;
@@ -251,6 +273,32 @@ async fn every_documented_metric_exists_and_changes() {
             > scrapes[0]["calmirror_reload_last_timestamp_seconds"]
     );
     scrapes.push(refused);
+
+    // A fleet that is listed, but not as a whole, and then cannot be listed.
+    let held = FleetStatusJson {
+        members: 42,
+        windows: 40,
+        without_mailbox: 1,
+        listed_at: Some(noon()),
+        held: Some(HeldListingJson { missing: 30, until: noon() }),
+        failures: 3,
+        faults: 2,
+        ..unlisted_fleet()
+    };
+    fleets.replace(vec![held], WindowOrigins::default());
+    let listed = scrape(&api).await;
+    for (name, value) in [
+        ("members", 42.0),
+        ("windows", 40.0),
+        ("without_mailbox", 1.0),
+        ("faults", 2.0),
+        ("failures", 3.0),
+        ("held", 1.0),
+        ("last_listing_timestamp_seconds", noon().as_second() as f64),
+    ] {
+        assert_eq!(listed[&format!("calmirror_fleet_{name}{{fleet=\"staff\"}}")], value, "{name}");
+    }
+    scrapes.push(listed);
 
     // Readers of the feed are counted while they are connected.
     let ask = |path: &str, accept: &str| {
