@@ -6,6 +6,7 @@
 mod fleets;
 mod listeners;
 mod login;
+mod membership;
 mod online;
 mod reload;
 mod settings;
@@ -35,9 +36,10 @@ use crate::reload::{ReloadHandle, ReloadQueue, ReloadRequest};
 use crate::store::{self, OpenError, Store, StoreError, WindowCount};
 use crate::supervisor::{Fleet, STOP_TIMEOUT, Supervisor, TaskExit};
 use crate::worker::Services;
-use fleets::{FinishedListing, Fleets, Listings};
+use fleets::{FinishedListing, Fleets, Listings, extended};
 use listeners::{Listeners, PreparedListeners};
 use login::AccountRegistry;
+use membership::{PendingListing, StoredListing};
 pub use online::{AccountCheck, FleetCheck, OnlineChecks, OnlineFault, check_online};
 pub use reload::Loader;
 use reload::{LoadResult, PendingReload};
@@ -117,6 +119,7 @@ pub struct Daemon {
     load: Loader,
     reloads: ReloadQueue,
     pending: Option<PendingReload>,
+    storing: Option<PendingListing>,
     telemetry: Option<Telemetry>,
     env: Env,
     transport: Arc<dyn Transport>,
@@ -139,6 +142,8 @@ enum DaemonEvent {
     Reload(ReloadRequest),
     /// A fleet was listed, or could not be.
     FleetListed(FinishedListing),
+    /// The listing of a fleet is stored, or could not be.
+    ListingStored(StoredListing),
     /// The store has failed.
     StoreFailed(StoreError),
     /// The workers are checked and the watchdog is fed.
@@ -159,7 +164,7 @@ impl Daemon {
         let store = open(&config, &env).await?;
         let base = Arc::new(config);
         let listings = stored_listings(&store).await?;
-        let config = extended(&base, &listings);
+        let (config, windows) = extended(&base, &listings);
         // Bound before the first request to Graph, so that a taken address fails early.
         let bound = PreparedListeners::all(&config.sections.api).await?;
 
@@ -187,7 +192,7 @@ impl Daemon {
         let registry = AccountRegistry::new(accounts.clone(), reloads.handle(), env.clone());
         let board = FleetBoard::default();
         let mut fleets = Fleets::new(client.clone(), env.clone(), board.clone());
-        fleets.configure(&config, &accounts, &listings);
+        fleets.configure(&config, &accounts, &listings, windows);
         let mut supervisor = Supervisor::new(services, config.sections.feed.retention);
         let specs = window_specs(&config, &config.windows, &accounts);
         let permit = |count| check_drops(count, options.accept_drops);
@@ -219,6 +224,7 @@ impl Daemon {
             load: options.load,
             reloads,
             pending: None,
+            storing: None,
             telemetry: options.telemetry,
             env,
             transport,
@@ -273,16 +279,15 @@ impl Daemon {
         let mut ticks = self.supervisor.ticks();
         // The watchdog is fed only from this loop, so it fires when the loop stops.
         let result = loop {
+            // One change at a time.
+            let is_idle = self.pending.is_none() && self.storing.is_none();
             let event = tokio::select! {
                 biased;
                 () = &mut until => DaemonEvent::Stop,
                 loaded = reload::loaded(&mut self.pending) => DaemonEvent::ConfigLoaded(loaded),
-                request = self.reloads.next(), if self.pending.is_none() => {
-                    DaemonEvent::Reload(request)
-                }
-                listed = self.fleets.next(), if self.pending.is_none() => {
-                    DaemonEvent::FleetListed(listed)
-                }
+                stored = membership::stored(&mut self.storing) => DaemonEvent::ListingStored(stored),
+                request = self.reloads.next(), if is_idle => DaemonEvent::Reload(request),
+                listed = self.fleets.next(), if is_idle => DaemonEvent::FleetListed(listed),
                 error = &mut failed => DaemonEvent::StoreFailed(error),
                 _ = ticks.tick() => DaemonEvent::Tick,
                 exit = self.supervisor.next_exit() => DaemonEvent::TaskExited(exit),
@@ -294,7 +299,8 @@ impl Daemon {
                     ticks.reset_immediately();
                 }
                 DaemonEvent::Reload(request) => self.on_reload_request(request),
-                DaemonEvent::FleetListed(listed) => self.on_fleet_listed(listed).await,
+                DaemonEvent::FleetListed(listed) => self.on_fleet_listed(listed),
+                DaemonEvent::ListingStored(stored) => self.on_listing_stored(stored).await,
                 DaemonEvent::StoreFailed(error) => break Err(error),
                 DaemonEvent::Tick => self.supervisor.on_tick(),
                 DaemonEvent::TaskExited(exit) => {
@@ -308,6 +314,9 @@ impl Daemon {
         // Waiting reload requests fail with `ReloadError::Stopping`.
         drop(self.reloads);
         let reading = self.pending.map(PendingReload::cancel);
+        if let Some(storing) = self.storing {
+            storing.cancel();
+        }
         self.listeners.stop();
         let notify = self.supervisor.notify();
         let stopping = stop(self.supervisor, self.listeners, reading, self.store);
@@ -374,16 +383,6 @@ async fn stop(
 async fn stored_listings(store: &Store) -> Result<Listings, StartError> {
     let stored = store.fleet_listings().await?;
     Ok(stored.into_iter().map(|(name, listing)| (name, Arc::new(listing))).collect())
-}
-
-/// A configuration with the windows of its fleets. Names that are taken were reported when the
-/// fleet was listed.
-fn extended(base: &Config, listings: &Listings) -> Config {
-    let mut config = base.clone();
-    for window in fleets::extend(&mut config, listings) {
-        tracing::warn!(window = &*window.name, "name of a fleet's window is taken, it is left out");
-    }
-    config
 }
 
 async fn open(config: &Config, env: &Env) -> Result<Store, StartError> {

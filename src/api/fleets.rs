@@ -32,7 +32,7 @@ pub struct FleetStatusJson {
     pub account: String,
     /// Members at the last listing.
     pub members: usize,
-    /// Windows of the members.
+    /// Windows of the members in force.
     pub windows: usize,
     /// Members whose mailbox is not in Exchange.
     pub without_mailbox: usize,
@@ -75,10 +75,18 @@ pub struct FleetFaultJson {
 }
 
 impl FleetBoard {
-    /// Replaces everything.
-    pub fn replace(&self, fleets: Vec<FleetStatusJson>, windows: WindowOrigins) {
-        let content = BoardContent { fleets: fleets.into(), windows };
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = content;
+    /// Replaces the status of all fleets.
+    pub fn set_fleets(&self, fleets: Vec<FleetStatusJson>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).fleets = fleets.into();
+    }
+
+    /// Replaces the windows: those in force that belong to a fleet.
+    pub fn set_windows(&self, windows: WindowOrigins) {
+        let mut content = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut content.windows, windows);
+        // Readers do not wait until a million windows are dropped.
+        drop(content);
+        drop(before);
     }
 
     /// Every fleet, ordered by name.

@@ -6,8 +6,9 @@
 
 mod lister;
 mod status;
+mod windows;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,8 +20,9 @@ use crate::config::Config;
 use crate::env::Env;
 use crate::graph::{GraphClient, Tokens};
 use crate::mirror::fleet::{FleetListing, FleetSpec, FleetWindow, ListingOutcome, MASS_LEAVE_MIN};
-use crate::mirror::window::Window;
 pub(super) use lister::{ListedFleet, ListingError, MemberFault, count_members};
+use windows::RefusedWindow;
+pub(super) use windows::{PlacedWindows, extended};
 
 /// The first wait after a failed listing; doubles up to the interval between listings.
 const FIRST_RETRY: Duration = Duration::from_secs(60);
@@ -53,6 +55,8 @@ struct ManagedFleet {
     held: Option<ListingOutcome>,
     /// Members without a window, and why.
     faults: Vec<MemberFault>,
+    /// Windows whose names other windows took after they were given.
+    refused: Vec<RefusedWindow>,
     /// Names of calendars that `all` leaves out.
     left_out: Vec<Arc<str>>,
     /// Since when listings lack the calendars of most windows.
@@ -94,6 +98,7 @@ impl Fleets {
         config: &Config,
         accounts: &BTreeMap<Arc<str>, Arc<Tokens>>,
         stored: &Listings,
+        windows: PlacedWindows,
     ) {
         let mut before = std::mem::take(&mut self.fleets);
         for spec in &config.fleets {
@@ -113,7 +118,23 @@ impl Fleets {
             };
             self.fleets.insert(spec.name.clone(), fleet);
         }
+        self.place(windows);
         self.publish();
+    }
+
+    /// Takes what became of the windows of all fleets.
+    fn place(&mut self, mut windows: PlacedWindows) {
+        for (fleet, managed) in &mut self.fleets {
+            let refused = windows.refused.remove(fleet).unwrap_or_default();
+            let known: HashSet<RefusedWindow> =
+                std::mem::replace(&mut managed.refused, refused).into_iter().collect();
+            for RefusedWindow { name: window, .. } in
+                managed.refused.iter().filter(|refused| !known.contains(refused))
+            {
+                tracing::warn!(%fleet, %window, "name of a fleet's window is taken, it is left out");
+            }
+        }
+        self.board.set_windows(windows.origins);
     }
 
     /// When a fleet is listed that was listed before; `None` if that is overdue.
@@ -236,10 +257,14 @@ impl Fleets {
         new
     }
 
-    /// Puts a stored listing in force.
-    pub(super) fn commit(&mut self, new: NewListing) {
+    /// Puts a stored listing in force; `windows` is what became of the windows of all fleets, if the
+    /// listing changed any.
+    pub(super) fn commit(&mut self, new: NewListing, windows: Option<PlacedWindows>) {
         if let Some(fleet) = self.fleets.get_mut(&new.fleet) {
             fleet.listing = new.listing;
+        }
+        if let Some(windows) = windows {
+            self.place(windows);
         }
         self.publish();
     }
@@ -253,18 +278,7 @@ impl Fleets {
 
     fn publish(&self) {
         let (now, at) = (self.env.now(), Instant::now());
-        let fleets = self.fleets.values().map(|fleet| fleet.status(now, at)).collect();
-        let members = self.fleets.values().flat_map(|fleet| {
-            let name = fleet.spec.name.clone();
-            fleet.listing.members.values().flat_map(move |member| {
-                let (name, place) = (name.clone(), member.mailbox.place.clone());
-                let of = move |window: &FleetWindow| {
-                    (window.name.clone(), (name.clone(), place.clone()))
-                };
-                member.windows.iter().map(of)
-            })
-        });
-        self.board.replace(fleets, members.collect());
+        self.board.set_fleets(self.fleets.values().map(|fleet| fleet.status(now, at)).collect());
     }
 }
 
@@ -285,6 +299,7 @@ impl ManagedFleet {
             error: None,
             held: None,
             faults: Vec::new(),
+            refused: Vec::new(),
             left_out: Vec::new(),
             calendars_missing: None,
         }
@@ -324,7 +339,7 @@ impl ManagedFleet {
     fn accept(&mut self, listed: ListedFleet, taken: impl Fn(&str) -> bool) -> FleetListing {
         let keep_all = self.holds_calendars(&listed);
         let ListedFleet { mut listing, calendars, faults, left_out, outcome, .. } = listed;
-        let mut names: std::collections::HashSet<Arc<str>> = listing
+        let mut names: HashSet<Arc<str>> = listing
             .members
             .values()
             .flat_map(|member| member.windows.iter().map(|window| window.name.clone()))
@@ -362,18 +377,6 @@ impl ManagedFleet {
         }
         listing
     }
-}
-
-/// Appends the windows of all fleets to a configuration; returns those whose names are taken.
-pub(super) fn extend(config: &mut Config, listings: &Listings) -> Vec<Window> {
-    let fleets = config.fleets.clone();
-    let mut taken = Vec::new();
-    for spec in fleets {
-        if let Some(listing) = listings.get(&spec.name) {
-            taken.extend(config.extend(listing.windows(&spec)));
-        }
-    }
-    taken
 }
 
 #[cfg(test)]

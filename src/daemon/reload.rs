@@ -4,14 +4,14 @@
 //! that can fail come first and can be undone: binding, then the store. The later steps cannot
 //! fail.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::Daemon;
-use super::fleets::{FinishedListing, Listings};
+use super::fleets::{PlacedWindows, extended};
 use super::settings::{self, api_settings, window_specs};
 use crate::api::ApiSettings;
 use crate::config::{self, Config, ConfigDiff, Diagnostic, Diagnostics, ReloadEffect, ValueOrigin};
@@ -55,6 +55,7 @@ pub(super) struct LoadedConfig {
     base: Config,
     /// With the windows of its fleets.
     config: Config,
+    windows: PlacedWindows,
     settings: ApiSettings,
     difference: ConfigDiff,
 }
@@ -107,13 +108,13 @@ impl Daemon {
         let listings = self.fleets.listings();
         let reading = tokio::task::spawn_blocking(move || {
             let base = load().map_err(|faults| ReloadError::Faults(faults.0))?;
-            let mut config = super::extended(&base, &listings);
+            let (mut config, windows) = extended(&base, &listings);
             config.share_windows(&old);
             let settings = api_settings(&config, open_loopback)
                 .map_err(|error| ReloadError::failed(&error))?;
             let difference = config::diff(&old, &config);
             refuse(&difference, &old, &config)?;
-            Ok(Box::new(LoadedConfig { base, config, settings, difference }))
+            Ok(Box::new(LoadedConfig { base, config, windows, settings, difference }))
         });
         self.pending = Some(PendingReload { request, begun, reading });
     }
@@ -140,7 +141,7 @@ impl Daemon {
         request: &ReloadRequest,
         begun: Instant,
     ) -> Result<ReloadSummary, ReloadError> {
-        let LoadedConfig { base, config, settings, difference } = loaded;
+        let LoadedConfig { base, config, windows, settings, difference } = loaded;
         let meant = request.signed_in.as_deref();
         let (dropped, known) = (difference.drops_besides(meant), self.config.windows.len());
         if !request.accept_drops && is_mass_drop(dropped, known) {
@@ -171,7 +172,7 @@ impl Daemon {
         self.listeners.change(bound, settings);
         self.change_settings(&config.sections);
         let retried = self.supervisor.retry_sign_ins().into_iter().collect();
-        self.fleets.configure(&config, &accounts, &self.fleets.listings());
+        self.fleets.configure(&config, &accounts, &self.fleets.listings(), windows);
         self.accounts.replace(accounts);
         self.forget_removed_fleets(&config).await;
         self.base = Arc::new(base);
@@ -182,57 +183,7 @@ impl Daemon {
     }
 }
 
-impl Daemon {
-    /// Puts a listing of a fleet in force: stores it, then starts and stops windows.
-    pub(super) async fn on_fleet_listed(&mut self, listed: FinishedListing) {
-        let fleet = listed.fleet().clone();
-        let taken = taken_names(&self.config, &fleet, &self.fleets.listings());
-        let Some(new) = self.fleets.take(listed, |name| taken.contains(name)) else { return };
-        if let Err(error) = self.store.save_fleet_listing(&new.fleet, Some(&new.listing)).await {
-            tracing::warn!(%fleet, reason = %error_chain(&error), "listing not stored, listing again");
-            self.fleets.retry(&fleet);
-            return;
-        }
-        self.fleets.commit(new);
-        let mut config = super::extended(&self.base, &self.fleets.listings());
-        config.share_windows(&self.config);
-        let difference = config::diff(&self.config, &config);
-        let change = fleet_change(&config, &self.accounts.all(), &difference);
-        // A failed store ends the daemon's loop, and the next start uses the stored listing.
-        match self.supervisor.change_fleet(change, || {}).await {
-            Ok(()) => self.config = Arc::new(config),
-            Err(error) => {
-                tracing::warn!(%fleet, reason = %error_chain(&error), "fleet not changed, listing again");
-                self.fleets.retry(&fleet);
-            }
-        }
-    }
-
-    /// Deletes the listings of fleets that left the configuration.
-    async fn forget_removed_fleets(&self, new: &Config) {
-        for spec in &self.config.fleets {
-            if new.fleets.iter().any(|kept| kept.name == spec.name) {
-                continue;
-            }
-            if let Err(error) = self.store.save_fleet_listing(&spec.name, None).await {
-                let reason = error_chain(&error);
-                tracing::warn!(fleet = &*spec.name, %reason, "listing of a removed fleet not deleted");
-            }
-        }
-    }
-}
-
-/// The names of the windows in force that are not of this fleet.
-fn taken_names(config: &Config, fleet: &str, listings: &Listings) -> HashSet<Arc<str>> {
-    let own: HashSet<&str> = listings.get(fleet).map_or_else(HashSet::new, |listing| {
-        let windows = listing.members.values().flat_map(|member| &member.windows);
-        windows.map(|window| &*window.name).collect()
-    });
-    let names = config.windows.iter().map(|window| &window.name);
-    names.filter(|name| !own.contains(&***name)).cloned().collect()
-}
-
-fn fleet_change(
+pub(super) fn fleet_change(
     config: &Config,
     accounts: &BTreeMap<Arc<str>, Arc<Tokens>>,
     difference: &ConfigDiff,

@@ -29,6 +29,17 @@ impl FleetFixture {
         fixture
     }
 
+    /// 24 people without events.
+    async fn many(seed: u64) -> (Self, Vec<String>) {
+        let names: Vec<String> = (0..24).map(|n| format!("p{n}")).collect();
+        let fleet = Self::new(seed, &[]).await;
+        for person in &names {
+            fleet.fixture.simulator.add_mailbox(&format!("{person}@contoso.com"));
+            fleet.add(person);
+        }
+        (fleet, names)
+    }
+
     fn configure(&self, source: &str, more: &str) {
         let fleet = format!(
             "[[fleet]]\nname = \"staff\"\naccount = \"contoso\"\nrelist_every = \"1s\"\nconfirm_after = \"3s\"\n{source}"
@@ -156,16 +167,8 @@ async fn members_join_leave_and_keep_their_window_under_another_address() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_listing_that_lost_most_members_is_held() {
-    let names: Vec<String> = (0..24).map(|n| format!("p{n}")).collect();
+    let (fleet, names) = FleetFixture::many(151).await;
     let people: Vec<&str> = names.iter().map(String::as_str).collect();
-    let fixture = DaemonFixture::new(151, &[]).await;
-    let group = fixture.simulator.add_group("Staff", Some("staff@contoso.com"));
-    let fleet = FleetFixture { fixture, group };
-    for person in &people {
-        fleet.fixture.simulator.add_mailbox(&format!("{person}@contoso.com"));
-        fleet.add(person);
-    }
-    fleet.configure("members_of = \"staff@contoso.com\"\n", "");
     let daemon = fleet.run().await;
     fleet.until(&people).await;
     fleet.fixture.simulator.set_listing_limit(Some(3));
@@ -222,5 +225,80 @@ async fn rooms_have_a_place_and_members_without_a_window_a_reason() {
     let fault = other["members_with_faults"][0].as_str().unwrap();
     assert!(fault.contains("the name \"blue@contoso.com\" is taken"), "{fault}");
     fleet.until(&["blue", "red"]).await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_window_that_takes_the_name_of_a_fleets_window_is_not_of_the_fleet() {
+    let source = "members_of = \"staff@contoso.com\"\n";
+    let fleet = FleetFixture::new(153, &["alice", "bob"]).await;
+    let carol = fleet.fixture.populate("carol");
+    let daemon = fleet.run().await;
+    fleet.until(&["alice", "bob"]).await;
+    let window = format!(
+        "[[window]]\nname = \"bob@contoso.com\"\naccount = \"contoso\"\nmailbox = \"{carol}\"\n"
+    );
+    fleet.configure(source, &window);
+    assert_eq!(fleet.fixture.cli(&["reload"]).await.code, Some(0));
+    for status in [fleet.status().await, fleet.listed_again().await] {
+        let counts = ["members", "windows", "faults"].map(|key| status[key].clone());
+        assert_eq!(counts, [json!(2), json!(1), json!(1)], "{status}");
+        let fault = status["members_with_faults"][0].as_str().unwrap();
+        assert!(fault.contains("the name \"bob@contoso.com\""), "{fault}");
+    }
+    fleet.assert_mirrors("bob@contoso.com", &carol).await;
+    let bob = fleet.fixture.api.get("/v1/windows/bob@contoso.com").await.json();
+    assert!(bob["fleet"].is_null(), "{bob}");
+    // Once the name is free, the member has its window back.
+    fleet.configure(source, "");
+    assert_eq!(fleet.fixture.cli(&["reload"]).await.code, Some(0));
+    let status = fleet.status().await;
+    assert_eq!((&status["windows"], &status["faults"]), (&json!(2), &json!(0)));
+    fleet.assert_mirrors("bob@contoso.com", "bob@contoso.com").await;
+    let bob = fleet.fixture.api.get("/v1/windows/bob@contoso.com").await.json();
+    assert_eq!(bob["fleet"], "staff");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_source_is_held_like_any_listing_and_another_account_replaces_the_windows() {
+    let (fleet, names) = FleetFixture::many(154).await;
+    let people: Vec<&str> = names.iter().map(String::as_str).collect();
+    let daemon = fleet.run().await;
+    fleet.until(&people).await;
+    let configure = |account: &str, group: &str| {
+        let preamble = fleet.fixture.preamble();
+        let second = preamble[preamble.find("[account.").unwrap()..].replace("contoso]", "second]");
+        let entry = format!(
+            "[[fleet]]\nname = \"staff\"\naccount = \"{account}\"\nmembers_of = \"{group}\"\nrelist_every = \"1s\"\nconfirm_after = \"3s\"\n"
+        );
+        fleet.fixture.configure(&format!("{preamble}{second}{entry}"));
+    };
+
+    // All windows are replaced, so the reload needs permission.
+    configure("second", "staff@contoso.com");
+    assert_eq!(fleet.fixture.cli(&["reload"]).await.code, Some(78));
+    assert_eq!(fleet.fixture.cli(&["reload", "--accept-drops"]).await.code, Some(0));
+    fleet.until(&people).await;
+    for person in &people {
+        let window = fleet.fixture.api.window(&format!("{person}@contoso.com")).await;
+        assert_eq!((window.account.as_str(), window.resyncs), ("second", 0));
+    }
+
+    // Another group that lacks most members: the new member joins, and the others wait.
+    let other = fleet.fixture.simulator.add_group("Other", Some("other@contoso.com"));
+    fleet.fixture.simulator.add_mailbox("new@contoso.com");
+    for member in ["p0", "p1", "p2", "new"] {
+        assert!(fleet.fixture.simulator.add_member(&other, &format!("{member}@contoso.com")));
+    }
+    configure("second", "other@contoso.com");
+    assert_eq!(fleet.fixture.cli(&["reload"]).await.code, Some(0));
+    let held = eventually("the listing is held", async || {
+        let status = fleet.status().await;
+        (!status["held"].is_null()).then_some(status)
+    })
+    .await;
+    assert_eq!((&held["held"]["missing"], &held["windows"]), (&json!(21), &json!(25)));
+    fleet.until(&["new", "p0", "p1", "p2"]).await;
     daemon.stop().await;
 }

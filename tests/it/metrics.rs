@@ -11,7 +11,7 @@ use axum::body::{Body as ApiBody, to_bytes};
 use bytes::Bytes;
 use calmirror::api::{
     ApiSettings, AppState, BuildInfo, FleetBoard, FleetStatusJson, HeldListingJson, LoginApi,
-    LoginRefusal, RequestLimits, StartedLogin, WindowOrigins, router, tcp_router,
+    LoginRefusal, RequestLimits, StartedLogin, router, tcp_router,
 };
 use calmirror::env::Env;
 use calmirror::graph::transport::{BodyStream, Transport, TransportError};
@@ -180,7 +180,7 @@ async fn every_documented_metric_exists_and_changes() {
     let reloads = queue.handle();
     let app = access(&rig, &env, reloads.clone());
     let fleets = app.fleets.clone();
-    fleets.replace(vec![unlisted_fleet()], WindowOrigins::default());
+    fleets.set_fleets(vec![unlisted_fleet()]);
     let api = router(app);
     let mut scrapes = vec![scrape(&api).await];
 
@@ -285,7 +285,7 @@ async fn every_documented_metric_exists_and_changes() {
         faults: 2,
         ..unlisted_fleet()
     };
-    fleets.replace(vec![held], WindowOrigins::default());
+    fleets.set_fleets(vec![held]);
     let listed = scrape(&api).await;
     for (name, value) in [
         ("members", 42.0),

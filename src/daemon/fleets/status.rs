@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-use super::ManagedFleet;
+use super::{ManagedFleet, RefusedWindow};
 use crate::api::{FleetFaultJson, FleetStatusJson, HeldListingJson};
 use crate::mirror::fleet::ListingOutcome;
 
@@ -14,12 +14,17 @@ impl ManagedFleet {
     /// The status at `now`, which is `at` on the monotonic clock.
     pub(super) fn status(&self, now: Timestamp, at: Instant) -> FleetStatusJson {
         let members = &self.listing.members;
+        let windows = members.values().map(|member| member.windows.len()).sum::<usize>();
+        let faults = self.faults.iter().map(|fault| format!("{}: {}", fault.member, fault.problem));
+        let refused = self.refused.iter().map(|RefusedWindow { member, name }| {
+            format!("{member}: the name {name:?} of its window is taken by another window; rename that one")
+        });
         let left = SignedDuration::try_from(self.due.saturating_duration_since(at));
         FleetStatusJson {
             name: self.spec.name.to_string(),
             account: self.spec.account.to_string(),
             members: members.len(),
-            windows: members.values().map(|member| member.windows.len()).sum(),
+            windows: windows - self.refused.len(),
             without_mailbox: members.values().filter(|m| m.absent_since.is_some()).count(),
             listed_at: self.listing.listed_at,
             next_due: left.ok().and_then(|left| now.checked_add(left).ok()),
@@ -35,13 +40,8 @@ impl ManagedFleet {
                 problem: error.problem.clone(),
                 remedy: error.remedy.map(str::to_owned),
             }),
-            faults: self.faults.len(),
-            members_with_faults: self
-                .faults
-                .iter()
-                .take(MAX_NAMED)
-                .map(|fault| format!("{}: {}", fault.member, fault.problem))
-                .collect(),
+            faults: self.faults.len() + self.refused.len(),
+            members_with_faults: refused.chain(faults).take(MAX_NAMED).collect(),
             calendars_left_out: self
                 .left_out
                 .iter()

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::*;
 use crate::graph::script::{self, Script};
 use crate::mirror::fleet::{FleetMember, FleetSource, ListedCalendar, ListedMailbox};
-use crate::mirror::window::CalendarRef;
+use crate::mirror::window::{CalendarRef, Window};
 use crate::tests::fleet_spec;
 
 fn spec() -> Arc<FleetSpec> {
@@ -62,7 +62,7 @@ async fn new_members_get_windows_and_taken_names_are_faults() {
     let taken = |name: &str| name == "b@contoso.com";
     let new = fleets.take(finished(Ok(listed(&["a", "b"], JOINED))), taken).unwrap();
     assert!(fleets.listings()["staff"].members.is_empty(), "not before it is stored");
-    fleets.commit(new);
+    fleets.commit(new, None);
     let windows: Vec<Window> = fleets.listings()["staff"].windows(&spec()).collect();
     assert_eq!(windows.len(), 1);
     let status = &fleets.board.fleets()[0];
@@ -71,6 +71,28 @@ async fn new_members_get_windows_and_taken_names_are_faults() {
     // The status says when it is listed next, within the interval.
     let next = status.next_due.unwrap().duration_since(script::env().now());
     assert!(next <= SignedDuration::from_hours(1) && next >= SignedDuration::from_mins(53));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_window_whose_name_is_taken_later_is_a_fault_of_its_member() {
+    let mut fleets = fleets();
+    let new = fleets.take(finished(Ok(listed(&["a", "b"], JOINED))), |_| false).unwrap();
+    fleets.commit(new, None);
+    let counts = |fleets: &Fleets| {
+        let status = &fleets.board.fleets()[0];
+        (status.windows, status.faults, status.members_with_faults.clone())
+    };
+    assert_eq!(counts(&fleets), (2, 0, Vec::new()));
+    let refused = RefusedWindow { member: "b@contoso.com".into(), name: "b@contoso.com".into() };
+    let refused = [("staff".into(), vec![refused])].into();
+    fleets.place(PlacedWindows { refused, ..PlacedWindows::default() });
+    fleets.publish();
+    let fault = "b@contoso.com: the name \"b@contoso.com\" of its window is taken by another window; \
+                 rename that one";
+    assert_eq!(counts(&fleets), (1, 1, vec![fault.to_owned()]));
+    fleets.place(PlacedWindows::default());
+    fleets.publish();
+    assert_eq!(counts(&fleets), (2, 0, Vec::new()));
 }
 
 #[tokio::test(start_paused = true)]

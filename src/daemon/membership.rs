@@ -1,0 +1,192 @@
+//! Puts the listings of fleets in force: stores them, then starts and stops windows.
+//!
+//! Storing a listing and comparing its windows with those in force takes seconds for a million
+//! members, so a task does it beside the daemon's loop. Meanwhile no other listing and no reload
+//! begins.
+
+use std::cell::LazyCell;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+
+use super::Daemon;
+use super::fleets::{FinishedListing, PlacedWindows, Listings, NewListing, extended};
+use super::reload::fleet_change;
+use crate::config::{self, Config, ConfigDiff};
+use crate::error_chain::error_chain;
+use crate::mirror::fleet::FleetListing;
+use crate::store::StoreError;
+
+/// A listing that is being stored.
+pub(super) struct PendingListing {
+    fleet: Arc<str>,
+    storing: JoinHandle<Result<PreparedListing, StoreError>>,
+}
+
+impl PendingListing {
+    /// Ends it. What it has not stored is listed again after the next start.
+    pub(super) fn cancel(self) {
+        self.storing.abort();
+    }
+}
+
+/// A stored listing of a fleet, or why it was not stored.
+pub(super) struct StoredListing {
+    fleet: Arc<str>,
+    result: Result<PreparedListing, StoreError>,
+}
+
+/// A stored listing, ready to be put in force.
+struct PreparedListing {
+    new: NewListing,
+    /// `None` if the listing has the members and windows that are in force.
+    change: Option<Box<ListedChange>>,
+}
+
+/// How a listing changes the configuration.
+struct ListedChange {
+    config: Config,
+    windows: PlacedWindows,
+    difference: ConfigDiff,
+}
+
+/// Waits until a listing has been stored; forever if none is. Cancel safe.
+pub(super) async fn stored(pending: &mut Option<PendingListing>) -> StoredListing {
+    let Some(PendingListing { fleet, storing }) = pending else {
+        return std::future::pending().await;
+    };
+    let result = match storing.await {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    };
+    let fleet = fleet.clone();
+    *pending = None;
+    StoredListing { fleet, result }
+}
+
+impl Daemon {
+    /// Takes the end of a listing, and begins to store it if it succeeded.
+    pub(super) fn on_fleet_listed(&mut self, listed: FinishedListing) {
+        let fleet = listed.fleet().clone();
+        let (config, listings) = (self.config.clone(), self.fleets.listings());
+        let Some(new) = ({
+            // Only the windows of new members need a name.
+            let taken = LazyCell::new(|| taken_names(&config, listings.get(&fleet)));
+            self.fleets.take(listed, |name| taken.contains(name))
+        }) else {
+            return;
+        };
+        let (store, env, base) = (self.store.clone(), self.env.clone(), self.base.clone());
+        let storing = tokio::spawn(async move {
+            store.save_fleet_listing(&new.fleet, Some(&new.listing)).await?;
+            Ok(env.compute(move || PreparedListing::of(new, &base, &config, listings)).await)
+        });
+        self.storing = Some(PendingListing { fleet, storing });
+    }
+
+    /// Puts a stored listing in force.
+    pub(super) async fn on_listing_stored(&mut self, stored: StoredListing) {
+        let StoredListing { fleet, result } = stored;
+        let PreparedListing { new, change } = match result {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                tracing::warn!(%fleet, reason = %error_chain(&error), "listing not stored, listing again");
+                return self.fleets.retry(&fleet);
+            }
+        };
+        let Some(change) = change else { return self.fleets.commit(new, None) };
+        let ListedChange { config, windows, difference } = *change;
+        let change = fleet_change(&config, &self.accounts.all(), &difference);
+        // A failed store ends the daemon's loop, and the next start uses the stored listing.
+        if let Err(error) = self.supervisor.change_fleet(change, || {}).await {
+            tracing::warn!(%fleet, reason = %error_chain(&error), "fleet not changed, listing again");
+            return self.fleets.retry(&fleet);
+        }
+        self.config = Arc::new(config);
+        self.fleets.commit(new, Some(windows));
+    }
+
+    /// Deletes the listings of fleets that left the configuration.
+    pub(super) async fn forget_removed_fleets(&self, new: &Config) {
+        for spec in &self.config.fleets {
+            if new.fleets.iter().any(|kept| kept.name == spec.name) {
+                continue;
+            }
+            if let Err(error) = self.store.save_fleet_listing(&spec.name, None).await {
+                let reason = error_chain(&error);
+                tracing::warn!(fleet = &*spec.name, %reason, "listing of a removed fleet not deleted");
+            }
+        }
+    }
+}
+
+impl PreparedListing {
+    /// Compares a listing with those in force. Blocking.
+    fn of(new: NewListing, base: &Config, old: &Config, mut listings: Listings) -> Self {
+        let known = listings.insert(new.fleet.clone(), new.listing.clone());
+        if known.is_some_and(|known| known.members == new.listing.members) {
+            return Self { new, change: None };
+        }
+        let (mut config, windows) = extended(base, &listings);
+        config.share_windows(old);
+        let difference = config::diff(old, &config);
+        Self { new, change: Some(Box::new(ListedChange { config, windows, difference })) }
+    }
+}
+
+/// The names of the windows in force that are not of this fleet.
+fn taken_names(config: &Config, listing: Option<&Arc<FleetListing>>) -> HashSet<Arc<str>> {
+    let own: HashSet<&str> = listing.map_or_else(HashSet::new, |listing| {
+        let windows = listing.members.values().flat_map(|member| &member.windows);
+        windows.map(|window| &*window.name).collect()
+    });
+    let names = config.windows.iter().map(|window| &window.name);
+    names.filter(|name| !own.contains(&***name)).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::tests::config;
+    use crate::mirror::fleet::{FleetMember, FleetWindow, ListedMailbox};
+    use crate::mirror::window::CalendarRef;
+    use crate::tests::{NOON, fleet_spec};
+
+    /// A listing with these members, whose windows have their names.
+    fn listing(names: &[&str]) -> Arc<FleetListing> {
+        let member = |name: &&str| {
+            let (id, address): (Arc<str>, _) = ((*name).into(), (*name).into());
+            let mailbox = ListedMailbox { id: id.clone(), address, name: "".into(), place: None };
+            let window = FleetWindow { name: id.clone(), calendar: CalendarRef::Default };
+            (id, FleetMember { windows: vec![window], ..FleetMember::new(mailbox) })
+        };
+        let members = names.iter().map(member).collect();
+        Arc::new(FleetListing { members, ..FleetListing::default() })
+    }
+
+    #[test]
+    fn only_a_listing_with_other_members_changes_the_configuration() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut base = config(directory.path(), "store", &[("alice", "1h")]);
+        base.fleets = vec![Arc::new(fleet_spec())];
+        let listings: Listings = [("staff".into(), listing(&["ann", "bob"]))].into();
+        let (in_force, _) = extended(&base, &listings);
+        let prepared = |listing| {
+            let new = NewListing { fleet: "staff".into(), listing };
+            PreparedListing::of(new, &base, &in_force, listings.clone())
+        };
+        let later = FleetListing { listed_at: Some(NOON), ..(*listing(&["ann", "bob"])).clone() };
+        let same = prepared(Arc::new(later));
+        assert!(same.change.is_none());
+        assert_eq!(same.new.listing.listed_at, Some(NOON));
+        let other = prepared(listing(&["bob", "eve"])).change.unwrap();
+        let names: Vec<_> = other.config.windows.iter().map(|window| &*window.name).collect();
+        assert_eq!(names, ["alice", "bob", "eve"]);
+        assert_eq!(&*other.difference.added[0].name, "eve");
+        assert_eq!(&*other.difference.removed[0].name, "ann");
+        assert_eq!(other.difference.unchanged, 2);
+        let taken = taken_names(&in_force, listings.get("staff"));
+        assert_eq!(taken, HashSet::from(["alice".into()]));
+    }
+}
