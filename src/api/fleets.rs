@@ -42,6 +42,8 @@ pub struct FleetStatusJson {
     pub next_due: Option<Timestamp>,
     /// A listing that lacks most members and waits for its confirmation.
     pub held: Option<HeldListingJson>,
+    /// A listing that lacks the calendars of most windows and waits for its confirmation.
+    pub calendars_held: Option<HeldListingJson>,
     /// Failed listings in a row.
     pub failures: u32,
     /// Why the last listing failed.
@@ -57,7 +59,7 @@ pub struct FleetStatusJson {
 /// A listing that waits for its confirmation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldListingJson {
-    /// How many members it lacks.
+    /// How many members it lacks, or the calendars of how many windows.
     pub missing: usize,
     /// When another listing may confirm it.
     pub until: Timestamp,

@@ -54,7 +54,7 @@ const FLEET_GAUGES: [(&str, &str, FleetGauge); 7] = [
     }),
     ("calmirror_fleet_failures", "Failed listings in a row", |fleet| fleet.failures.into()),
     ("calmirror_fleet_held", "Whether a listing waits for its confirmation", |fleet| {
-        f64::from(fleet.held.is_some())
+        f64::from(fleet.held.is_some() || fleet.calendars_held.is_some())
     }),
     (
         "calmirror_fleet_last_listing_timestamp_seconds",

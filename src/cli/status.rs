@@ -24,6 +24,7 @@ use crate::mirror::status::WindowStatus;
 use crate::percent;
 use crate::platform::signals;
 use fleet::FleetStatus;
+pub(super) use fleet::fleet_lines;
 pub(super) use format::{full, report};
 use window::details;
 pub(super) use window::shell_quote;

@@ -59,8 +59,16 @@ struct ManagedFleet {
     refused: Vec<RefusedWindow>,
     /// Names of calendars that `all` leaves out.
     left_out: Vec<Arc<str>>,
-    /// Since when listings lack the calendars of most windows.
-    calendars_missing: Option<Instant>,
+    /// While listings lack the calendars of most windows.
+    calendars_missing: Option<MissingCalendars>,
+}
+
+/// Calendars that listings lack, and whose windows stay before another listing agrees.
+#[derive(Clone, Copy)]
+struct MissingCalendars {
+    /// How many windows have such a calendar.
+    count: usize,
+    since: Instant,
 }
 
 /// The end of a listing.
@@ -325,11 +333,12 @@ impl ManagedFleet {
             self.calendars_missing = None;
             return false;
         }
-        let since = *self.calendars_missing.get_or_insert_with(Instant::now);
+        let since = self.calendars_missing.map_or_else(Instant::now, |known| known.since);
         if since.elapsed() >= self.spec.settings.confirm_after {
             self.calendars_missing = None;
             return false;
         }
+        self.calendars_missing = Some(MissingCalendars { count: missing, since });
         let fleet = &self.spec.name;
         tracing::warn!(%fleet, missing, "listing lacks the calendars of most windows, they stay before another listing agrees");
         true

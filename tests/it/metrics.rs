@@ -64,6 +64,7 @@ fn unlisted_fleet() -> FleetStatusJson {
         listed_at: None,
         next_due: None,
         held: None,
+        calendars_held: None,
         failures: 0,
         last_error: None,
         faults: 0,
@@ -299,6 +300,9 @@ async fn every_documented_metric_exists_and_changes() {
         assert_eq!(listed[&format!("calmirror_fleet_{name}{{fleet=\"staff\"}}")], value, "{name}");
     }
     scrapes.push(listed);
+    let calendars_held = Some(HeldListingJson { missing: 30, until: noon() });
+    fleets.set_fleets(vec![FleetStatusJson { calendars_held, ..unlisted_fleet() }]);
+    assert_eq!(scrape(&api).await["calmirror_fleet_held{fleet=\"staff\"}"], 1.0);
 
     // Readers of the feed are counted while they are connected.
     let ask = |path: &str, accept: &str| {

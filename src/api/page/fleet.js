@@ -2,7 +2,7 @@
 // daemon searches, sorts and pages, so that 100,000 windows are as light as forty.
 
 import * as api from "./api.js";
-import { lasting } from "./dates.js";
+import { lasting, moment } from "./dates.js";
 import * as health from "./health.js";
 import { h, tell } from "./markup.js";
 import * as route from "./route.js";
@@ -66,6 +66,7 @@ function render(place, status, list) {
     h("div", { class: "heading" },
       h("h1", { id: "title", tabindex: "-1" }, "Windows"),
       h("p", { class: "lead" }, summary(status))),
+    troubles(status),
     search(place),
     filters(place, status),
     list.value.length > 0 ? table(list) : nothing(place, status),
@@ -78,6 +79,21 @@ function summary({ windows, healthy }) {
   if (healthy) return windows.total === 1 ? "The one window is healthy." : `All ${count(windows.total)} are healthy.`;
   return `${count(windows.unhealthy)} of ${count(windows.total)} ${windows.unhealthy === 1 ? "needs" : "need"} a look.`;
 }
+
+// What keeps mailboxes from joining or leaving a [[fleet]], or from having a window.
+function troubles({ fleets }) {
+  const said = fleets.flatMap(({ name, last_error: error, held, calendars_held: calendars, faults, members_with_faults: members }) => [
+    error && `${name} is not listed, nobody leaves: ${[error.problem, error.remedy].filter(Boolean).join("; ")}`,
+    held && `${name}: the listing lacks ${many(held.missing, "member")}, who stay unless one after ${at(held.until)} agrees`,
+    calendars && `${name}: the listing lacks the calendars of ${many(calendars.missing, "window")}, which stay unless one after ${at(calendars.until)} agrees`,
+    faults > 0 && `${name}: ${many(faults, "member")} without a window, such as ${members[0]}`,
+  ].filter(Boolean));
+  return said.length > 0 && h("section", { class: "trouble", "aria-labelledby": "fleets", key: "fleets" },
+    h("h2", { id: "fleets" }, "Fleets"),
+    said.map((text) => h("p", { class: "said", key: text }, text)));
+}
+
+const at = (time) => moment(Date.parse(time));
 
 function search(place) {
   return h("form", { class: "search", role: "search", key: "search", id: "search" },

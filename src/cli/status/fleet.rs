@@ -167,7 +167,11 @@ impl FleetStatus {
 }
 
 /// A fleet in a line, and one for each of its troubles.
-fn fleet_lines(fleet: &FleetStatusJson, now: Timestamp, zone: &TimeZone) -> Vec<String> {
+pub(in crate::cli) fn fleet_lines(
+    fleet: &FleetStatusJson,
+    now: Timestamp,
+    zone: &TimeZone,
+) -> Vec<String> {
     let name = &fleet.name;
     let listed = match fleet.listed_at {
         Some(at) => format!("listed {} ago", span(now.duration_since(at).as_secs_f64().max(0.0))),
@@ -189,6 +193,12 @@ fn fleet_lines(fleet: &FleetStatusJson, now: Timestamp, zone: &TimeZone) -> Vec<
         let missing = held.missing;
         lines.push(format!(
             "fleet {name}: the listing lacks {missing} members; they stay unless one after {until} agrees"
+        ));
+    }
+    if let Some(held) = &fleet.calendars_held {
+        let (missing, until) = (held.missing, full(held.until, zone));
+        lines.push(format!(
+            "fleet {name}: the listing lacks the calendars of {missing} windows; they stay unless one after {until} agrees"
         ));
     }
     let faults = fleet.members_with_faults.iter().map(|fault| format!("fleet {name}: {fault}"));

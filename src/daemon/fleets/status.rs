@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-use super::{ManagedFleet, RefusedWindow};
+use super::{ManagedFleet, MissingCalendars, RefusedWindow};
 use crate::api::{FleetFaultJson, FleetStatusJson, HeldListingJson};
 use crate::mirror::fleet::ListingOutcome;
 
@@ -19,7 +19,10 @@ impl ManagedFleet {
         let refused = self.refused.iter().map(|RefusedWindow { member, name }| {
             format!("{member}: the name {name:?} of its window is taken by another window; rename that one")
         });
-        let left = SignedDuration::try_from(self.due.saturating_duration_since(at));
+        let later = |due: Instant| {
+            let left = SignedDuration::try_from(due.saturating_duration_since(at)).ok()?;
+            now.checked_add(left).ok()
+        };
         FleetStatusJson {
             name: self.spec.name.to_string(),
             account: self.spec.account.to_string(),
@@ -27,13 +30,17 @@ impl ManagedFleet {
             windows: windows - self.refused.len(),
             without_mailbox: members.values().filter(|m| m.absent_since.is_some()).count(),
             listed_at: self.listing.listed_at,
-            next_due: left.ok().and_then(|left| now.checked_add(left).ok()),
+            next_due: later(self.due),
             held: match self.held {
                 Some(ListingOutcome::Held { missing, until }) => {
                     Some(HeldListingJson { missing, until })
                 }
                 _ => None,
             },
+            calendars_held: self.calendars_missing.map(|MissingCalendars { count, since }| {
+                let until = later(since + self.spec.settings.confirm_after).unwrap_or(now);
+                HeldListingJson { missing: count, until }
+            }),
             failures: self.failures,
             last_error: self.error.as_ref().map(|error| FleetFaultJson {
                 at: error.at,

@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::*;
+use crate::api::HeldListingJson;
 use crate::graph::script::{self, Script};
 use crate::mirror::fleet::{FleetMember, FleetSource, ListedCalendar, ListedMailbox};
 use crate::mirror::window::{CalendarRef, Window};
@@ -162,7 +163,11 @@ async fn calendars_that_most_windows_lack_are_gone_only_if_a_later_listing_agree
     assert_eq!(windows(&held), 30);
     let confirm_after = spec().settings.confirm_after;
     assert_eq!(fleets.fleets["staff"].due - Instant::now(), confirm_after);
+    let shown = |fleets: &Fleets| fleets.board.fleets()[0].calendars_held.clone();
+    let until = script::env().now().saturating_add(confirm_after).unwrap();
+    assert_eq!(shown(&fleets), Some(HeldListingJson { missing: 30, until }));
     tokio::time::advance(confirm_after).await;
     let gone = fleets.take(finished(Ok(lacking())), |_| false).unwrap();
     assert_eq!(windows(&gone), 0);
+    assert_eq!(shown(&fleets), None);
 }
