@@ -126,12 +126,12 @@ impl Fleets {
             };
             self.fleets.insert(spec.name.clone(), fleet);
         }
-        self.place(windows);
+        self.set_windows(windows);
         self.publish();
     }
 
     /// Takes what became of the windows of all fleets.
-    fn place(&mut self, mut windows: PlacedWindows) {
+    fn set_windows(&mut self, mut windows: PlacedWindows) {
         for (fleet, managed) in &mut self.fleets {
             let refused = windows.refused.remove(fleet).unwrap_or_default();
             let known: HashSet<RefusedWindow> =
@@ -261,7 +261,10 @@ impl Fleets {
                 Some(NewListing { listing, fleet: name })
             }
         };
-        self.publish();
+        // Else it is published together with its windows.
+        if new.is_none() {
+            self.publish();
+        }
         new
     }
 
@@ -272,7 +275,7 @@ impl Fleets {
             fleet.listing = new.listing;
         }
         if let Some(windows) = windows {
-            self.place(windows);
+            self.set_windows(windows);
         }
         self.publish();
     }
@@ -282,6 +285,7 @@ impl Fleets {
         if let Some(fleet) = self.fleets.get_mut(name) {
             fleet.due = Instant::now() + FIRST_RETRY;
         }
+        self.publish();
     }
 
     fn publish(&self) {

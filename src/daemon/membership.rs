@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 
 use super::Daemon;
-use super::fleets::{FinishedListing, PlacedWindows, Listings, NewListing, extended};
+use super::fleets::{FinishedListing, Listings, NewListing, PlacedWindows, extended};
 use super::reload::fleet_change;
 use crate::config::{self, Config, ConfigDiff};
 use crate::error_chain::error_chain;

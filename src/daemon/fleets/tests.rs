@@ -86,12 +86,12 @@ async fn a_window_whose_name_is_taken_later_is_a_fault_of_its_member() {
     assert_eq!(counts(&fleets), (2, 0, Vec::new()));
     let refused = RefusedWindow { member: "b@contoso.com".into(), name: "b@contoso.com".into() };
     let refused = [("staff".into(), vec![refused])].into();
-    fleets.place(PlacedWindows { refused, ..PlacedWindows::default() });
+    fleets.set_windows(PlacedWindows { refused, ..PlacedWindows::default() });
     fleets.publish();
     let fault = "b@contoso.com: the name \"b@contoso.com\" of its window is taken by another window; \
                  rename that one";
     assert_eq!(counts(&fleets), (1, 1, vec![fault.to_owned()]));
-    fleets.place(PlacedWindows::default());
+    fleets.set_windows(PlacedWindows::default());
     fleets.publish();
     assert_eq!(counts(&fleets), (2, 0, Vec::new()));
 }
@@ -135,7 +135,9 @@ async fn a_failed_listing_changes_nothing_and_is_repeated_sooner() {
     // A held listing is repeated when it may be confirmed.
     let until = script::env().now().saturating_add(SignedDuration::from_mins(10)).unwrap();
     let held = ListingOutcome::Held { missing: 30, until };
-    fleets.take(finished(Ok(listed(&["a"], held))), |_| false).unwrap();
+    let new = fleets.take(finished(Ok(listed(&["a"], held))), |_| false).unwrap();
+    assert!(fleets.board.fleets()[0].held.is_none(), "not before it is stored");
+    fleets.commit(new, None);
     assert_eq!((fleets.fleets["staff"].due - Instant::now()).as_secs(), 600);
     let status = &fleets.board.fleets()[0];
     assert_eq!(status.held.as_ref().unwrap().missing, 30);
@@ -161,6 +163,7 @@ async fn calendars_that_most_windows_lack_are_gone_only_if_a_later_listing_agree
     let windows = |new: &NewListing| new.listing.windows(&spec()).count();
     let held = fleets.take(finished(Ok(lacking())), |_| false).unwrap();
     assert_eq!(windows(&held), 30);
+    fleets.commit(held, None);
     let confirm_after = spec().settings.confirm_after;
     assert_eq!(fleets.fleets["staff"].due - Instant::now(), confirm_after);
     let shown = |fleets: &Fleets| fleets.board.fleets()[0].calendars_held.clone();
@@ -169,5 +172,6 @@ async fn calendars_that_most_windows_lack_are_gone_only_if_a_later_listing_agree
     tokio::time::advance(confirm_after).await;
     let gone = fleets.take(finished(Ok(lacking())), |_| false).unwrap();
     assert_eq!(windows(&gone), 0);
+    fleets.commit(gone, None);
     assert_eq!(shown(&fleets), None);
 }
