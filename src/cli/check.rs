@@ -1,6 +1,7 @@
 //! `check`: validates the whole configuration, prints every fault, or the effective windows and the
 //! fleets.
 
+mod listings;
 mod online;
 
 use std::fmt::Write as _;
@@ -8,8 +9,10 @@ use std::io::Write;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
+use super::client::ApiClient;
 use super::exit::{CONFIGURATION, CliError, DONE};
 use super::terminal::{printable, printable_lines};
 use crate::config::{Config, Diagnostics, Sources};
@@ -51,10 +54,12 @@ pub(super) struct CheckOptions {
     pub(super) json: bool,
 }
 
-/// Validates the configuration and prints the result.
+/// Validates the configuration and prints the result. `client` is for the daemon that runs with it,
+/// if there is one: it knows who belonged to the fleets when they were listed last.
 pub(super) async fn check(
     sources: &Sources,
     options: CheckOptions,
+    client: impl FnOnce() -> Result<ApiClient, CliError>,
     out: &mut impl Write,
 ) -> Result<u8, CliError> {
     let CheckOptions { explain: explained, online, json } = options;
@@ -65,8 +70,17 @@ pub(super) async fn check(
                 true => Some(online::checks(&config).await?),
                 false => None,
             };
+            let listed = match config.fleets.as_slice() {
+                [] => None,
+                _ if explained && !json => None,
+                _ => Some(listings::known(client).await),
+            };
             let text = if json {
                 let mut answer = as_json(&config, explained, now);
+                if let Some(listed) = &listed {
+                    listings::add_json(&mut answer["fleets"], listed);
+                    answer["listings_problem"] = json!(listed.as_ref().err());
+                }
                 if let Some(checked) = &checked {
                     answer["accounts"] = online::accounts_json(&checked.accounts);
                     answer["listed"] = online::fleets_json(&checked.fleets);
@@ -74,6 +88,9 @@ pub(super) async fn check(
                 format!("{answer}\n")
             } else {
                 let shown = if explained { explain(&config) } else { windows(&config, now) };
+                let zone = TimeZone::system();
+                let listed = listed.map(|known| listings::lines(&config, &known, now, &zone));
+                let shown = shown + &listed.unwrap_or_default();
                 let online = checked.as_ref().map(online::lines).unwrap_or_default();
                 printable_lines(&(warnings(&config) + &shown + &online))
             };
@@ -230,6 +247,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::cli::exit::UNAVAILABLE;
 
     fn checked(text: &str, explain: bool, json: bool) -> (u8, String) {
         use std::os::unix::fs::PermissionsExt as _;
@@ -242,8 +260,9 @@ mod tests {
         let mut out = Vec::new();
         let sources = Sources::find(Some(&file), BTreeMap::new());
         let options = CheckOptions { explain, json, ..CheckOptions::default() };
-        let checked = check(&sources, options, &mut out);
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let client = || Err(CliError::new(UNAVAILABLE, "no daemon answers"));
+        let checked = check(&sources, options, client, &mut out);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let exit = runtime.block_on(checked).unwrap();
         let place = directory.path().display().to_string();
         (exit, String::from_utf8(out).unwrap().replace(&place, "DIR"))
@@ -299,8 +318,10 @@ mod tests {
             "calendars": ["Team", "On call"],
             "window_name": "{mailbox}:{calendar}",
             "relist_every_s": 5400.0,
+            "last_listing": null,
         });
         assert_eq!(value["fleets"][1], team);
+        assert_eq!(value["listings_problem"], "no daemon answers");
     }
 
     #[test]

@@ -160,7 +160,7 @@ async fn dispatch(arguments: Arguments) -> Result<u8, CliError> {
         Command::Logout { account } => login::logout(&client()?, account, json, out).await,
         Command::Check { online, explain } => {
             let options = check::CheckOptions { online: *online, explain: *explain, json };
-            check::check(&sources(), options, out).await
+            check::check(&sources(), options, client, out).await
         }
         Command::Run { accept_drops } => run::run(sources(), level, *accept_drops).await,
         #[cfg(feature = "simulator")]

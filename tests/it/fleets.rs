@@ -121,6 +121,9 @@ async fn members_join_leave_and_keep_their_window_under_another_address() {
     assert_eq!(window["fleet"], "staff");
     let shown = fleet.fixture.cli(&["status"]).await.out;
     assert!(shown.contains("fleet staff: members: 2, windows: 2, listed "), "{shown}");
+    let checked = fleet.fixture.cli(&["check"]).await;
+    let line = checked.out.lines().last().unwrap();
+    assert!(line.starts_with("fleet staff: members: 2, windows: 2, listed "), "{}", checked.out);
 
     fleet.add("carol");
     fleet.remove("bob");
@@ -137,6 +140,11 @@ async fn members_join_leave_and_keep_their_window_under_another_address() {
 
     // A start uses the stored listing: without a listing nobody leaves.
     daemon.stop().await;
+    let checked = fleet.fixture.cli(&["check", "--json"]).await;
+    let answer: Value = serde_json::from_str(&checked.out).unwrap();
+    assert!(answer["fleets"][0]["last_listing"].is_null(), "{answer}");
+    let problem = answer["listings_problem"].as_str().unwrap();
+    assert!(problem.contains("api.sock"), "{problem}");
     fleet.fixture.simulator.set_permissions(Some(&["Calendars.Read"]));
     let daemon = fleet.run().await;
     let failed = eventually("the listing is refused", async || {
