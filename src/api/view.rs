@@ -12,10 +12,14 @@ use crate::json::JsonMembers;
 use crate::mirror::change::{ChangeKind, RemovalReason};
 use crate::mirror::event::VERSION_MEMBERS;
 use crate::mirror::event_filter::{EventFilter, FilterKey};
+use crate::mirror::join_link::join_url;
 use crate::store::Change;
 
 /// The parameters of a filter.
 pub(super) const FILTER: [&str; 6] = FilterKey::NAMES;
+
+/// A member that events get only if it is asked for: the link to the online meeting.
+const JOIN_URL: &str = "join_url";
 
 /// The view of one request.
 #[derive(Clone, Debug)]
@@ -81,8 +85,18 @@ impl EventView {
         }
         let Some(fields) = &self.fields else { return Some(event) };
         let names: Vec<&str> = fields.iter().map(String::as_str).collect();
-        let only = JsonMembers::parse(&event).map(|members| members.only(&names));
-        Some(only.map_or_else(|_| Bytes::from_static(b"{}"), Bytes::from))
+        let Ok(members) = JsonMembers::parse(&event) else { return Some(Bytes::from("{}")) };
+        let mut only = members.only(&names);
+        if names.contains(&JOIN_URL)
+            && let Some(link) = join_url(&members)
+        {
+            only.pop();
+            let comma = if only.len() > 1 { "," } else { "" };
+            // A string always serializes.
+            let link = serde_json::to_string(&link).unwrap_or_default();
+            only.extend_from_slice(format!("{comma}\"{JOIN_URL}\":{link}}}").as_bytes());
+        }
+        Some(only.into())
     }
 
     /// A change as the reader sees it; `None` if the reader needs no line. `is_first`: the reader

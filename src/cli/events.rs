@@ -16,7 +16,9 @@ use super::client::{ApiClient, with_query};
 use super::exit::{CliError, DONE, USAGE};
 use super::suggest;
 use super::terminal::{TerminalSize, printable};
+use crate::json::JsonMembers;
 use crate::mirror::event_time::{EventTime, TimeReader};
+use crate::mirror::join_link::join_url;
 use crate::mirror::zone;
 use crate::percent;
 
@@ -43,6 +45,17 @@ struct AgendaEvent {
     location: Option<Location>,
     #[serde(default)]
     is_cancelled: Option<bool>,
+    /// The link to the online meeting.
+    #[serde(skip)]
+    join: Option<String>,
+}
+
+impl AgendaEvent {
+    /// Reads an event; `None` if it has no times.
+    fn read(json: &str) -> Option<Self> {
+        let join = JsonMembers::parse(json.as_bytes()).ok().and_then(|event| join_url(&event));
+        Some(Self { join, ..serde_json::from_str(json).ok()? })
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -118,7 +131,7 @@ pub(super) async fn events(
     }
     if !json {
         let events: Vec<AgendaEvent> =
-            all.iter().filter_map(|event| serde_json::from_str(event.get()).ok()).collect();
+            all.iter().filter_map(|event| AgendaEvent::read(event.get())).collect();
         let unshown = all.len() - events.len();
         out.write_all(agenda(&events, &from, &to).as_bytes())?;
         if unshown > 0 {
@@ -217,7 +230,10 @@ fn agenda(events: &[AgendaEvent], from: &ZonedDateTime, to: &ZonedDateTime) -> S
         while day <= until {
             let when = if all_day { "all day".to_owned() } else { hours(&start, &end, day) };
             let timed = when != "all day";
-            let text = format!("  {when:<13}{}", title(event));
+            let mut text = format!("  {when:<13}{}", title(event));
+            if let Some(join) = &event.join {
+                write!(text, "\n{:15}{}", "", printable(join)).ok();
+            }
             days.entry(day).or_default().push(AgendaLine { timed, start: start.clone(), text });
             match day.tomorrow() {
                 Ok(tomorrow) => day = tomorrow,

@@ -8,7 +8,7 @@
 //! | `STATUS` | `CANCELLED` by `isCancelled`, `TENTATIVE` by `showAs`, else `CONFIRMED` |
 //! | `TRANSP` | `TRANSPARENT` where `showAs` is `free` or `workingElsewhere` |
 //! | `CLASS` | `sensitivity` |
-//! | `CONFERENCE` (RFC 7986) | `onlineMeeting/joinUrl`, else `onlineMeetingUrl` (facts 86, 201) |
+//! | `CONFERENCE` (RFC 7986) | the join link ([`join_url`](crate::mirror::join_link::join_url); facts 86, 201) |
 //!
 //! Masked events have no subject: their summary is their busy state.
 
@@ -22,6 +22,7 @@ use super::line::ContentLine;
 use crate::api::redact::is_reduced;
 use crate::json::JsonMembers;
 use crate::mirror::event_time::{EventSpan, EventTime, TimeReader};
+use crate::mirror::join_link::join_url;
 
 /// The length at which descriptions are cut, bytes. The JSON API has the full text.
 const DESCRIPTION: usize = 64 << 10;
@@ -77,7 +78,7 @@ pub(super) fn write(
     if let Some(place) = text(&event, "/location/displayName") {
         ContentLine::new(out, "LOCATION").text(place);
     }
-    write_description_and_links(out, &event);
+    write_description_and_links(out, &event, join_url(&members).as_deref());
     let mut categories = list(&event, "categories").filter_map(Value::as_str).peekable();
     if categories.peek().is_some() {
         ContentLine::new(out, "CATEGORIES").texts(categories);
@@ -123,10 +124,7 @@ fn write_stamps(out: &mut String, event: &Value) {
 }
 
 /// Writes the description, the link to join the online meeting, and the link to the event.
-fn write_description_and_links(out: &mut String, event: &Value) {
-    let join = ["/onlineMeeting/joinUrl", "/onlineMeetingUrl"];
-    let join = join.into_iter().filter_map(|pointer| text(event, pointer));
-    let join = join.map(str::trim).find(|link| html::is_web(link));
+fn write_description_and_links(out: &mut String, event: &Value, join: Option<&str>) {
     if let Some(description) = description(event, join) {
         ContentLine::new(out, "DESCRIPTION").text(&description);
     }

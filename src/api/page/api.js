@@ -40,6 +40,9 @@ export const window = async (name, signal) => received(await get(windowPath(name
 export const rounds = (name, signal) => get(`${windowPath(name)}/rounds`, signal);
 export const event = (name, id, signal) => get(`${windowPath(name)}/events/${encodeURIComponent(id)}`, signal);
 
+// The link to the online meeting of an event, wherever the event has it.
+export const joinLink = (name, id) => get(`${windowPath(name)}/events/${encodeURIComponent(id)}?fields=join_url`);
+
 // A page of windows, those in trouble first.
 export async function windows({ q, state, page }, limit, signal) {
   const query = new URLSearchParams({ order: "trouble", limit });

@@ -1,5 +1,5 @@
-// Shows one event in a dialog. Its contents are untrusted: they are shown as text, never as markup,
-// and links in them are not links here.
+// Shows one event in a dialog. Its contents are untrusted: they are shown as text, never as markup.
+// The only link is the one to the online meeting, which is https and shows where it leads.
 
 import * as api from "./api.js";
 import * as dates from "./dates.js";
@@ -62,9 +62,9 @@ async function load() {
   const wanted = shown;
   let content;
   try {
-    const event = await api.event(wanted.name, wanted.id);
+    const [event, { join_url: join }] = await Promise.all([api.event(wanted.name, wanted.id), api.joinLink(wanted.name, wanted.id)]);
     await dates.learn([event.start?.timeZone, event.end?.timeZone].filter(Boolean), api.ianaZone);
-    content = details(event);
+    content = details(event, join);
   } catch (error) {
     const gone = error instanceof api.Refusal && error.status === 404;
     content = [title(gone ? "Not in the mirror" : "Not available"), h("p", null, gone
@@ -96,10 +96,11 @@ const RESPONSES = { accepted: "accepted", declined: "declined", tentativelyAccep
 
 const person = (one) => one?.emailAddress?.name || one?.emailAddress?.address || "somebody";
 
-function details(event) {
+function details(event, join) {
   const facts = [
     ["Shown as", [showAsWord(event), event.isCancelled && "cancelled"].filter(Boolean).join(", ")],
     ["Where", [event.location?.displayName, ...(event.locations ?? []).map((one) => one.displayName)].filter((one, index, all) => one && all.indexOf(one) === index).join("; ")],
+    ["Join", join && h("a", { href: join, rel: "noreferrer", target: "_blank" }, new URL(join).host)],
     ["Organiser", event.organizer && person(event.organizer)],
     ["Occurs", KINDS[event.type]],
     ["Sensitivity", isPrivate(event) && event.sensitivity],

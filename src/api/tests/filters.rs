@@ -36,6 +36,12 @@ async fn a_filter_selects_events_and_fields_select_members() {
     assert_eq!(few["value"], json!([{"id": "b", "showAs": "busy"}]));
     let none = fixture.get("/v1/windows/alice/events?fields=").await;
     assert_eq!(none["value"], json!([{}, {}]));
+    let mut online = meeting("a", "accepted", false, 1);
+    online["onlineMeeting"] = json!({"joinUrl": "https://teams.microsoft.com/l/\"1\""});
+    fixture.put(fixture.id("room a/b"), &[online]).await;
+    let link = fixture.get("/v1/windows/room%20a%2Fb/events?fields=id,join_url,none").await;
+    let expected = json!([{"id": "a", "join_url": "https://teams.microsoft.com/l/\"1\""}]);
+    assert_eq!(link["value"], expected);
     let one = "/v1/windows/alice/events/b";
     assert_eq!(fixture.get(&format!("{one}?fields=id")).await, json!({"id": "b"}));
     assert_eq!(problem(&fixture, &format!("{one}?response=accepted")).await.0, 404);
