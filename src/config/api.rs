@@ -23,7 +23,7 @@ pub struct ApiConfig {
     /// Host names under which clients reach the API over TCP, in lower case, in addition to
     /// loopback and the address listened on.
     pub hosts: Vec<String>,
-    /// The file with the token for full access; required with `listen`.
+    /// The file with the token for full access.
     pub token_file: Option<PathBuf>,
     /// The file with the token for reading only.
     pub read_token_file: Option<PathBuf>,
@@ -61,10 +61,6 @@ impl ApiConfig {
         let token_file = reader.read("token_file", private);
         let read_token_file = reader.read("read_token_file", private);
         let mask_private = reader.read("mask_private", |written| written.flag());
-        if listen.is_some() && !reader.has("token_file") {
-            let remedy = "name a file with a token in token_file: over TCP every request needs it";
-            reader.fault("listen", Issue::new("a TCP address without a token", remedy));
-        }
         if token_file.is_some() && token_file == read_token_file {
             let remedy =
                 "name another file: read-only clients must not hold the token for full access";
@@ -113,8 +109,18 @@ impl ApiConfig {
     });
 }
 
+/// Reports that `listen` is set and there is no token, because over TCP every request needs one. An
+/// address that is not valid has its own error.
+pub(super) fn refuse_open_listener(report: &mut DiagnosticSink) {
+    let Some(listen) = report.explained.iter().find(|one| one.key == "api.listen") else { return };
+    let origin = listen.origin.clone();
+    let remedy = "name a file with a token in token_file, in read_token_file or in a \
+                  [consumer.NAME]: over TCP every request needs one";
+    report.fault(&origin, "api.listen", Issue::new("a TCP address without a token", remedy));
+}
+
 /// A host name or IPv4 address as in the `Host` header, without the port.
-fn host(text: &str) -> Result<String, Issue> {
+pub(super) fn host(text: &str) -> Result<String, Issue> {
     let fits = |label: &str| {
         (1..=63).contains(&label.len())
             && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))

@@ -1,6 +1,6 @@
 //! Computes what a reload has to do: the difference between two configurations.
 //!
-//! Windows, accounts and fleets are matched by name. The daemon adds the windows of fleets to both
+//! Windows, accounts, fleets and consumers are matched by name. The daemon adds the windows of fleets to both
 //! configurations before they are compared ([`Config::extend`]). Secrets are not compared: they are
 //! read again at each use.
 
@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::Config;
+use super::consumers::ConsumerConfig;
 use super::settings::{ReloadEffect, changed_keys};
 use crate::mirror::fleet::FleetSpec;
 use crate::mirror::window::Window;
@@ -28,8 +29,9 @@ pub struct ConfigDiff {
     pub accounts: Vec<Arc<str>>,
     /// Fleets that are new, gone, or have different settings; by name.
     pub fleets: Vec<Arc<str>>,
-    /// Keys outside of accounts, windows and fleets that differ and take effect at once.
-    pub settings: Vec<&'static str>,
+    /// Keys outside of accounts, windows and fleets that differ and take effect at once. A consumer
+    /// is listed as `consumer.NAME`.
+    pub settings: Vec<String>,
     /// Keys that differ but cannot change while the daemon runs.
     pub refused: Vec<&'static str>,
 }
@@ -52,6 +54,7 @@ pub fn diff(old: &Config, new: &Config) -> ConfigDiff {
     let (accounts, fleets) = (accounts(old, new), fleets(old, new));
     let mut difference = ConfigDiff { accounts, fleets, ..ConfigDiff::default() };
     old.sections.changes(&new.sections, &mut difference);
+    difference.settings.extend(consumers(old, new));
     // Only an address that is set is a difference of its own: otherwise the cloud decides it.
     let is_set = |config: &Config| config.explained.iter().any(|one| one.key == "graph.base_url");
     if !is_set(old) && !is_set(new) {
@@ -154,6 +157,17 @@ fn accounts(old: &Config, new: &Config) -> Vec<Arc<str>> {
     let names: BTreeSet<&Arc<str>> = old.accounts.keys().chain(new.accounts.keys()).collect();
     let differs = |name: &&Arc<str>| old.accounts.get(*name) != new.accounts.get(*name);
     names.into_iter().filter(differs).cloned().collect()
+}
+
+/// The consumers that are new, gone, or have different settings.
+fn consumers(old: &Config, new: &Config) -> Vec<String> {
+    fn by_name(config: &Config) -> BTreeMap<&str, &ConsumerConfig> {
+        config.consumers.iter().map(|one| (&*one.name, one)).collect()
+    }
+    let (old, new) = (by_name(old), by_name(new));
+    let names: BTreeSet<&str> = old.keys().chain(new.keys()).copied().collect();
+    let differing = names.into_iter().filter(|name| old.get(name) != new.get(name));
+    differing.map(|name| format!("consumer.{name}")).collect()
 }
 
 fn fleets(old: &Config, new: &Config) -> Vec<Arc<str>> {

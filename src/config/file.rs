@@ -25,8 +25,8 @@ pub(super) struct ConfigFile {
     pub(super) path: Arc<Path>,
     /// Values by table: `graph`, `account.contoso`, …
     pub(super) tables: BTreeMap<String, BTreeMap<String, Leaf>>,
-    /// The line where each account begins.
-    pub(super) accounts: BTreeMap<String, usize>,
+    /// The line where each named table begins: `account.contoso`, …
+    pub(super) named: BTreeMap<String, usize>,
     /// The tables with a rejected key or value.
     pub(super) refused: BTreeSet<String>,
     pub(super) windows: Vec<LayeredTable>,
@@ -77,7 +77,7 @@ impl ConfigFile {
         let mut file = Self {
             path,
             tables: BTreeMap::new(),
-            accounts: BTreeMap::new(),
+            named: BTreeMap::new(),
             refused: BTreeSet::new(),
             windows: Vec::new(),
             fleets: Vec::new(),
@@ -107,12 +107,12 @@ impl ConfigFile {
                         self.entry(section, entry, lines, report);
                     }
                 }
-                (Section::Account, DeValue::Table(accounts)) => {
-                    for (account, value) in accounts {
-                        self.account(&account, value, lines, report);
+                (_, DeValue::Table(tables)) if section.is_named() => {
+                    for (name, value) in tables {
+                        self.named(section, &name, value, lines, report);
                     }
                 }
-                (Section::Window | Section::Fleet | Section::Account, _) => {
+                (Section::Window | Section::Fleet | Section::Account | Section::Consumer, _) => {
                     let remedy = format!("open each with a line {}", section.header());
                     let problem = format!("not a list of {name}s");
                     report.fault(&self.origin(line), &name, Issue::new(problem, remedy));
@@ -129,27 +129,30 @@ impl ConfigFile {
         }
     }
 
-    fn account(
+    /// Reads an `[account.NAME]` or a `[consumer.NAME]`.
+    fn named(
         &mut self,
-        account: &Spanned<Cow<'_, str>>,
+        section: Section,
+        name: &Spanned<Cow<'_, str>>,
         value: Spanned<DeValue<'_>>,
         lines: &LineIndex,
         report: &mut DiagnosticSink,
     ) {
-        let line = lines.at(account.span().start);
-        let name = account.get_ref();
-        let path = format!("account.{name}");
+        let line = lines.at(name.span().start);
+        let name = name.get_ref();
+        let path = format!("{}.{name}", section.name());
+        let one = section.one();
         let DeValue::Table(table) = value.into_inner() else {
-            let wrong = Issue::new("not an account", "open each with a line [account.NAME]");
-            report.fault(&self.origin(line), &path, wrong);
+            let remedy = format!("open each with a line {}", section.header());
+            report.fault(&self.origin(line), &path, Issue::new(format!("not {one}"), remedy));
             return;
         };
-        if let Err(wrong) = plain_name(name, "an account") {
+        if let Err(wrong) = plain_name(name, &one) {
             report.fault(&self.origin(line), &path, wrong);
             return;
         }
-        let leaves = self.leaves(Section::Account, &path, table, lines, report);
-        self.accounts.insert(name.to_string(), line);
+        let leaves = self.leaves(section, &path, table, lines, report);
+        self.named.insert(path.clone(), line);
         self.tables.insert(path, leaves);
     }
 
@@ -165,7 +168,8 @@ impl ConfigFile {
         let kind = section.name();
         let DeValue::Table(table) = entry.into_inner() else {
             let remedy = format!("open each with a line {}", section.header());
-            report.fault(&self.origin(line), kind, Issue::new(format!("not a {kind}"), remedy));
+            let wrong = Issue::new(format!("not {}", section.one()), remedy);
+            report.fault(&self.origin(line), kind, wrong);
             return;
         };
         let before = report.faults.len();

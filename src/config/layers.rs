@@ -30,6 +30,7 @@ const SEPARATOR: &str = "__";
 pub(super) struct Layers {
     sections: BTreeMap<&'static str, LayeredTable>,
     pub(super) accounts: BTreeMap<String, LayeredTable>,
+    pub(super) consumers: BTreeMap<String, LayeredTable>,
     pub(super) windows: Vec<LayeredTable>,
     pub(super) fleets: Vec<LayeredTable>,
 }
@@ -66,6 +67,14 @@ impl Layers {
         LayeredTable { path, defaults: section.own_keys(), ..table }
     }
 
+    /// Whether a token for the API is configured, valid or not.
+    pub(super) fn has_token(&self) -> bool {
+        let api = self.sections.get(Section::Api.name());
+        let mut tables = api.into_iter().chain(self.consumers.values());
+        let has = |table: &LayeredTable, key| table.values.contains_key(key);
+        tables.any(|table| has(table, "token_file") || has(table, "read_token_file"))
+    }
+
     fn merge(
         files: Vec<ConfigFile>,
         variables: Map<String, String>,
@@ -80,9 +89,9 @@ impl Layers {
             windows.append(&mut file.windows);
             fleets.append(&mut file.fleets);
             refused.append(&mut file.refused);
-            for (account, line) in std::mem::take(&mut file.accounts) {
+            for (table, line) in std::mem::take(&mut file.named) {
                 let origin = ValueOrigin::File { path: file.path.clone(), line };
-                headers.entry(account).or_insert(origin);
+                headers.entry(table).or_insert(origin);
             }
             builder = builder.add_source(Layer { index, tables: file.tables });
         }
@@ -98,18 +107,23 @@ impl Layers {
                 Map::new()
             }
         };
-        let (sections, accounts) = (BTreeMap::new(), BTreeMap::new());
-        let mut layers = Self { sections, accounts, windows, fleets };
+        let (sections, accounts, consumers) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let mut layers = Self { sections, accounts, consumers, windows, fleets };
         for (name, value) in merged {
             let Ok(section) = Section::find(&name) else { continue };
             let Ok(values) = value.into_table() else { continue };
-            if section == Section::Account {
-                for (account, value) in values {
-                    let header = headers.remove(&account);
-                    let path = format!("account.{account}");
+            if section.is_named() {
+                let named = match section {
+                    Section::Consumer => &mut layers.consumers,
+                    _ => &mut layers.accounts,
+                };
+                for (name, value) in values {
+                    let path = format!("{}.{name}", section.name());
+                    let header = headers.remove(&path);
                     let mut table = table(path, header, value.into_table().ok(), &paths);
                     table.refused = refused.contains(&table.path);
-                    layers.accounts.insert(account, table);
+                    table.defaults = section.own_keys();
+                    named.insert(name, table);
                 }
             } else {
                 let table = table(section.name().to_owned(), None, Some(values), &paths);
@@ -202,12 +216,12 @@ impl Source for Layer {
             let values = Value::new(None, values);
             match path.split_once('.') {
                 None => drop(root.insert(path.clone(), values)),
-                Some((section, account)) => {
-                    let accounts = root
+                Some((section, name)) => {
+                    let named = root
                         .entry(section.to_owned())
                         .or_insert_with(|| Value::new(None, Map::<String, Value>::new()));
-                    if let ValueKind::Table(accounts) = &mut accounts.kind {
-                        accounts.insert(account.to_owned(), values);
+                    if let ValueKind::Table(named) = &mut named.kind {
+                        named.insert(name.to_owned(), values);
                     }
                 }
             }
@@ -237,11 +251,12 @@ fn variables(
             (Section::Fleet, _) => {
                 Err(Issue::new("fleets cannot be set in the environment", "write them into a file"))
             }
-            (Section::Account, [account, key]) => {
-                plain_name(account, "an account").and_then(|()| section.check(key))
+            (_, [name, key]) if section.is_named() => {
+                plain_name(name, &section.one()).and_then(|()| section.check(key))
             }
-            (Section::Account, _) => {
-                Err(Issue::new("not a key", "write CALMIRROR__ACCOUNT__NAME__KEY"))
+            _ if section.is_named() => {
+                let section = section.name().to_uppercase();
+                Err(Issue::new("not a key", format!("write CALMIRROR__{section}__NAME__KEY")))
             }
             (_, [key]) => section.check(key),
             (..) => Err(Issue::new("not a key", "write CALMIRROR__SECTION__KEY")),

@@ -14,6 +14,7 @@ mod api;
 mod authorities;
 mod certificate;
 mod client;
+mod consumers;
 mod diagnostic;
 mod diff;
 mod edge;
@@ -48,6 +49,7 @@ use jiff::Timestamp;
 pub use api::ApiConfig;
 pub use authorities::AuthorityFile;
 pub use client::ClientConfig;
+pub use consumers::{AccessLevel, ConsumerConfig, ConsumerKey};
 pub use diagnostic::{Diagnostic, Diagnostics, Issue, nearest};
 pub use diff::{ChangedWindow, ConfigDiff, diff};
 pub use edge::edge;
@@ -62,6 +64,7 @@ pub use sources::Sources;
 use crate::mirror::account::Account;
 use crate::mirror::fleet::FleetSpec;
 use crate::mirror::window::{Window, WindowIdentity, group_id};
+use consumers::ConsumerCollector;
 use entry::EntryReader;
 use fleets::FleetCollector;
 use layers::Layers;
@@ -82,12 +85,14 @@ pub struct Config {
     pub windows: Vec<Arc<Window>>,
     /// Every fleet, in the order of the configuration; names are unique.
     pub fleets: Vec<Arc<FleetSpec>>,
+    /// Every `[consumer.*]`, ordered by name.
+    pub consumers: Vec<ConsumerConfig>,
     /// Settings that are valid but probably unintended.
     pub warnings: Vec<Diagnostic>,
     /// The main file.
     pub file: PathBuf,
-    /// Every effective value and its origin: all sections, accounts and `[defaults]`, and for each
-    /// `[[window]]` and `[[fleet]]` the keys that it does not inherit.
+    /// Every effective value and its origin: all sections, accounts, consumers and `[defaults]`, and for
+    /// each `[[window]]` and `[[fleet]]` the keys that it does not inherit.
     pub explained: Vec<EffectiveValue>,
 }
 
@@ -161,7 +166,11 @@ impl Config {
 
     fn read(sources: &Sources, now: Timestamp, report: &mut DiagnosticSink) -> Option<Self> {
         let mut layers = Layers::read(sources, report)?;
+        let has_token = layers.has_token();
         let sections = Sections::read(|section| layers.take(section), sources, report);
+        if !has_token {
+            api::refuse_open_listener(report);
+        }
         let mut accounts = BTreeMap::new();
         let mut faulty = Vec::new();
         for (name, table) in &layers.accounts {
@@ -188,6 +197,13 @@ impl Config {
             }
         }
         warn_unused(&layers, &windows, &fleets, report);
+        let api = sections.as_ref().map(|sections| &sections.api);
+        let has_fleets = !layers.fleets.is_empty();
+        let mut consumers = ConsumerCollector::new(sources, &windows, has_fleets, api);
+        for (name, table) in &layers.consumers {
+            consumers.read(name, table, report);
+        }
+        let consumers = consumers.all;
         let sections = sections?;
         let graph = &sections.graph;
         if concurrency > graph.max_concurrent as f64 {
@@ -208,6 +224,7 @@ impl Config {
             accounts,
             windows,
             fleets,
+            consumers,
             warnings: Vec::new(),
             file: sources.file.clone(),
             explained: Vec::new(),

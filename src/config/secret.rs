@@ -8,6 +8,8 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
+use sha2::{Digest as _, Sha256};
+
 use super::diagnostic::Issue;
 use super::reader::RawValue;
 use super::sources::Sources;
@@ -60,6 +62,11 @@ pub(super) fn weak_token(path: &Path, other: Option<&Path>) -> Vec<Issue> {
         wrong.push(Issue::new(problem, remedy));
     }
     wrong
+}
+
+/// What tells the secrets in two files apart; `None` if the file cannot be read.
+pub(super) fn digest(path: &Path) -> Option<[u8; 32]> {
+    std::fs::read(path).ok().map(|content| Sha256::digest(trimmed(&content)).into())
 }
 
 /// Reads the path of a file with a secret, and checks the file.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use super::api::ApiConfig;
-use super::diagnostic::{Issue, suggest};
+use super::diagnostic::{Issue, nearest, suggest};
 use super::diff::ConfigDiff;
 use super::graph::GraphConfig;
 use super::origin::DiagnosticSink;
@@ -94,6 +94,7 @@ sections! {
     others {
         Defaults "defaults" "[defaults]" settings::KEYS;
         Account "account" "[account.NAME]" ACCOUNT;
+        Consumer "consumer" "[consumer.NAME]" CONSUMER;
         Window "window" "[[window]]" WINDOW;
         Fleet "fleet" "[[fleet]]" FLEET;
     }
@@ -225,6 +226,15 @@ const ACCOUNT: &[ConfigKey] = &[
     ConfigKey::without_default("proxy_credentials_file"),
 ];
 
+const CONSUMER: &[ConfigKey] = &[
+    ConfigKey::without_default("token_file"),
+    ConfigKey::without_default("uid"),
+    ConfigKey::without_default("windows"),
+    ConfigKey::with_default("level", r#""all""#),
+    ConfigKey::with_default("write", "false"),
+    ConfigKey::without_default("origins"),
+];
+
 /// The keys of a window, in addition to every key of `[defaults]`.
 const WINDOW: &[ConfigKey] = &[
     ConfigKey::without_default("name"),
@@ -254,9 +264,22 @@ impl Section {
     pub(super) fn find(name: &str) -> Result<Self, Issue> {
         let names = SECTIONS.iter().copied().map(Self::name);
         SECTIONS.iter().copied().find(|section| section.name() == name).ok_or_else(|| {
-            let remedy = home_of(name).unwrap_or_else(|| suggest(name, names, "the sections are"));
+            // `windows` is a mistyped section rather than a key of another one.
+            let home = if nearest(name, names.clone()).is_some() { None } else { home_of(name) };
+            let remedy = home.unwrap_or_else(|| suggest(name, names, "the sections are"));
             Issue::new("unknown section", remedy)
         })
+    }
+
+    /// Whether each of its tables has a name in its header, such as `[account.contoso]`.
+    pub(super) fn is_named(self) -> bool {
+        matches!(self, Self::Account | Self::Consumer)
+    }
+
+    /// One of its tables, in messages: `an account`.
+    pub(super) fn one(self) -> String {
+        let article = if self == Self::Account { "an" } else { "a" };
+        format!("{article} {}", self.name())
     }
 
     /// Every key that the section may have.
@@ -278,7 +301,12 @@ impl Section {
         if self.key(name).is_some() {
             return Ok(());
         }
-        if self == Self::Account && ["client_secret", "access_token"].contains(&name) {
+        let secrets: &[&str] = match self {
+            Self::Account => &["client_secret", "access_token"],
+            Self::Consumer => &["token"],
+            _ => &[],
+        };
+        if secrets.contains(&name) {
             return Err(Issue::new(
                 "secrets do not belong in the configuration",
                 format!("put it into a file of mode 0600 and name that with {name}_file"),

@@ -33,7 +33,7 @@ macro_rules! changes {
         pub(super) fn changes(&self, new: &Self, difference: &mut ConfigDiff) {
             let Self { $($key,)* $($derived: _)? } = self;
             $(if *$key != new.$key {
-                difference.$list.push(concat!($section, ".", stringify!($key)));
+                difference.$list.push(concat!($section, ".", stringify!($key)).into());
             })*
         }
     };

@@ -1,6 +1,7 @@
 //! Tests of the whole module: files in, a configuration or its errors out.
 mod accounts;
 mod certificates;
+mod consumers;
 mod example;
 mod faults;
 mod fleets;

@@ -123,7 +123,6 @@ impl From<ConfigDiff> for ReloadSummary {
             .chain(others)
             .take(MAX_NAMED)
             .collect();
-        let settings = settings.into_iter().map(str::to_owned).collect();
         Self { windows, changes, accounts, fleets, settings, ..Self::default() }
     }
 }
@@ -185,7 +184,7 @@ mod tests {
             unchanged: 4,
             accounts: vec!["contoso".into()],
             fleets: vec!["rooms".into()],
-            settings: vec!["log.level"],
+            settings: vec!["log.level".to_owned()],
             refused: Vec::new(),
         }
     }

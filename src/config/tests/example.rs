@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::ConfigFixture;
 use super::network::authority;
-use crate::config::sections::SECTIONS;
+use crate::config::AccessLevel;
+use crate::config::sections::{SECTIONS, Section};
 use crate::config::settings::KEYS;
 
 const EXAMPLE: &str = include_str!("../../../config/calmirror.toml");
@@ -38,7 +39,7 @@ fn the_example_is_valid() {
 
 #[test]
 fn the_example_is_valid_with_everything_uncommented() {
-    // An account has one credential, and a fleet one source.
+    // An account has one credential, a fleet one source, and a consumer one key.
     let others = [
         "client_secret_env",
         "certificate_file",
@@ -52,6 +53,7 @@ fn the_example_is_valid_with_everything_uncommented() {
         "members_of",
         "users",
         "calendars_of",
+        "uid",
     ];
     let fixture = ConfigFixture::new();
     let text: String = EXAMPLE
@@ -64,7 +66,7 @@ fn the_example_is_valid_with_everything_uncommented() {
         })
         .collect();
     fixture.write("calmirror.toml", &text.replace("/etc/calmirror/", ""));
-    for file in ["api.token", "read.token"] {
+    for file in ["api.token", "read.token", "lobby.token"] {
         fixture.secret(file, &format!("{file} of a good length"), 0o600);
     }
     fixture.secret("contoso.proxy", "user:word", 0o600);
@@ -74,6 +76,8 @@ fn the_example_is_valid_with_everything_uncommented() {
     let names: Vec<&str> = config.windows.iter().map(|window| &*window.name).collect();
     assert_eq!(names, ["alice", "room-r1@contoso.com", "room-r2@contoso.com"]);
     assert_eq!(config.fleets.len(), 1);
+    let [consumer] = &config.consumers[..] else { panic!("{:?}", config.consumers) };
+    assert_eq!((&*consumer.name, consumer.level), ("lobby", AccessLevel::Busy));
     assert_eq!(config.warnings, []);
 }
 
@@ -99,7 +103,9 @@ fn the_example_has_exactly_the_known_keys() {
 fn the_defaults_of_the_example_match_the_code() {
     let stated: BTreeMap<(String, String), String> =
         settings().into_iter().map(|(section, key, value)| ((section, key), value)).collect();
-    for section in SECTIONS.iter().copied() {
+    // The consumer of the example is a display, which sees less than the default.
+    let sections = SECTIONS.iter().copied().filter(|section| *section != Section::Consumer);
+    for section in sections {
         for key in section.own_keys() {
             if let Some(default) = key.default {
                 let stated = &stated[&(section.name().to_owned(), key.name.to_owned())];
@@ -135,7 +141,11 @@ fn the_manual_has_every_key_with_its_default() {
     let rows = manual();
     for section in SECTIONS.iter().copied() {
         for key in section.own_keys() {
-            let title = if section.name() == "account" { "Accounts" } else { section.name() };
+            let title = match section {
+                Section::Account => "Accounts",
+                Section::Consumer => "Consumers",
+                _ => section.name(),
+            };
             let stated = rows.get(&(title.to_owned(), key.name.to_owned()));
             let what = format!("{}.{}", section.name(), key.name);
             assert!(stated.is_some(), "{what}");

@@ -126,7 +126,7 @@ fn values_are_checked_for_type_and_bounds() {
         ),
         (
             "api.listen = \"127.0.0.1:8380\"",
-            "a TCP address without a token; name a file with a token in token_file: over TCP every request needs it",
+            "a TCP address without a token; name a file with a token in token_file, in read_token_file or in a [consumer.NAME]: over TCP every request needs one",
         ),
         (
             "api.hosts = \"mirror.example.org\"",
