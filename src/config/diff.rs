@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::Config;
 use super::consumers::ConsumerConfig;
+use super::groups;
 use super::settings::{ReloadEffect, changed_keys};
 use crate::mirror::fleet::FleetSpec;
 use crate::mirror::window::Window;
@@ -30,7 +31,7 @@ pub struct ConfigDiff {
     /// Fleets that are new, gone, or have different settings; by name.
     pub fleets: Vec<Arc<str>>,
     /// Keys outside of accounts, windows and fleets that differ and take effect at once. A consumer
-    /// is listed as `consumer.NAME`.
+    /// is listed as `consumer.NAME`, and a change of any group as `groups`.
     pub settings: Vec<String>,
     /// Keys that differ but cannot change while the daemon runs.
     pub refused: Vec<&'static str>,
@@ -55,6 +56,9 @@ pub fn diff(old: &Config, new: &Config) -> ConfigDiff {
     let mut difference = ConfigDiff { accounts, fleets, ..ConfigDiff::default() };
     old.sections.changes(&new.sections, &mut difference);
     difference.settings.extend(consumers(old, new));
+    if groups::differ(&old.groups, &new.groups) {
+        difference.settings.push("groups".to_owned());
+    }
     // Only an address that is set is a difference of its own: otherwise the cloud decides it.
     let is_set = |config: &Config| config.explained.iter().any(|one| one.key == "graph.base_url");
     if !is_set(old) && !is_set(new) {

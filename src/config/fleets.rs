@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::account::{is_guid, is_true};
 use super::diagnostic::Issue;
 use super::entry::{EntryReader, plain_name};
+use super::groups::{self, WindowGroups};
 use super::layers;
 use super::mailboxes::{
     self, MAX_REPORTED_LINES, check_mailbox, is_address, is_plain, mailbox_warning, refuse_group,
@@ -32,17 +33,20 @@ pub(super) struct FleetCollector<'a> {
     // Only looked up, never iterated.
     names: HashMap<Arc<str>, ValueOrigin>,
     pub(super) all: Vec<Arc<FleetSpec>>,
+    pub(super) groups: WindowGroups,
 }
 
 impl<'a> FleetCollector<'a> {
-    pub(super) fn new(shared: &'a EntryReader<'a>) -> Self {
-        Self { shared, names: HashMap::new(), all: Vec::new() }
+    /// `groups` has those of the windows.
+    pub(super) fn new(shared: &'a EntryReader<'a>, groups: WindowGroups) -> Self {
+        Self { shared, names: HashMap::new(), all: Vec::new(), groups }
     }
 
     /// Reads one `[[fleet]]`.
     pub(super) fn read(&mut self, table: &LayeredTable, report: &mut DiagnosticSink) {
         let mut reader = TableReader::new(table, report);
         let name = self.name(&mut reader);
+        let groups = groups::names(&mut reader);
         let account = self.shared.account(&mut reader);
         let settings = self.shared.defaults.overridden(&mut reader);
         let edges = self.shared.edges(&mut reader, &settings);
@@ -66,6 +70,9 @@ impl<'a> FleetCollector<'a> {
             Some(_),
         ) = parts
         {
+            for group in groups.into_iter().chain([name.clone()]) {
+                self.groups.entry(group).or_default().fleets.insert(name.clone());
+            }
             let settings = Arc::new(settings.values);
             self.all.push(Arc::new(FleetSpec {
                 name,

@@ -22,6 +22,7 @@ mod entry;
 mod file;
 mod fleets;
 mod graph;
+mod groups;
 mod layers;
 mod mailboxes;
 mod origin;
@@ -54,6 +55,7 @@ pub use diagnostic::{Diagnostic, Diagnostics, Issue, nearest};
 pub use diff::{ChangedWindow, ConfigDiff, diff};
 pub use edge::edge;
 pub use graph::GraphConfig;
+pub use groups::WindowGroup;
 pub use mailboxes::read_mailboxes;
 pub use origin::{EffectiveValue, ValueOrigin};
 pub use secret::trimmed;
@@ -85,6 +87,8 @@ pub struct Config {
     pub windows: Vec<Arc<Window>>,
     /// Every fleet, in the order of the configuration; names are unique.
     pub fleets: Vec<Arc<FleetSpec>>,
+    /// Groups by name: those that windows and fleets name, and one for each fleet.
+    pub groups: BTreeMap<Arc<str>, WindowGroup>,
     /// Every `[consumer.*]`, ordered by name.
     pub consumers: Vec<ConsumerConfig>,
     /// Settings that are valid but probably unintended.
@@ -185,12 +189,12 @@ impl Config {
         for table in &layers.windows {
             windows.read(table, report);
         }
-        let mut fleets = FleetCollector::new(&shared);
+        let mut fleets = FleetCollector::new(&shared, std::mem::take(&mut windows.groups));
         for table in &layers.fleets {
             fleets.read(table, report);
         }
         let concurrency = windows.expected_concurrency();
-        let (windows, fleets) = (windows.all, fleets.all);
+        let (windows, groups, fleets) = (windows.all, fleets.groups, fleets.all);
         for window in windows.iter().filter(|window| group_id(&window.mailbox).is_some()) {
             if let Some(account) = accounts.get_mut(&window.account) {
                 account.reads_groups = true;
@@ -224,6 +228,7 @@ impl Config {
             accounts,
             windows,
             fleets,
+            groups,
             consumers,
             warnings: Vec::new(),
             file: sources.file.clone(),

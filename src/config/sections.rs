@@ -242,6 +242,7 @@ const WINDOW: &[ConfigKey] = &[
     ConfigKey::without_default("mailbox"),
     ConfigKey::without_default("mailboxes_file"),
     ConfigKey::without_default("calendar"),
+    ConfigKey::without_default("groups"),
 ];
 
 /// The keys of a fleet, in addition to every key of `[defaults]`.
@@ -256,6 +257,7 @@ const FLEET: &[ConfigKey] = &[
     ConfigKey::without_default("mailboxes_file"),
     ConfigKey::without_default("calendars"),
     ConfigKey::without_default("window_name"),
+    ConfigKey::without_default("groups"),
     ConfigKey::with_default("relist_every", r#""1h""#),
 ];
 

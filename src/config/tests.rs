@@ -5,6 +5,7 @@ mod consumers;
 mod example;
 mod faults;
 mod fleets;
+mod groups;
 mod layers;
 mod network;
 mod sizes;

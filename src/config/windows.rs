@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use super::diagnostic::Issue;
 use super::entry::EntryReader;
+use super::groups::{self, WindowGroups};
 use super::layers;
 use super::mailboxes::{self, MAX_REPORTED_LINES, check_group, check_mailbox, mailbox_warning};
 use super::origin::{DiagnosticSink, ValueOrigin};
@@ -27,6 +28,7 @@ pub(super) struct WindowCollector<'a> {
     ranges: HashMap<StreamRange, u32>,
     streams: HashMap<(u32, Arc<str>), Arc<str>>,
     pub(super) all: Vec<Arc<Window>>,
+    pub(super) groups: WindowGroups,
 }
 
 /// Two windows of different names that agree in all of this, and in the mailbox, are probably a
@@ -40,6 +42,7 @@ struct WindowEntry {
     settings: Arc<WindowSettings>,
     /// The number of its [`StreamRange`].
     range: u32,
+    groups: Vec<Arc<str>>,
 }
 
 impl<'a> WindowCollector<'a> {
@@ -50,6 +53,7 @@ impl<'a> WindowCollector<'a> {
             ranges: HashMap::new(),
             streams: HashMap::new(),
             all: Vec::new(),
+            groups: WindowGroups::new(),
         }
     }
 
@@ -107,6 +111,7 @@ impl<'a> WindowCollector<'a> {
             let text = written.text()?;
             Ok(if text == "default" { CalendarRef::Default } else { CalendarRef::Id(text.into()) })
         });
+        let groups = groups::names(reader);
         let account = self.shared.account(reader);
         let edges = self.shared.edges(reader, &settings);
         let calendar = match calendar {
@@ -119,7 +124,7 @@ impl<'a> WindowCollector<'a> {
         let next = u32::try_from(self.ranges.len()).unwrap_or(u32::MAX);
         let range = (account.clone(), calendar.clone(), start, end);
         let range = *self.ranges.entry(range).or_insert(next);
-        Some(WindowEntry { account, calendar, settings, range })
+        Some(WindowEntry { account, calendar, settings, range, groups })
     }
 
     /// Adds one window for each mailbox in the file.
@@ -230,6 +235,10 @@ impl<'a> WindowCollector<'a> {
             report.warn(origin, key, wrong);
         } else {
             self.streams.insert(stream, name.clone());
+        }
+        for group in &entry.groups {
+            let group = self.groups.entry(group.clone()).or_default();
+            group.windows.insert(name.clone());
         }
         self.all.push(Arc::new(Window {
             name,

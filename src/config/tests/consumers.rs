@@ -309,9 +309,12 @@ fn a_listener_needs_any_token() {
 
 #[test]
 fn a_reload_names_the_consumers_that_differ() {
-    let config = |lines: &[&str]| -> Config {
-        fixture(&format!("[consumer.lobby]\n{}\n", lines.join("\n"))).config()
+    let fixture = fixture("");
+    let load = |text: &str| -> Config {
+        fixture.write("calmirror.toml", &format!("{ACCOUNT}{WINDOWS}{text}"));
+        fixture.config()
     };
+    let config = |lines: &[&str]| load(&format!("[consumer.lobby]\n{}\n", lines.join("\n")));
     let key = "uid = 7";
     let plain = config(&[key]);
     assert_eq!(
@@ -337,7 +340,7 @@ fn a_reload_names_the_consumers_that_differ() {
     let mut others: Vec<Config> = cases.iter().map(|case| config(&[key, case])).collect();
     others.push(config(&["uid = 8"]));
     others.push(config(&["token_file = \"a.token\""]));
-    others.push(fixture("").config());
+    others.push(load(""));
     for other in &others {
         for difference in [diff(&plain, other), diff(other, &plain)] {
             assert_eq!(difference, changed);

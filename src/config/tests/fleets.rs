@@ -369,7 +369,11 @@ fn a_reload_names_the_fleets_that_differ() {
     for key in Section::Fleet.own_keys() {
         let begins = format!("{} = ", key.name);
         let there = cases.iter().any(|case| case.lines().any(|line| line.starts_with(&begins)));
-        assert!(there || ["name", "account"].contains(&key.name), "{} is missing", key.name);
+        assert!(
+            there || ["name", "account", "groups"].contains(&key.name),
+            "{} is missing",
+            key.name
+        );
     }
     let fleets = vec!["f".into()];
     let changed = ConfigDiff { fleets, ..ConfigDiff::default() };
