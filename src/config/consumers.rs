@@ -58,6 +58,17 @@ pub struct ConsumerConfig {
     pub origins: Vec<String>,
 }
 
+impl AccessLevel {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::Times => "times",
+            Self::All => "all",
+        }
+    }
+}
+
 const LEVELS: [(&str, AccessLevel); 3] =
     [("busy", AccessLevel::Busy), ("times", AccessLevel::Times), ("all", AccessLevel::All)];
 

@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::Config;
-use super::consumers::ConsumerConfig;
 use super::groups;
 use super::settings::{ReloadEffect, changed_keys};
 use crate::mirror::fleet::FleetSpec;
@@ -164,14 +163,11 @@ fn accounts(old: &Config, new: &Config) -> Vec<Arc<str>> {
 }
 
 /// The consumers that are new, gone, or have different settings.
-fn consumers(old: &Config, new: &Config) -> Vec<String> {
-    fn by_name(config: &Config) -> BTreeMap<&str, &ConsumerConfig> {
-        config.consumers.iter().map(|one| (&*one.name, one)).collect()
-    }
-    let (old, new) = (by_name(old), by_name(new));
-    let names: BTreeSet<&str> = old.keys().chain(new.keys()).copied().collect();
-    let differing = names.into_iter().filter(|name| old.get(name) != new.get(name));
-    differing.map(|name| format!("consumer.{name}")).collect()
+fn consumers(old: &Config, new: &Config) -> BTreeSet<String> {
+    let (old, new) = (&old.consumers, &new.consumers);
+    let gone = old.iter().filter(|one| !new.contains(one));
+    let added = new.iter().filter(|one| !old.contains(one));
+    gone.chain(added).map(|one| format!("consumer.{}", one.name)).collect()
 }
 
 fn fleets(old: &Config, new: &Config) -> Vec<Arc<str>> {

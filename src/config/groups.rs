@@ -10,7 +10,7 @@ use super::reader::TableReader;
 /// The members of a group. Windows that belong to no group cost nothing here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WindowGroup {
-    /// The `[[window]]` entries that name the group, each with all its windows.
+    /// The windows of the `[[window]]` entries that name the group, by name.
     pub windows: BTreeSet<Arc<str>>,
     /// The fleets that name the group, with the windows that each has at the time. A fleet belongs
     /// to the group of its own name.
