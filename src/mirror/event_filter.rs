@@ -114,7 +114,7 @@ impl FilterKey {
 
 /// Why the values of a key are refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FilterError {
+pub enum FilterValueError {
     /// A value is empty.
     #[error("a value is empty: separate values by one comma")]
     Empty,
@@ -148,22 +148,22 @@ impl EventFilter {
     /// Adds the rule of a key: values separated by commas.
     ///
     /// # Errors
-    /// See [`FilterError`].
-    pub fn add(&mut self, key: FilterKey, values: &str) -> Result<(), FilterError> {
+    /// See [`FilterValueError`].
+    pub fn add(&mut self, key: FilterKey, values: &str) -> Result<(), FilterValueError> {
         let excludes = values.starts_with('!');
         let mut rule = FilterRule { excludes, values: BTreeSet::new() };
         for value in values.split(',') {
             if value.is_empty() || value == "!" {
-                return Err(FilterError::Empty);
+                return Err(FilterValueError::Empty);
             }
             let value = match (value.strip_prefix('!'), excludes) {
                 (Some(value), true) => value,
                 (None, false) => value,
-                _ => return Err(FilterError::Mixed),
+                _ => return Err(FilterValueError::Mixed),
             };
             if let Some(known) = key.values().filter(|known| !known.contains(&value)) {
                 let (value, known) = (value.to_owned(), known.join(", "));
-                return Err(FilterError::Unknown { value, known });
+                return Err(FilterValueError::Unknown { value, known });
             }
             rule.values.insert(value.to_owned());
         }
@@ -196,15 +196,16 @@ impl EventFilter {
         })
     }
 
-    /// The same text for every way to write the same filter.
-    pub fn canonical(&self) -> String {
+    /// The same parts for every way to write the same filter.
+    pub fn canonical(&self) -> Vec<String> {
         let rule = |(key, rule): (&FilterKey, &FilterRule)| {
             let sign = if rule.excludes { "!" } else { "" };
             let values: Vec<String> =
                 rule.values.iter().map(|value| format!("{sign}{value}")).collect();
+            // No value has a comma.
             format!("{}={}", key.name(), values.join(","))
         };
-        self.rules.iter().map(rule).collect::<Vec<_>>().join("&")
+        self.rules.iter().map(rule).collect()
     }
 }
 
@@ -275,19 +276,19 @@ mod tests {
     fn wrong_values_are_refused() {
         let add = |key, values| EventFilter::default().add(key, values).unwrap_err();
         for values in ["", "accepted,", ",accepted", "!", "!accepted,!"] {
-            assert_eq!(add(FilterKey::Response, values), FilterError::Empty, "{values:?}");
+            assert_eq!(add(FilterKey::Response, values), FilterValueError::Empty, "{values:?}");
         }
-        assert_eq!(add(FilterKey::Response, "accepted,!declined"), FilterError::Mixed);
-        assert_eq!(add(FilterKey::Response, "!accepted,declined"), FilterError::Mixed);
+        assert_eq!(add(FilterKey::Response, "accepted,!declined"), FilterValueError::Mixed);
+        assert_eq!(add(FilterKey::Response, "!accepted,declined"), FilterValueError::Mixed);
         let unknown = add(FilterKey::Type, "seriesMaster").to_string();
         let known = "known are singleInstance, occurrence, exception";
         assert_eq!(unknown, format!("unknown value \"seriesMaster\": {known}"));
     }
 
     #[test]
-    fn the_canonical_text_ignores_order() {
+    fn the_canonical_form_ignores_order() {
         let rules = [(FilterKey::Type, "exception"), (FilterKey::Response, "!none,!declined")];
-        assert_eq!(filter(&rules).canonical(), "response=!declined,!none&type=exception");
-        assert_eq!(EventFilter::default().canonical(), "");
+        assert_eq!(filter(&rules).canonical(), ["response=!declined,!none", "type=exception"]);
+        assert!(EventFilter::default().canonical().is_empty());
     }
 }

@@ -23,6 +23,13 @@ const MEETING_HOSTS: [&str; 14] = [
     "meet.jit.si",
 ];
 
+const SCHEME: &str = "https://";
+/// The longest link that is one, bytes.
+const MAX_LINK: usize = 4096;
+/// How much of a text is searched, bytes: invitations have the link near their beginning or in the
+/// text of a few kilobytes.
+const MAX_TEXT: usize = 256 << 10;
+
 /// The join link: that of the online meeting, else one in a location, else the first one in the body
 /// that leads to a known meeting service. `None` if there is none.
 pub fn join_url(event: &JsonMembers<'_>) -> Option<String> {
@@ -44,19 +51,27 @@ pub fn join_url(event: &JsonMembers<'_>) -> Option<String> {
 }
 
 fn is_link(text: &str) -> bool {
-    text.strip_prefix("https://").is_some_and(|rest| !rest.is_empty())
+    text.len() <= MAX_LINK
+        && text.strip_prefix(SCHEME).is_some_and(|rest| !rest.is_empty())
         && !text.contains(|c: char| c.is_whitespace() || c.is_control())
 }
 
-/// The `https` links in a text or in HTML.
+/// The `https` links in the beginning of a text or of HTML. Each byte is looked at once.
 fn links(text: &str) -> impl Iterator<Item = String> {
-    text.match_indices("https://").filter_map(|(at, _)| {
-        let rest = text.get(at..)?;
-        let ends = |c: char| c.is_whitespace() || c.is_control() || "\"'<>)]}|\\".contains(c);
-        let link = rest.split(ends).next()?.trim_end_matches(['.', ',', ';', ':', '!']);
-        // The only character of a link that HTML has to escape and that is common in them.
-        let link = link.replace("&amp;", "&");
-        is_link(&link).then_some(link)
+    let mut rest = text.get(..text.floor_char_boundary(MAX_TEXT)).unwrap_or_default();
+    std::iter::from_fn(move || {
+        loop {
+            let (_, found) = rest.split_once(SCHEME)?;
+            let ends = |c: char| c.is_whitespace() || c.is_control() || "\"'<>)]}|\\".contains(c);
+            let end = found.find(ends).unwrap_or(found.len());
+            let (link, after) = found.split_at_checked(end)?;
+            rest = after;
+            let link = link.trim_end_matches(['.', ',', ';', ':', '!']);
+            if !link.is_empty() && link.len() <= MAX_LINK {
+                // The only character of a link that HTML has to escape and that is common in them.
+                return Some(format!("{SCHEME}{}", link.replace("&amp;", "&")));
+            }
+        }
     })
 }
 
@@ -116,5 +131,12 @@ mod tests {
             let members = JsonMembers::parse(event.as_bytes()).unwrap();
             assert_eq!(join_url(&members).as_deref(), expected, "{event}");
         }
+    }
+
+    #[test]
+    fn a_body_full_of_links_is_searched_once() {
+        let many = "https://".repeat(200_000);
+        assert_eq!(links(&many).count(), 0, "one link that is too long");
+        assert_eq!(links(&"https://a ".repeat(20_000)).count(), 20_000);
     }
 }

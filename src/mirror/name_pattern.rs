@@ -2,27 +2,39 @@
 
 /// A name in which `*` stands for any text, also for none.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct NamePattern(Box<str>);
+pub struct NamePattern {
+    text: Box<str>,
+    /// Whether `*` stands for itself.
+    is_literal: bool,
+}
 
 impl NamePattern {
     /// A pattern. Every text is one.
     pub fn new(text: &str) -> Self {
-        Self(text.into())
+        Self { text: text.into(), is_literal: !text.contains('*') }
+    }
+
+    /// The pattern that only this name matches.
+    pub fn literal(name: &str) -> Self {
+        Self { text: name.into(), is_literal: true }
     }
 
     /// The text of the pattern.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 
     /// Whether it is the name of one window.
     pub fn is_plain(&self) -> bool {
-        !self.0.contains('*')
+        self.is_literal
     }
 
     /// Whether a name matches.
     pub fn matches(&self, name: &str) -> bool {
-        let Some((first, rest)) = self.0.split_once('*') else { return *self.0 == *name };
+        if self.is_literal {
+            return *self.text == *name;
+        }
+        let Some((first, rest)) = self.text.split_once('*') else { return false };
         let Some(mut name) = name.strip_prefix(first) else { return false };
         let mut parts = rest.split('*').peekable();
         while let Some(part) = parts.next() {
@@ -64,5 +76,7 @@ mod tests {
         ] {
             assert_eq!(NamePattern::new(pattern).matches(name), matches, "{pattern} {name}");
         }
+        assert!(NamePattern::literal("a*").matches("a*"));
+        assert!(!NamePattern::literal("a*").matches("ab"));
     }
 }

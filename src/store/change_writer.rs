@@ -18,18 +18,9 @@ use crate::mirror::event::{self, EventDifference};
 use crate::mirror::page::EventHash;
 use crate::mirror::position::WindowId;
 
-/// Most bytes that an entry of the feed says about its change. Graph's limits are far below.
+/// Most bytes that an entry of the feed says about its change; one that would need more says
+/// nothing. Graph's limits are far below.
 const MAX_DETAIL: usize = 4096;
-
-/// The first of these names that have `most` bytes together.
-fn at_most(mut names: Vec<String>, most: usize) -> Vec<String> {
-    let mut bytes = 0;
-    names.retain(|name| {
-        bytes += name.len();
-        bytes <= most
-    });
-    names
-}
 
 /// One row before and after a commit.
 pub(super) struct RowChange {
@@ -123,14 +114,17 @@ impl<'a> ChangeWriter<'a> {
         difference: EventDifference,
     ) -> Result<Seq, TreeError> {
         let (essential, changed) = match difference {
-            EventDifference::Members(changed) => (self.seq + 1, at_most(changed, MAX_DETAIL)),
+            EventDifference::Members(changed) => (self.seq + 1, changed),
             EventDifference::Version | EventDifference::None => {
                 (self.tree.entry(was)?.map_or(was, |entry| entry.essential(was)), Vec::new())
             }
         };
         self.feed.remove(was);
         self.outcome.updated += 1;
-        let update = UpdateEntry { essential, previous: Some(was), changed };
+        // Without the entry before, readers are told that they missed something.
+        let is_short = changed.iter().map(String::len).sum::<usize>() <= MAX_DETAIL;
+        let (previous, changed) = if is_short { (Some(was), changed) } else { (None, Vec::new()) };
+        let update = UpdateEntry { essential, previous, changed };
         Ok(self.put_entry(id, ChangeKind::Updated, Some(start), Some(update), None))
     }
 

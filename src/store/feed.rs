@@ -44,13 +44,14 @@ pub enum FeedFilter {
     Names(NameFilter),
 }
 
-/// Says for each name of a window whether its changes are wanted.
+/// Says for each name of a window whether its changes are wanted, or only, if the flag is set, those
+/// that say that an event is gone: the window may be gone, too.
 #[derive(Clone)]
-pub struct NameFilter(Arc<dyn Fn(&str) -> bool + Send + Sync>);
+pub struct NameFilter(Arc<dyn Fn(&str, bool) -> bool + Send + Sync>);
 
 impl NameFilter {
     /// A filter that accepts the names for which `accepts` returns true.
-    pub fn new(accepts: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+    pub fn new(accepts: impl Fn(&str, bool) -> bool + Send + Sync + 'static) -> Self {
         Self(Arc::new(accepts))
     }
 }
@@ -225,7 +226,8 @@ impl FeedFilter {
             Some(gone) => gone.window.clone(),
             None => name_of(tree, entry.window, names)?,
         };
-        let other = matches!(self, Self::Names(wanted) if !(wanted.0)(&name));
+        let is_gone = entry.gone.is_some();
+        let other = matches!(self, Self::Names(wanted) if !(wanted.0)(&name, is_gone));
         Ok((!other).then_some(name))
     }
 }

@@ -366,8 +366,7 @@ async fn what_a_change_says_is_bounded(engine: TestEngine) {
     put(&store, window, vec![with(900, "1")]).await;
     put(&store, window, vec![with(900, "2")]).await;
     let updated = changes_after(&store, 1, 10).await.unwrap();
-    let named = updated.value[0].changed.as_ref().unwrap();
-    assert!((300..410).contains(&named.len()), "{} names", named.len());
+    assert_eq!(updated.value[0].changed, None);
     remove(&store, window, "a").await;
     let removed = changes_after(&store, 0, 10).await.unwrap();
     assert_eq!(removed.value[0].summary, None);
