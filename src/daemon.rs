@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{AppState, BindError, BuildInfo, FleetBoard, RequestLimits};
+use crate::api::{AppState, BindError, BuildInfo, ConsumerLog, FleetBoard, RequestLimits};
 use crate::config::{Config, Sections};
 use crate::env::Env;
 use crate::error_chain::error_chain;
@@ -213,6 +213,7 @@ impl Daemon {
             env: env.clone(),
             build: Arc::new(options.about),
             settings,
+            consumers: ConsumerLog::default(),
             metrics,
             limits: RequestLimits::new(env.clone()),
             stopping: CancellationToken::new(),

@@ -2,21 +2,9 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
-
 use super::problem::Problem;
+use crate::config::AccessLevel;
 use crate::mirror::name_pattern::NamePattern;
-
-/// How much of events a reader may see.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub(super) enum AccessLevel {
-    /// Only when time is taken, and how.
-    Busy,
-    /// Of each event what [`redact`](super::redact) keeps of a private one.
-    Times,
-    /// Everything, or what `mask_private` leaves.
-    All,
-}
 
 /// What a reader may do beside reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,8 +64,7 @@ const ROUTES: [(&str, RouteNeed); 23] = [
     ("/v1/windows/{name}/rounds", RouteNeed::Level(AccessLevel::Times)),
     ("/v1/windows/{name}/sync", RouteNeed::Write),
     ("/v1/windows/{name}/resync", RouteNeed::Write),
-    // The lines depend on the level.
-    ("/v1/changes", RouteNeed::Level(AccessLevel::Busy)),
+    ("/v1/changes", RouteNeed::Level(AccessLevel::Times)),
     ("/v1/busy", RouteNeed::Level(AccessLevel::Busy)),
     ("/v1/reload", RouteNeed::Reload),
     ("/v1/accounts/{name}/login", RouteNeed::Full),

@@ -7,24 +7,25 @@
 //! A wrong token is answered after [`WRONG_TOKEN_DELAY`], and at most [`MAX_DELAYED`] such requests
 //! wait. So at most 64 tokens a second can be tried, over all connections of the listener.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, Method, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
-use super::ApiSettings;
 use super::access::Access;
+use super::consumers::{self, Consumer, ConsumerIdentity, ConsumerLog};
 use super::problem::Problem;
+use super::token_hash::TokenHash;
+use super::{ApiSettings, AppState};
+use crate::env::Env;
 use crate::metrics::AccessMetrics;
 
 /// How long the response to a wrong token is delayed.
@@ -33,39 +34,10 @@ const WRONG_TOKEN_DELAY: Duration = Duration::from_secs(1);
 /// Requests with wrong tokens that wait at the same time; further ones are refused at once.
 const MAX_DELAYED: usize = 64;
 
-/// A token, stored as its SHA-256 so that it cannot be shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct TokenHash([u8; 32]);
-
-impl TokenHash {
-    /// Hashes a token without the white space around it, such as a file's last newline.
-    pub fn new(token: &str) -> Self {
-        Self(Sha256::digest(token.trim()).into())
-    }
-
-    /// Whether `token` matches, compared in constant time. An empty `token` never matches.
-    fn admits(&self, token: &str) -> bool {
-        if token.is_empty() {
-            return false;
-        }
-        let other: [u8; 32] = Sha256::digest(token).into();
-        self.0.iter().zip(other).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
-    }
-}
-
-impl fmt::Debug for TokenHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TokenHash(…)")
-    }
-}
-
 /// What the token of a request allows.
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum TokenCheck {
-    /// Everything, or no token is needed.
-    Full,
-    /// Reading what readers may see.
-    ReadOnly,
+    /// This, and whether pages of the request's origin may read the response.
+    Admitted(Access, Option<HeaderValue>),
     /// Nothing.
     Wrong,
 }
@@ -78,21 +50,26 @@ pub(super) struct AccessPolicy {
     /// Permits for requests with wrong tokens.
     waiting: Semaphore,
     metrics: Arc<AccessMetrics>,
+    env: Env,
+    log: ConsumerLog,
 }
 
 impl AccessPolicy {
-    pub(super) fn new(
-        settings: ApiSettings,
-        listen: SocketAddr,
-        metrics: Arc<AccessMetrics>,
-    ) -> Self {
-        Self { settings, listen, waiting: Semaphore::new(MAX_DELAYED), metrics }
+    pub(super) fn new(app: &AppState, listen: SocketAddr) -> Self {
+        Self {
+            settings: app.settings.clone(),
+            listen,
+            waiting: Semaphore::new(MAX_DELAYED),
+            metrics: app.metrics.access.clone(),
+            env: app.env.clone(),
+            log: app.consumers.clone(),
+        }
     }
 
     /// Checks a request.
     ///
     /// # Errors
-    /// Why the request is refused whatever its token, or although the token may read.
+    /// Why the request is refused whatever its token.
     fn admit(
         &self,
         method: &Method,
@@ -111,16 +88,29 @@ impl AccessPolicy {
         }
         // `open_loopback` is honoured only while the listener is on loopback.
         if self.settings.open_loopback && self.listen.ip().is_loopback() {
-            return Ok(TokenCheck::Full);
+            return Ok(TokenCheck::Admitted(Access::full(), None));
         }
         let token = credential(headers).ok_or(Problem::Unauthorized)?;
-        let admits = |secret: &Option<TokenHash>| secret.as_ref().is_some_and(|s| s.admits(&token));
-        match (admits(&self.settings.token), admits(&self.settings.read_token)) {
-            (true, _) => Ok(TokenCheck::Full),
-            (false, true) if reads => Ok(TokenCheck::ReadOnly),
-            (false, true) => Err(Problem::ReadOnlyToken),
-            (false, false) => Ok(TokenCheck::Wrong),
+        Ok(self.access_of(&token, headers.get(header::ORIGIN)))
+    }
+
+    /// What a token allows. All tokens are compared, so the time says nothing about which matches.
+    fn access_of(&self, token: &str, origin: Option<&HeaderValue>) -> TokenCheck {
+        let admits = |secret: &Option<TokenHash>| secret.as_ref().is_some_and(|s| s.admits(token));
+        let mut found = TokenCheck::Wrong;
+        for consumer in &*self.settings.consumers {
+            if matches!(&consumer.key, ConsumerIdentity::Token(secret) if secret.admits(token)) {
+                let shared = origin.filter(|origin| consumers::allows(consumer, origin));
+                found = TokenCheck::Admitted(consumer.access(), shared.cloned());
+            }
         }
+        if admits(&self.settings.read_token) {
+            found = TokenCheck::Admitted(Access::read_only(), None);
+        }
+        if admits(&self.settings.token) {
+            found = TokenCheck::Admitted(Access::full(), None);
+        }
+        found
     }
 
     /// The response to a wrong token, after its delay.
@@ -155,14 +145,59 @@ pub(super) async fn check(
     mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
+    let consumers = &policy.settings.consumers;
+    if let Some(answer) = consumers::preflight(consumers, request.method(), request.headers()) {
+        return Ok(answer);
+    }
     match policy.admit(request.method(), request.uri(), request.headers())? {
-        TokenCheck::Full => Ok(next.run(request).await),
-        TokenCheck::ReadOnly => {
-            request.extensions_mut().insert(Access::read_only());
-            Ok(next.run(request).await)
+        TokenCheck::Admitted(access, origin) => {
+            if let Some(consumer) = &access.consumer {
+                policy.log.record(consumer, policy.env.now());
+            }
+            request.extensions_mut().insert(access);
+            let mut response = next.run(request).await;
+            if let Some(origin) = origin {
+                consumers::share_with(origin, &mut response);
+            }
+            Ok(response)
         }
         TokenCheck::Wrong => Err(policy.refuse_token().await),
     }
+}
+
+/// The user at the other end of a connection on the Unix socket.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PeerUid(pub(super) u32);
+
+/// The consumers that are users of this machine.
+#[derive(Clone, Debug)]
+pub(super) struct PeerPolicy {
+    consumers: Arc<[Consumer]>,
+    env: Env,
+    log: ConsumerLog,
+}
+
+impl PeerPolicy {
+    pub(super) fn of(app: &AppState) -> Self {
+        let consumers = app.settings.consumers.clone();
+        Self { consumers, env: app.env.clone(), log: app.consumers.clone() }
+    }
+}
+
+/// The middleware of the Unix socket: a user without a consumer has full rights.
+pub(super) async fn check_peer(
+    State(policy): State<PeerPolicy>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let uid = request.extensions().get::<PeerUid>().map(|peer| peer.0);
+    let is_peer = |consumer: &&Consumer| matches!(consumer.key, ConsumerIdentity::Uid(known) if Some(known) == uid);
+    let consumer = policy.consumers.iter().find(is_peer);
+    if let Some(consumer) = consumer {
+        policy.log.record(&consumer.name, policy.env.now());
+    }
+    request.extensions_mut().insert(consumer.map_or_else(Access::full, Consumer::access));
+    next.run(request).await
 }
 
 /// The host that a request names: the authority of a request in absolute form, which takes

@@ -34,6 +34,9 @@ const BATCH: usize = 500;
 /// How often an idle stream sends its position, so that clients do not take it for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
+/// How long changes that the filter accepts are searched for one response.
+const SEARCH_TIME: Duration = Duration::from_secs(10);
+
 /// The cursor to continue from, known before the body.
 const CURSOR: HeaderName = HeaderName::from_static("x-calmirror-cursor");
 
@@ -67,7 +70,9 @@ async fn negotiate(request: ApiRequest) -> Result<Response, Problem> {
         Some(cursor) => Follower::after(&app.store, scope.remove_from(cursor, "after")?, filter)?,
     };
     let unknown = unknown_window(&app, &selection).await?;
-    let reader = FeedReader { app, view, scope, follower };
+    // Others would see how much happens in windows that they do not see.
+    let shows_pending = access.windows.is_none();
+    let reader = FeedReader { app, view, scope, shows_pending, follower };
     match (streams, unknown) {
         (false, unknown) => reader.answer(limit, wait, unknown).await,
         (true, None) => Ok(reader.stream()),
@@ -89,21 +94,22 @@ fn accepts_events(headers: &HeaderMap) -> bool {
     })
 }
 
-/// The first selected name that is that of no window which is running or still in the store, or
-/// that the reader may not see.
+/// The first selected name, if only names are selected and none is that of a window which is running
+/// or still in the store, and which the reader may see.
 async fn unknown_window(
     app: &AppState,
     selection: &WindowSelection,
 ) -> Result<Option<String>, Problem> {
-    let mut others: Vec<String> = selection.plain_names().map(str::to_owned).collect();
-    others.retain(|name| !selection.contains(name) || app.fleet.id(name).is_none());
-    if others.is_empty() {
+    let Some(names) = selection.only_names() else { return Ok(None) };
+    if names.iter().any(|name| selection.contains(name) && app.fleet.id(name).is_some()) {
         return Ok(None);
     }
     let store = app.store.clone();
     let stored = app.limits.run(async move { store.windows().await }).await??;
-    let is_stored = |name: &str| stored.iter().any(|stored| *stored.name == *name);
-    Ok(others.into_iter().find(|name| !selection.contains(name) || !is_stored(name)))
+    let is_stored = |name: &String| {
+        selection.contains(name) && stored.iter().any(|stored| *stored.name == **name)
+    };
+    Ok(if names.iter().any(is_stored) { None } else { names.into_iter().next() })
 }
 
 /// One reader of the feed.
@@ -111,6 +117,7 @@ struct FeedReader {
     app: Arc<AppState>,
     view: EventView,
     scope: FeedScope,
+    shows_pending: bool,
     follower: Follower,
 }
 
@@ -143,6 +150,7 @@ impl FeedReader {
         let until = wait.map(|wait| Instant::now() + wait);
         let _waiting = wait.map(|_| self.app.metrics.readers.waiting.increment());
         let work = self.app.limits.clone();
+        let shows_pending = self.shows_pending;
         let mut held = false;
         let (body, cursor, pending) = loop {
             let before = self.cursor();
@@ -154,6 +162,10 @@ impl FeedReader {
                 break (Body::empty(), before, 0);
             }
             held = true;
+            if bytes.is_empty() && !batch.at_end {
+                // The reader goes on from the cursor, and sees how much is left.
+                break (Body::empty(), self.cursor(), batch.pending);
+            }
             if bytes.is_empty() {
                 match until {
                     // The feed may still hold removals of a dropped window, but gets no new ones.
@@ -176,36 +188,42 @@ impl FeedReader {
         if let Ok(cursor) = HeaderValue::from_str(&cursor) {
             headers.insert(CURSOR, cursor);
         }
-        headers.insert(PENDING, pending.into());
+        if shows_pending {
+            headers.insert(PENDING, pending.into());
+        }
         Ok(response)
     }
 
-    /// Reads the first lines of a response; none only if the feed has nothing to read.
+    /// Reads the first lines of a response; none if the feed has nothing to read, or nothing that the
+    /// filter accepts within [`SEARCH_TIME`].
     async fn first(
         mut self,
         work: &RequestLimits,
         limit: usize,
     ) -> Result<(Bytes, Self, BatchSummary), Problem> {
-        let reading = async move {
-            let mut lines = Vec::new();
-            loop {
+        let until = Instant::now() + SEARCH_TIME;
+        loop {
+            // A turn for each batch: a filter may refuse millions of changes.
+            let reading = async move {
+                let mut lines = Vec::new();
                 let bounds = (limit, SLICE_BYTES, Seq::MAX);
-                match self.read_batch(&mut lines, LineFormat::Line, bounds).await {
-                    Ok(batch) if batch.lines == 0 && !batch.at_end => {}
-                    Ok(mut batch) => {
-                        let pending = self.follower.pending(self.follower.seq()).await;
-                        batch.pending = pending.unwrap_or_default();
-                        return (lines, (self, Ok(batch)));
-                    }
-                    refused => return (lines, (self, refused)),
+                let mut batch = self.read_batch(&mut lines, LineFormat::Line, bounds).await;
+                if let Ok(batch) = &mut batch {
+                    let pending = self.follower.pending(self.follower.seq()).await;
+                    batch.pending = pending.unwrap_or_default();
                 }
+                (lines, (self, batch))
+            };
+            let made = timeout(TURN_TIMEOUT, work.slice(SLICE_BYTES, reading))
+                .await
+                .map_err(|_| Problem::Busy)?;
+            let (bytes, (reader, batch)) = made?;
+            let batch = batch?;
+            if batch.lines > 0 || batch.at_end || Instant::now() >= until {
+                return Ok((bytes, reader, batch));
             }
-        };
-        let made = timeout(TURN_TIMEOUT, work.slice(SLICE_BYTES, reading))
-            .await
-            .map_err(|_| Problem::Busy)?;
-        let (bytes, (reader, batch)) = made?;
-        Ok((bytes, reader, batch?))
+            self = reader;
+        }
     }
 
     /// The body that starts with `first`, and the cursor after its end.

@@ -27,6 +27,9 @@ use crate::mirror::page::EventId;
 use crate::mirror::status::WindowStatus;
 use crate::store::EventQuery;
 
+/// Reads of the store for a slice, as long as its filter refuses all events.
+const MAX_READS: usize = 64;
+
 /// `GET /v1/windows/{name}/events`.
 pub(super) async fn list(request: ApiRequest) -> Result<Response, Problem> {
     let (parameters, view) = request.viewed(&["from", "to", "limit", "page", "fields"])?;
@@ -107,10 +110,17 @@ impl SliceProducer for EventPageWriter {
     async fn next(&mut self, bytes: usize) -> Result<Vec<u8>, Problem> {
         let store = &self.app.store;
         self.query.bytes = bytes.min(ANSWER_BYTES.saturating_sub(self.bytes));
-        let events = store.events(self.query.clone()).await?;
+        let mut events = store.events(self.query.clone()).await?;
         let first = matches!(self.step, EventPageStep::First);
-        let shown: Vec<Bytes> =
-            events.value.into_iter().filter_map(|event| self.view.show(event)).collect();
+        let mut shown = self.shown(events.value);
+        // A filter may refuse long runs of events, and each slice takes a turn.
+        for _ in 0..MAX_READS {
+            let same = store.version(self.query.window) == self.version;
+            let Some(next) = events.next.take_if(|_| shown.is_empty() && same) else { break };
+            self.query.after = Some(next);
+            events = store.events(self.query.clone()).await?;
+            shown = self.shown(std::mem::take(&mut events.value));
+        }
         let size: usize = shown.iter().map(|event| event.len() + 1).sum();
         let mut slice = Vec::with_capacity(size + 1024);
         if first {
@@ -146,6 +156,10 @@ impl SliceProducer for EventPageWriter {
 }
 
 impl EventPageWriter {
+    fn shown(&self, events: Vec<Bytes>) -> Vec<Bytes> {
+        events.into_iter().filter_map(|event| self.view.show(event)).collect()
+    }
+
     /// Writes the members after the events.
     fn end(&mut self, slice: &mut Vec<u8>, more: bool) {
         let last = self.query.after.take().filter(|_| more);

@@ -51,7 +51,8 @@ impl FromRequestParts<Arc<AppState>> for ApiRequest {
         app: &Arc<AppState>,
     ) -> Result<Self, Self::Rejection> {
         let Path(WindowPath { name, id }) = Path::from_request_parts(parts, app).await?;
-        let access = parts.extensions.get::<Access>().cloned().unwrap_or_else(Access::full);
+        // Each router decides it before any route is reached.
+        let access = parts.extensions.get::<Access>().cloned().ok_or(Problem::Internal)?;
         let route = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
         access.check(route)?;
         if route.starts_with(OF_A_WINDOW) && !access.sees(&name) {

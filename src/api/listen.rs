@@ -19,13 +19,14 @@ use axum::serve::Listener;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpSocket, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use super::auth::PeerUid;
 use super::problem::Problem;
 use super::slow_client::MinRateStream;
 
@@ -304,11 +305,29 @@ pub async fn serve_unix(
 
 /// Serves TCP until `shutdown`, as [`serve_unix`]; `router` should be a [`super::tcp_router`].
 pub async fn serve_tcp(
-    listener: impl Listener,
+    listener: impl Listener<Io = TcpStream>,
     router: watch::Receiver<Router>,
     shutdown: impl Future<Output = ()>,
 ) {
     serve_limited(listener, router, shutdown, connection_limit()).await;
+}
+
+/// A connection whose other end may be a user of this machine.
+trait PeerStream {
+    /// The user; `None` if the connection is not a Unix socket.
+    fn peer(&self) -> io::Result<Option<PeerUid>>;
+}
+
+impl PeerStream for TcpStream {
+    fn peer(&self) -> io::Result<Option<PeerUid>> {
+        Ok(None)
+    }
+}
+
+impl PeerStream for UnixStream {
+    fn peer(&self) -> io::Result<Option<PeerUid>> {
+        Ok(Some(PeerUid(self.peer_cred()?.uid())))
+    }
 }
 
 /// The connection limit of each of the two listeners. The store and the Graph client need some of
@@ -319,8 +338,8 @@ fn connection_limit() -> usize {
     MAX_CONNECTIONS.min(files / 8 * 3)
 }
 
-async fn serve_limited(
-    mut listener: impl Listener,
+async fn serve_limited<L: Listener<Io: PeerStream>>(
+    mut listener: L,
     router: watch::Receiver<Router>,
     shutdown: impl Future<Output = ()>,
     room: usize,
@@ -342,10 +361,11 @@ async fn serve_limited(
             Some(_) = refused.join_next() => {}
             (io, _) = listener.accept() => {
                 if connections.len() < room {
-                    connections.spawn(serve_connection(io, router.clone(), stop.clone()));
+                    let Ok(peer) = io.peer() else { continue };
+                    connections.spawn(serve_connection(io, peer, router.clone(), stop.clone()));
                 } else if refused.len() < MAX_REFUSALS {
                     let refusing = refusing.clone();
-                    refused.spawn(timeout(HEAD_TIMEOUT, serve_connection(io, refusing, stop.clone())));
+                    refused.spawn(timeout(HEAD_TIMEOUT, serve_connection(io, None, refusing, stop.clone())));
                 }
             }
         }
@@ -361,14 +381,21 @@ async fn serve_limited(
 }
 
 /// Serves one connection to its end or, after a stop, to the end of the current request.
-async fn serve_connection<I>(io: I, router: watch::Receiver<Router>, stop: CancellationToken)
-where
+async fn serve_connection<I>(
+    io: I,
+    peer: Option<PeerUid>,
+    router: watch::Receiver<Router>,
+    stop: CancellationToken,
+) where
     I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD_BYTES);
-    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         let router = router.borrow().clone();
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
         async move {
             let mut response = if head_bytes(&request) > MAX_HEAD_BYTES {
                 ([(header::CONNECTION, "close")], Problem::HeadTooLong).into_response()

@@ -11,6 +11,7 @@ mod auth;
 mod busy;
 mod changes;
 mod coding;
+mod consumers;
 mod etag;
 mod events;
 mod export;
@@ -33,10 +34,12 @@ mod selection;
 mod slow_client;
 #[cfg(test)]
 mod tests;
+mod token_hash;
 mod view;
 mod web;
 mod windows;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,12 +56,14 @@ use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate as _, SizeAbove};
 
-pub use auth::TokenHash;
+pub use consumers::{Consumer, ConsumerIdentity, ConsumerLog};
 pub use fleets::{FleetBoard, FleetFaultJson, FleetStatusJson, HeldListingJson, WindowOrigins};
 pub use limits::RequestLimits;
 pub use listen::{BindError, UnixEndpoint, UnixOwner, bind_tcp, bind_unix, serve_tcp, serve_unix};
 pub use login::{CompletedLogin, LoginApi, LoginRefusal, StartedLogin};
+pub use token_hash::TokenHash;
 
+use crate::config::WindowGroup;
 use crate::env::Env;
 use crate::metrics::Metrics;
 use crate::mirror::position::WindowId;
@@ -88,6 +93,8 @@ pub struct AppState {
     pub build: Arc<BuildInfo>,
     /// Access and masking settings.
     pub settings: ApiSettings,
+    /// When each consumer was last admitted.
+    pub consumers: ConsumerLog,
     /// The counters of the whole process.
     pub metrics: Metrics,
     /// Limits shared by all requests.
@@ -122,15 +129,6 @@ pub struct BuildInfo {
     pub since: Instant,
 }
 
-/// The windows and fleets of a group.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct WindowGroup {
-    /// Names of windows.
-    pub windows: std::collections::BTreeSet<Arc<str>>,
-    /// Fleets, with all of their windows.
-    pub fleets: std::collections::BTreeSet<Arc<str>>,
-}
-
 /// Access and masking settings of the API.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ApiSettings {
@@ -144,7 +142,9 @@ pub struct ApiSettings {
     /// Readers get only time and busy state of private and confidential events.
     pub mask_private: bool,
     /// The groups of windows, by name.
-    pub groups: Arc<std::collections::BTreeMap<Arc<str>, WindowGroup>>,
+    pub groups: Arc<BTreeMap<Arc<str>, WindowGroup>>,
+    /// Readers that see a part.
+    pub consumers: Arc<[Consumer]>,
     /// TCP needs no token while listening on loopback; for the demo.
     pub open_loopback: bool,
 }
@@ -204,8 +204,14 @@ impl FleetApi for Fleet {
     }
 }
 
-/// The routes without access checks, for the Unix socket.
+/// The routes for the Unix socket, where the file's mode controls access; users that are consumers
+/// see what these may see.
 pub fn router(app: AppState) -> Router {
+    let peers = auth::PeerPolicy::of(&app);
+    routes(app).layer(middleware::from_fn_with_state(peers, auth::check_peer))
+}
+
+fn routes(app: AppState) -> Router {
     Router::new()
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
@@ -245,7 +251,6 @@ pub fn router(app: AppState) -> Router {
 /// The same routes behind the checks of a TCP listener at `listen`: the request's `Host`, its
 /// token, and whether a page of another site sent it.
 pub fn tcp_router(app: AppState, listen: SocketAddr) -> Router {
-    let metrics = app.metrics.access.clone();
-    let policy = Arc::new(auth::AccessPolicy::new(app.settings.clone(), listen, metrics));
-    router(app).layer(middleware::from_fn_with_state(policy, auth::check))
+    let policy = Arc::new(auth::AccessPolicy::new(&app, listen));
+    routes(app).layer(middleware::from_fn_with_state(policy, auth::check))
 }

@@ -48,11 +48,22 @@ impl WindowSelection {
             return Err(Problem::bad_parameter(list.unwrap_or("window"), "a name is empty"));
         }
         let groups: BTreeSet<Arc<str>> = parameters.all("group").map(Arc::from).collect();
-        if let Some(unknown) = groups.iter().find(|group| !app.settings.groups.contains_key(*group))
-        {
-            return Err(Problem::UnknownGroup(unknown.to_string()));
+        let selection = Self { app: app.clone(), access: access.clone(), patterns, groups };
+        match selection.groups.iter().find(|group| !selection.knows(group)) {
+            Some(unknown) => Err(Problem::UnknownGroup(unknown.to_string())),
+            None => Ok(selection),
         }
-        Ok(Self { app: app.clone(), access: access.clone(), patterns, groups })
+    }
+
+    /// Whether the group exists and the reader sees a window of it, or all windows.
+    fn knows(&self, group: &str) -> bool {
+        let sees_some = || {
+            let windows = self.app.fleet.summaries();
+            let names = windows.iter().map(|summary| &*summary.window.name);
+            names.into_iter().any(|name| self.access.sees(name) && self.is_in_group(name, group))
+        };
+        self.app.settings.groups.contains_key(group)
+            && (self.access.windows.is_none() || sees_some())
     }
 
     /// The selection of one window.
@@ -60,7 +71,7 @@ impl WindowSelection {
         Self {
             app: app.clone(),
             access: access.clone(),
-            patterns: [NamePattern::new(window)].into(),
+            patterns: [NamePattern::literal(window)].into(),
             groups: BTreeSet::new(),
         }
     }
@@ -75,9 +86,12 @@ impl WindowSelection {
         }
     }
 
-    /// The windows that are named without a pattern.
-    pub(super) fn plain_names(&self) -> impl Iterator<Item = &str> {
-        self.patterns.iter().filter(|pattern| pattern.is_plain()).map(NamePattern::as_str)
+    /// The names of a selection that has nothing but names.
+    pub(super) fn only_names(&self) -> Option<Vec<String>> {
+        let only = self.groups.is_empty()
+            && !self.patterns.is_empty()
+            && self.patterns.iter().all(NamePattern::is_plain);
+        only.then(|| self.patterns.iter().map(|name| name.as_str().to_owned()).collect())
     }
 
     /// Whether every window of the store is selected.
@@ -93,15 +107,20 @@ impl WindowSelection {
                 || self.groups.iter().any(|group| self.is_in_group(window, group)))
     }
 
-    /// A window that no longer runs counts as a member: it may have been one, and its removals must
-    /// reach readers of the group.
     fn is_in_group(&self, window: &str, group: &str) -> bool {
-        let Some(group) = self.app.settings.groups.get(group) else { return false };
-        group.windows.contains(window)
-            || match self.app.fleets.fleet_of(window) {
-                Some(fleet) => group.fleets.contains(&fleet),
-                None => !group.fleets.is_empty() && self.app.fleet.id(window).is_none(),
-            }
+        self.app.settings.groups.get(group).is_some_and(|group| {
+            let fleet = || self.app.fleets.fleet_of(window);
+            group.windows.contains(window) || fleet().is_some_and(|one| group.fleets.contains(&one))
+        })
+    }
+
+    /// Whether a window that no longer runs may have been a member of a fleet in a selected group:
+    /// the removals of its events must reach readers of the group.
+    fn may_have_contained(&self, window: &str) -> bool {
+        let groups = self.groups.iter().filter_map(|group| self.app.settings.groups.get(group));
+        self.access.sees(window)
+            && groups.into_iter().any(|group| !group.fleets.is_empty())
+            && self.app.fleet.id(window).is_none()
     }
 
     /// The names of the selected windows that run, in order.
@@ -124,14 +143,34 @@ impl WindowSelection {
             return None;
         }
         let selection = self.clone();
-        Some(NameFilter::new(move |name| selection.contains(name)))
+        Some(NameFilter::new(move |name, is_gone| {
+            selection.contains(name) || (is_gone && selection.may_have_contained(name))
+        }))
     }
 
-    /// The same text for every way to write the same selection.
-    fn canonical(&self) -> String {
+    /// What the selection means by the configuration in force, and what its reader sees.
+    fn meaning(&self) -> Vec<String> {
+        let settings = &self.app.settings;
+        let mut parts = vec![
+            format!("level={}", self.access.level.as_str()),
+            format!("mask={}", settings.mask_private),
+        ];
+        for pattern in self.access.windows.iter().flat_map(|patterns| patterns.iter()) {
+            parts.push(format!("sees={}", pattern.as_str()));
+        }
+        for group in self.groups.iter().filter_map(|name| settings.groups.get(name)) {
+            parts.push("group".to_owned());
+            parts.extend(group.windows.iter().map(|window| format!("window={window}")));
+            parts.extend(group.fleets.iter().map(|fleet| format!("fleet={fleet}")));
+        }
+        parts
+    }
+
+    /// The same parts for every way to write the same selection.
+    fn canonical(&self) -> Vec<String> {
         let windows = self.patterns.iter().map(|pattern| format!("window={}", pattern.as_str()));
         let groups = self.groups.iter().map(|group| format!("group={group}"));
-        windows.chain(groups).collect::<Vec<_>>().join("&")
+        windows.chain(groups).collect()
     }
 }
 
@@ -167,20 +206,10 @@ impl FeedScope {
             || !(selection.single().is_some() || selection.canonical().is_empty());
         let mut scope = Self::NONE;
         if is_filtered {
-            let filter = [selection.canonical(), view.filter.canonical()].join("&");
-            scope.filter = hash(&[&filter]);
+            scope.filter = hash(&[selection.canonical(), view.filter.canonical()].concat());
         }
         if is_filtered || !selection.access.sees_everything() {
-            let groups = selection.groups.iter().map(|name| {
-                let group = selection.app.settings.groups.get(name);
-                let members = group.map(|group| (&group.windows, &group.fleets));
-                format!("{name}={members:?}")
-            });
-            let (windows, level) = (&selection.access.windows, selection.access.level);
-            let reader = format!("{windows:?} {level:?} {}", selection.app.settings.mask_private);
-            let parts: Vec<String> = groups.chain([reader]).collect();
-            let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-            scope.meaning = hash(&parts);
+            scope.meaning = hash(&selection.meaning());
         }
         scope
     }
@@ -227,7 +256,7 @@ impl FeedScope {
     }
 }
 
-fn hash(parts: &[&str]) -> ScopeHash {
+fn hash(parts: &[String]) -> ScopeHash {
     let mut sum = Sha256::new();
     for part in parts {
         sum.update((part.len() as u64).to_be_bytes());

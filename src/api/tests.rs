@@ -3,6 +3,7 @@ mod access;
 mod busy;
 mod changes;
 mod conditional;
+mod consumers;
 mod described;
 mod events;
 mod export;
@@ -204,6 +205,7 @@ impl Fixture {
                 since: tokio::time::Instant::now() - Duration::from_secs(3600),
             }),
             settings: self.settings.clone(),
+            consumers: ConsumerLog::default(),
             metrics: crate::metrics::Metrics::default(),
             limits: self.work.clone(),
             stopping: self.stopping.clone(),

@@ -4,10 +4,10 @@
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::access::AccessLevel;
 use super::problem::Problem;
 use super::query::Parameters;
 use super::redact::{Detail, is_kept, shown};
+use crate::config::AccessLevel;
 use crate::json::JsonMembers;
 use crate::mirror::change::{ChangeKind, RemovalReason};
 use crate::mirror::event::VERSION_MEMBERS;
@@ -83,9 +83,14 @@ impl EventView {
         if !self.filter.matches(&event) {
             return None;
         }
-        let Some(fields) = &self.fields else { return Some(event) };
+        Some(self.select(event))
+    }
+
+    /// The members that were asked for.
+    fn select(&self, event: Bytes) -> Bytes {
+        let Some(fields) = &self.fields else { return event };
         let names: Vec<&str> = fields.iter().map(String::as_str).collect();
-        let Ok(members) = JsonMembers::parse(&event) else { return Some(Bytes::from("{}")) };
+        let Ok(members) = JsonMembers::parse(&event) else { return Bytes::from("{}") };
         let mut only = members.only(&names);
         if names.contains(&JOIN_URL)
             && let Some(link) = join_url(&members)
@@ -96,7 +101,7 @@ impl EventView {
             let link = serde_json::to_string(&link).unwrap_or_default();
             only.extend_from_slice(format!("{comma}\"{JOIN_URL}\":{link}}}").as_bytes());
         }
-        Some(only.into())
+        only.into()
     }
 
     /// A change as the reader sees it; `None` if the reader needs no line. `is_first`: the reader
@@ -106,7 +111,7 @@ impl EventView {
             return None;
         }
         let Some(event) = change.event else {
-            let summary = change.summary.map(|summary| shown(summary, self.detail));
+            let summary = change.summary.map(|summary| self.select(shown(summary, self.detail)));
             return Some(Change { summary, ..change });
         };
         let visible = self.detail.of(&event);

@@ -12,7 +12,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::AppState;
-use super::access::Access;
+use super::access::{Access, Rights};
+use super::consumers::ConsumerJson;
 use super::etag::{ETag, ETagBuilder};
 use super::extract::ApiRequest;
 use super::fleets::FleetStatusJson;
@@ -37,6 +38,9 @@ pub(super) struct StatusJson {
     clock: ClockJson,
     last_reload: Option<LastReload>,
     fleets: Arc<[FleetStatusJson]>,
+    /// For readers with all rights only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    consumers: Option<Vec<ConsumerJson>>,
 }
 
 /// The wall clock compared with Graph's.
@@ -85,6 +89,8 @@ pub(super) async fn status(request: ApiRequest) -> Result<Json<StatusJson>, Prob
         // Both name windows and accounts.
         last_reload: app.reloads.last().filter(|_| is_whole),
         fleets: if is_whole { app.fleets.fleets() } else { Arc::default() },
+        consumers: (request.access.rights == Rights::Full)
+            .then(|| app.consumers.status(&app.settings.consumers)),
     }))
 }
 

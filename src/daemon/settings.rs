@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::StartError;
-use crate::api::{ApiSettings, TokenHash};
-use crate::config::{self, Config};
+use crate::api::{ApiSettings, Consumer, ConsumerIdentity, TokenHash};
+use crate::config::{self, Config, ConsumerConfig, ConsumerKey};
 use crate::env::Env;
 use crate::graph::transport::TransportError;
 use crate::graph::{Route, RouteSettings, SignInSettings, Tokens, Transport};
@@ -111,8 +111,25 @@ pub(super) fn api_settings(
         read_token: read(&config.sections.api.read_token_file)?,
         hosts: config.sections.api.hosts.clone(),
         mask_private: config.sections.api.mask_private,
-        groups: Arc::default(),
+        groups: Arc::new(config.groups.clone()),
+        consumers: config.consumers.iter().map(consumer).collect::<Result<_, _>>()?,
         open_loopback,
+    })
+}
+
+/// A consumer with its token.
+fn consumer(config: &ConsumerConfig) -> Result<Consumer, StartError> {
+    let key = match &config.key {
+        ConsumerKey::TokenFile(path) => ConsumerIdentity::Token(token(path)?),
+        ConsumerKey::Uid(uid) => ConsumerIdentity::Uid(*uid),
+    };
+    Ok(Consumer {
+        name: config.name.clone(),
+        key,
+        windows: config.windows.as_deref().map(Arc::from),
+        level: config.level,
+        write: config.write,
+        origins: config.origins.clone(),
     })
 }
 

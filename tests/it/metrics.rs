@@ -88,6 +88,7 @@ fn access(rig: &Rig, env: &Env, reloads: ReloadHandle) -> AppState {
             since: tokio::time::Instant::now(),
         }),
         settings: ApiSettings::default(),
+        consumers: calmirror::api::ConsumerLog::default(),
         metrics: rig.metrics.clone(),
         limits: RequestLimits::new(env.clone()),
         reloads,

@@ -3,6 +3,17 @@
 use super::*;
 use axum::http::HeaderName;
 
+fn policy_of(settings: ApiSettings, listen: &str) -> AccessPolicy {
+    AccessPolicy {
+        settings,
+        listen: listen.parse().unwrap(),
+        waiting: Semaphore::new(MAX_DELAYED),
+        metrics: Arc::default(),
+        env: crate::tests::env(),
+        log: ConsumerLog::default(),
+    }
+}
+
 fn policy(open: bool, listen: &str) -> AccessPolicy {
     let settings = ApiSettings {
         token: Some(TokenHash::new("all\n")),
@@ -10,19 +21,22 @@ fn policy(open: bool, listen: &str) -> AccessPolicy {
         hosts: vec!["mirror.example.org".to_owned()],
         mask_private: false,
         groups: Arc::default(),
+        consumers: Arc::default(),
         open_loopback: open,
     };
-    AccessPolicy::new(settings, listen.parse().unwrap(), Arc::default())
+    policy_of(settings, listen)
 }
 
 fn admit(policy: &AccessPolicy, method: Method, headers: &[(HeaderName, &str)]) -> u16 {
     use axum::response::IntoResponse as _;
     let headers =
         headers.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect();
+    let route = if method == Method::POST { "/v1/reload" } else { "/v1/status" };
+    let refused = |problem: Problem| problem.into_response().status().as_u16();
     match policy.admit(&method, &Uri::from_static("/v1/status"), &headers) {
-        Ok(TokenCheck::Full | TokenCheck::ReadOnly) => 200,
+        Ok(TokenCheck::Admitted(access, _)) => access.check(route).map_or_else(refused, |()| 200),
         Ok(TokenCheck::Wrong) => 401,
-        Err(problem) => problem.into_response().status().as_u16(),
+        Err(problem) => refused(problem),
     }
 }
 
@@ -55,7 +69,7 @@ fn without_configured_tokens_every_request_is_refused() {
     let empty = Some(TokenHash::new(" \n"));
     let empty = ApiSettings { token: empty.clone(), read_token: empty, ..ApiSettings::default() };
     for settings in [ApiSettings::default(), empty] {
-        let policy = AccessPolicy::new(settings, "127.0.0.1:1".parse().unwrap(), Arc::default());
+        let policy = policy_of(settings, "127.0.0.1:1");
         let host = (header::HOST, "localhost");
         assert_eq!(admit(&policy, Method::GET, std::slice::from_ref(&host)), 401);
         for authorization in ["", "Bearer ", "Bearer x", "Basic Og==", "Basic !!!"] {
@@ -127,7 +141,7 @@ fn an_absolute_target_overrides_the_only_host_header() {
         let name = |host: &&'static str| (header::HOST, host.parse().unwrap());
         let headers: HeaderMap = hosts.iter().map(name).collect();
         match policy.admit(&Method::GET, &Uri::from_static(uri), &headers) {
-            Ok(TokenCheck::Full | TokenCheck::ReadOnly) => 200,
+            Ok(TokenCheck::Admitted(..)) => 200,
             Ok(TokenCheck::Wrong) => 401,
             Err(problem) => axum::response::IntoResponse::into_response(problem).status().as_u16(),
         }

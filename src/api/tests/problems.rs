@@ -70,7 +70,7 @@ fn malformed(name: &str) -> Vec<String> {
             vec!["", "maybe", "!maybe", "true,", "Accepted", "busy,!free", &long]
         }
         "category" => vec!["", "Red,", "Red,!Blue", "!"],
-        "fields" => vec!["id,", ",", "a b", "a/b"],
+        "fields" => vec!["id,", ",", "a%20b", "a/b"],
         "ignore" => vec!["", "changeKey", "id", "changeKey,changeKey,@odata.etag", &long],
         "window" => vec![""],
         // Any text is valid.
