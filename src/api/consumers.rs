@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::access::{Access, Rights};
 use super::token_hash::TokenHash;
@@ -67,7 +67,7 @@ impl ConsumerLog {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let status = |consumer: &Consumer| ConsumerJson {
             name: consumer.name.to_string(),
-            level: consumer.level.as_str(),
+            level: consumer.level.as_str().to_owned(),
             windows: consumer.windows.as_ref().map(|patterns| {
                 patterns.iter().map(|pattern| pattern.as_str().to_owned()).collect()
             }),
@@ -79,13 +79,18 @@ impl ConsumerLog {
 }
 
 /// A consumer in `/v1/status`.
-#[derive(Debug, Serialize)]
-pub(super) struct ConsumerJson {
-    name: String,
-    level: &'static str,
-    windows: Option<Vec<String>>,
-    write: bool,
-    last_used: Option<Timestamp>,
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsumerJson {
+    /// Its name.
+    pub name: String,
+    /// What it may see of events.
+    pub level: String,
+    /// The windows that it may see; all without.
+    pub windows: Option<Vec<String>>,
+    /// Whether it may start rounds.
+    pub write: bool,
+    /// When it was last admitted since the daemon started.
+    pub last_used: Option<Timestamp>,
 }
 
 /// How long browsers may remember what a page may send.

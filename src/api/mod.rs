@@ -56,7 +56,7 @@ use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate as _, SizeAbove};
 
-pub use consumers::{Consumer, ConsumerIdentity, ConsumerLog};
+pub use consumers::{Consumer, ConsumerIdentity, ConsumerJson, ConsumerLog};
 pub use fleets::{FleetBoard, FleetFaultJson, FleetStatusJson, HeldListingJson, WindowOrigins};
 pub use limits::RequestLimits;
 pub use listen::{BindError, UnixEndpoint, UnixOwner, bind_tcp, bind_unix, serve_tcp, serve_unix};

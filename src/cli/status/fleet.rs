@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::format::{full, span};
 use super::table;
-use crate::api::FleetStatusJson;
 use crate::api::model::WindowJson;
+use crate::api::{ConsumerJson, FleetStatusJson};
 use crate::cli::arguments::StatusArgs;
 use crate::cli::client::{ApiClient, parse};
 use crate::cli::exit::CliError;
@@ -32,6 +32,8 @@ struct DaemonStatus {
     clock: ReportedClock,
     #[serde(default)]
     fleets: Vec<FleetStatusJson>,
+    #[serde(default)]
+    consumers: Vec<ConsumerJson>,
 }
 
 /// The daemon's wall clock compared with Graph's.
@@ -154,6 +156,10 @@ impl FleetStatus {
                 lines.extend(wrapped(&printable(&line), columns.unwrap_or(0), "  "));
             }
         }
+        for consumer in &self.daemon.consumers {
+            let line = consumer_line(consumer, now);
+            lines.extend(wrapped(&printable(&line), columns.unwrap_or(0), "  "));
+        }
         if self.windows.is_empty() && self.filtered {
             lines.push("no window matches".to_owned());
         }
@@ -164,6 +170,17 @@ impl FleetStatus {
         }
         lines.join("\n") + "\n"
     }
+}
+
+/// A consumer in a line.
+fn consumer_line(consumer: &ConsumerJson, now: Timestamp) -> String {
+    let ConsumerJson { name, level, windows, last_used, .. } = consumer;
+    let windows = windows.as_ref().map_or("all windows".to_owned(), |all| all.join(", "));
+    let used = match last_used {
+        Some(at) => format!("used {} ago", span(now.duration_since(*at).as_secs_f64().max(0.0))),
+        None => "not used yet".to_owned(),
+    };
+    format!("consumer {name}: level {level}, {windows}, {used}")
 }
 
 /// A fleet in a line, and one for each of its troubles.
