@@ -9,6 +9,7 @@ mod access;
 mod accounts;
 mod auth;
 mod busy;
+mod busy_times;
 mod changes;
 mod coding;
 mod consumers;
@@ -222,11 +223,12 @@ fn routes(app: AppState) -> Router {
         .route("/v1/windows/{name}", get(windows::one))
         .route("/v1/windows/{name}/events", get(events::list))
         .route("/v1/windows/{name}/events/{id}", get(events::one))
-        .route("/v1/windows/{name}/busy", get(busy::busy))
+        .route("/v1/windows/{name}/busy", get(busy::one))
         .route("/v1/windows/{name}/calendar.ics", get(ics::calendar))
         .route("/v1/windows/{name}/rounds", get(rounds::past))
         .route("/v1/windows/{name}/sync", post(rounds::sync))
         .route("/v1/windows/{name}/resync", post(rounds::resync))
+        .route("/v1/busy", get(busy::many))
         .route("/v1/changes", get(changes::read))
         .route("/v1/reload", post(reload::reload))
         .route("/v1/accounts/{name}/login", post(accounts::login))

@@ -28,7 +28,27 @@ pub enum ShowAs {
     Other,
 }
 
+impl ShowAs {
+    /// The value of an event without one, or with one that is not known.
+    pub const UNKNOWN: &str = "unknown";
+
+    /// The word, which filters use too.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Tentative => "tentative",
+            Self::Busy => "busy",
+            Self::Oof => "oof",
+            Self::WorkingElsewhere => "workingElsewhere",
+            Self::Other => Self::UNKNOWN,
+        }
+    }
+}
+
 impl Availability {
+    /// The availability of an event that says nothing of it.
+    pub const UNKNOWN: Self = Self { show_as: ShowAs::Other, cancelled: false };
+
     /// Reads the JSON of both members; `None` if the event has neither: a bare occurrence has those
     /// of its master.
     pub fn of(show_as: Option<&str>, cancelled: Option<&str>) -> Option<Self> {

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::availability::Availability;
 use crate::json::JsonMembers;
 
 /// What a rule looks at. The words are those of Graph's `event` resource.
@@ -181,6 +182,25 @@ impl EventFilter {
         self.rules.keys().copied()
     }
 
+    /// Whether the filter looks at nothing but the availability of events.
+    pub fn is_of_availability(&self) -> bool {
+        self.rules.keys().all(|key| matches!(key, FilterKey::ShowAs | FilterKey::Cancelled))
+    }
+
+    /// Whether an event with this availability matches. Rules on other members are ignored, and a
+    /// `showAs` that is not known counts as `unknown`.
+    pub fn matches_availability(&self, availability: Availability) -> bool {
+        self.rules.iter().all(|(key, rule)| {
+            let value = match key {
+                FilterKey::ShowAs => availability.show_as.as_str(),
+                FilterKey::Cancelled if availability.cancelled => "true",
+                FilterKey::Cancelled => "false",
+                _ => return true,
+            };
+            rule.values.contains(value) != rule.excludes
+        })
+    }
+
     /// Whether an event, a JSON object, matches. Anything else is treated as an empty object.
     pub fn matches(&self, event: &[u8]) -> bool {
         self.rules.is_empty() || {
@@ -240,7 +260,11 @@ mod tests {
             (FilterKey::Cancelled, "true", true),
             (FilterKey::Type, "singleInstance", false),
         ] {
-            assert_eq!(filter(&[(key, values)]).matches(event), matches, "{key:?} {values}");
+            let alone = filter(&[(key, values)]);
+            assert_eq!(alone.matches(event), matches, "{key:?} {values}");
+            let availability = Availability::of_event(event).unwrap();
+            let ignored = !alone.is_of_availability();
+            assert_eq!(alone.matches_availability(availability), matches || ignored, "{values}");
             for (other, both) in [("private", matches), ("normal", false)] {
                 if key != FilterKey::Sensitivity {
                     let rules = [(key, values), (FilterKey::Sensitivity, other)];

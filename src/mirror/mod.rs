@@ -7,6 +7,7 @@
 pub mod account;
 pub mod audit;
 pub mod availability;
+pub mod busy_time;
 pub mod change;
 pub mod clock;
 pub mod commit;

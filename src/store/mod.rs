@@ -17,7 +17,7 @@
 //! that failed); `dictionary`, `row_commit` and `recompress` (compression); `shared` (state of
 //! writer and readers); `handle` (the store's interface); `lookup` (what workers read);
 //! `fleet_listing` (the last listings of fleets); `compare`
-//! (what a start reads); `query`, `render`, `feed`, `follower`, `change_line` and `cursor` (what
+//! (what a start reads); `query`, `busy_times`, `render`, `feed`, `follower`, `change_line` and `cursor` (what
 //! readers get); `directory`, `open`, `watermark` and `audit` (opening); `disk_space` and `reserve`
 //! (full disks); `written_keys` and `copy` (a copy of the tree while it is written); `exchange`,
 //! `compaction` and `compact` (giving space back); `export`, `export_file`, `export_reader` and
@@ -25,6 +25,7 @@
 
 mod audit;
 mod batch;
+mod busy_times;
 mod change_line;
 mod change_writer;
 mod commit_applier;

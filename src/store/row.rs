@@ -262,6 +262,13 @@ impl EventRow {
         Ok(Self { compressed: Some(CompressedBody { dictionary, length, bytes }), ..row })
     }
 
+    /// Reads what [`EventRow::encode`] wrote, without its texts.
+    pub(super) fn decode_header(value: &[u8]) -> Result<Self, TreeError> {
+        let (_, payload) = record::unseal_up_to(record::COMPRESSED_ROW, value, "event")?;
+        let header = Self::header(&mut RecordReader(payload));
+        header.map(|(row, _)| row).ok_or(TreeError::Unknown("event"))
+    }
+
     /// The end in a stored row, in microseconds. Does not check the row.
     pub(super) fn end_of(value: &[u8]) -> Option<i64> {
         let mut input = RecordReader(value.get(record::SEAL..)?);
@@ -423,6 +430,9 @@ mod tests {
                 for like in [None, Some(&row)] {
                     let back = EventRow::decode(&value, &known, like).unwrap();
                     prop_assert_eq!(EventRow::end_of(&value), Some(row.end));
+                    let header = EventRow::decode_header(&value).unwrap();
+                    prop_assert_eq!(header.span(), row.span());
+                    prop_assert_eq!(header.availability, row.availability);
                     let size = (!row.is_bare()).then(|| row.body().len());
                     prop_assert!(EventRow::size_of(&value).map(|s| s.min(row.body().len())) == size);
                     prop_assert!(back.is_stored_alike(&row) && back.has_same_texts(&row));
@@ -439,6 +449,7 @@ mod tests {
                 let mut value = row.encode();
                 let at = at.index(value.len());
                 value[at] ^= 1 << bit;
+                prop_assert!(EventRow::decode_header(&value).is_err());
                 prop_assert!(EventRow::decode(&value.into(), &known, Some(&row)).is_err());
             }
         }
