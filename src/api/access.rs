@@ -46,7 +46,7 @@ enum RouteNeed {
 }
 
 /// What each route needs. A route that is missing needs all rights.
-const ROUTES: [(&str, RouteNeed); 23] = [
+const ROUTES: [(&str, RouteNeed); 24] = [
     ("/", RouteNeed::Nothing),
     ("/page/{file}", RouteNeed::Nothing),
     ("/page/zone/{name}", RouteNeed::Nothing),
@@ -66,6 +66,7 @@ const ROUTES: [(&str, RouteNeed); 23] = [
     ("/v1/windows/{name}/resync", RouteNeed::Write),
     ("/v1/changes", RouteNeed::Level(AccessLevel::Times)),
     ("/v1/busy", RouteNeed::Level(AccessLevel::Busy)),
+    ("/v1/free", RouteNeed::Level(AccessLevel::Busy)),
     ("/v1/reload", RouteNeed::Reload),
     ("/v1/accounts/{name}/login", RouteNeed::Full),
     ("/v1/accounts/{name}/logout", RouteNeed::Full),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::response::Response;
-use jiff::{SignedDuration, Timestamp};
+use jiff::{RoundMode, SignedDuration, Timestamp, TimestampRound, Unit};
 use serde::Serialize;
 use serde_json::json;
 
@@ -85,8 +85,9 @@ pub(super) async fn many(request: ApiRequest) -> Result<Response, Problem> {
     let known = [&["windows", "from", "to"], &SELECTION[..]].concat();
     let (parameters, view) = request.viewed(&known)?;
     let (from, to) = request.range(&parameters)?;
-    let now = request.app.env.now();
-    let from = from.map_or_else(|| today(now), Ok)?;
+    // Midnight in UTC.
+    let today = rounded_down(request.app.env.now(), Unit::Hour, 24);
+    let from = from.unwrap_or(today);
     let to = end_of_range(from, to)?;
     let app = request.app.clone();
     let selection = WindowSelection::parse(&parameters, Some("windows"), &app, &request.access)?;
@@ -106,11 +107,10 @@ pub(super) async fn many(request: ApiRequest) -> Result<Response, Problem> {
     Ok(tag.json(work.body(writer, stopping).await?))
 }
 
-/// Midnight in UTC.
-fn today(now: Timestamp) -> Result<Timestamp, Problem> {
-    let round = jiff::TimestampRound::new().smallest(jiff::Unit::Hour).increment(24);
-    let round = round.mode(jiff::RoundMode::Floor);
-    now.round(round).map_err(|_| Problem::bad_parameter("from", "is out of range"))
+/// The latest whole number of units that is not after a time.
+pub(super) fn rounded_down(at: Timestamp, unit: Unit, increment: i64) -> Timestamp {
+    let round = TimestampRound::new().smallest(unit).increment(increment).mode(RoundMode::Floor);
+    at.round(round).unwrap_or(at)
 }
 
 /// The end of a range: `to`, or some days after `from`.

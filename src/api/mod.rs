@@ -18,6 +18,7 @@ mod events;
 mod export;
 mod extract;
 mod fleets;
+mod free;
 mod health;
 pub mod ics;
 mod limits;
@@ -229,6 +230,7 @@ fn routes(app: AppState) -> Router {
         .route("/v1/windows/{name}/sync", post(rounds::sync))
         .route("/v1/windows/{name}/resync", post(rounds::resync))
         .route("/v1/busy", get(busy::many))
+        .route("/v1/free", get(free::free))
         .route("/v1/changes", get(changes::read))
         .route("/v1/reload", post(reload::reload))
         .route("/v1/accounts/{name}/login", post(accounts::login))

@@ -8,6 +8,7 @@ mod described;
 mod events;
 mod export;
 mod filters;
+mod free;
 mod ics;
 mod joins;
 mod logins;
