@@ -46,7 +46,7 @@ enum RouteNeed {
 }
 
 /// What each route needs. A route that is missing needs all rights.
-const ROUTES: [(&str, RouteNeed); 24] = [
+const ROUTES: [(&str, RouteNeed); 25] = [
     ("/", RouteNeed::Nothing),
     ("/page/{file}", RouteNeed::Nothing),
     ("/page/zone/{name}", RouteNeed::Nothing),
@@ -64,6 +64,7 @@ const ROUTES: [(&str, RouteNeed); 24] = [
     ("/v1/windows/{name}/rounds", RouteNeed::Level(AccessLevel::Times)),
     ("/v1/windows/{name}/sync", RouteNeed::Write),
     ("/v1/windows/{name}/resync", RouteNeed::Write),
+    ("/v1/events", RouteNeed::Level(AccessLevel::Times)),
     ("/v1/changes", RouteNeed::Level(AccessLevel::Times)),
     ("/v1/busy", RouteNeed::Level(AccessLevel::Busy)),
     ("/v1/free", RouteNeed::Level(AccessLevel::Busy)),

@@ -24,6 +24,7 @@ pub mod ics;
 mod limits;
 mod listen;
 mod login;
+mod merged_events;
 mod metrics;
 pub mod model;
 mod openapi;
@@ -231,6 +232,7 @@ fn routes(app: AppState) -> Router {
         .route("/v1/windows/{name}/resync", post(rounds::resync))
         .route("/v1/busy", get(busy::many))
         .route("/v1/free", get(free::free))
+        .route("/v1/events", get(merged_events::list))
         .route("/v1/changes", get(changes::read))
         .route("/v1/reload", post(reload::reload))
         .route("/v1/accounts/{name}/login", post(accounts::login))

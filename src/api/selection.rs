@@ -40,12 +40,17 @@ impl WindowSelection {
         app: &Arc<AppState>,
         access: &Access,
     ) -> Result<Self, Problem> {
-        let listed = list.and_then(|name| parameters.text(name));
-        let listed = listed.into_iter().flat_map(|text| text.split(',')).map(str::trim);
-        let patterns: BTreeSet<NamePattern> =
-            parameters.all("window").chain(listed).map(NamePattern::new).collect();
-        if patterns.iter().any(|pattern| pattern.as_str().is_empty()) {
-            return Err(Problem::bad_parameter(list.unwrap_or("window"), "a name is empty"));
+        let listed = list.and_then(|name| Some((name, parameters.text(name)?)));
+        let listed = listed
+            .into_iter()
+            .flat_map(|(name, text)| text.split(',').map(move |one| (name, one.trim())));
+        let mut patterns = BTreeSet::new();
+        let named = parameters.all("window").map(|name| ("window", name));
+        for (parameter, name) in named.chain(listed) {
+            if name.is_empty() {
+                return Err(Problem::bad_parameter(parameter, "a name is empty"));
+            }
+            patterns.insert(NamePattern::new(name));
         }
         let groups: BTreeSet<Arc<str>> = parameters.all("group").map(Arc::from).collect();
         let selection = Self { app: app.clone(), access: access.clone(), patterns, groups };

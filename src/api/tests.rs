@@ -12,6 +12,7 @@ mod free;
 mod ics;
 mod joins;
 mod logins;
+mod merged_events;
 mod problems;
 mod rounds;
 mod windows;

@@ -36,9 +36,10 @@ impl Store {
             // delivered again after the cursor. A seq taken afterwards could skip it.
             let seq = shared.durable_seq();
             let ((page, more), group) = shared.read_tree(|tree| gather(tree, &query))?;
-            let last = page.rows.last().filter(|_| more);
-            let next = last.map(|row| (instant(row.start), row.id.clone()));
-            Ok((Events { value: page.show(), next, seq }, group))
+            let keys: Vec<_> =
+                page.rows.iter().map(|row| (instant(row.start), row.id.clone())).collect();
+            let next = keys.last().filter(|_| more).cloned();
+            Ok((Events { value: page.show(), keys, next, seq }, group))
         };
         self.shared().read(read).await
     }

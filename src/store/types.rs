@@ -183,6 +183,8 @@ pub struct EventQuery {
 pub struct Events {
     /// Complete events, ordered by (start, id).
     pub value: Vec<Bytes>,
+    /// The start and id of each of them.
+    pub keys: Vec<(Timestamp, EventId)>,
     /// Set if there may be more: the key to continue after.
     pub next: Option<(Timestamp, EventId)>,
     /// Everything up to this seq is included, and perhaps later changes: read changes from here on.

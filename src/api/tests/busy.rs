@@ -6,10 +6,10 @@ use std::thread;
 use proptest::prelude::*;
 
 use super::*;
-use crate::api::access::AccessLevel;
 use crate::api::busy_times::{BusyQuery, WindowTimes, place_events, read_times};
 use crate::api::query::Parameters;
 use crate::api::view::{EventView, FILTER};
+use crate::config::AccessLevel;
 use crate::mirror::page::EventKind;
 
 fn event(id: &str, hour: i64) -> Value {

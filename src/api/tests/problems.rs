@@ -73,6 +73,7 @@ fn malformed(name: &str) -> Vec<String> {
         "fields" => vec!["id,", ",", "a%20b", "a/b"],
         "ignore" => vec!["", "changeKey", "id", "changeKey,changeKey,@odata.etag", &long],
         "window" => vec![""],
+        "windows" => vec!["", "alice,", ","],
         // Any text is valid.
         "q" => vec![],
         // Unknown groups are not found.
