@@ -86,6 +86,8 @@ async fn responses_have_the_documented_members() {
         ("GET", "/v1/windows/alice", "Window"),
         ("GET", "/v1/windows/alice/rounds", "Rounds"),
         ("GET", "/v1/windows/alice/busy?from=2020-01-01&to=2020-01-02", "Busy"),
+        ("GET", "/v1/busy", "BusyOfMany"),
+        ("GET", "/v1/free", "Free"),
         ("GET", "/v1/windows/alice/events", "Events"),
         ("POST", "/v1/windows/alice/sync", "Started"),
         ("POST", "/v1/windows/alice/sync?wait=1s", "Finished"),

@@ -66,14 +66,24 @@ fn malformed(name: &str) -> Vec<String> {
         "state" => vec!["", "happy", "settled,", ",", "SETTLED", &long],
         "series" => vec!["", "rule", "own,linked", &long],
         "order" => vec!["", "age", "name,trouble", &long],
-        "response" | "showAs" | "sensitivity" | "cancelled" | "type" => {
-            vec!["", "maybe", "!maybe", "true,", "Accepted", "busy,!free", &long]
+        "response" => vec!["", "yes", "accepted,", "accepted,!none", "!", &long],
+        "showAs" => vec!["", "Busy", "busy,,oof", "!busy,oof", &long],
+        "category" => vec!["", ",", "Red,!Blue", "!"],
+        "sensitivity" => vec!["", "secret", "normal;private", &long],
+        "cancelled" => vec!["", "1", "no", "true,maybe", &long],
+        "type" => vec!["", "seriesMaster", "occurrence,", &long],
+        "windows" => vec!["", ",", "alice,", ",alice", "alice,,alice"],
+        "duration" | "buffer" => {
+            vec!["", "soon", "1", "-1s", "30h30", "1e9s", "99999999999999999999999s", &long]
         }
-        "category" => vec!["", "Red,", "Red,!Blue", "!"],
+        "within" => vec!["", "09:00", "9-17", "09:00-09:00", "17:00-24:01", "09:00-17:00Z", &long],
+        "days" => vec!["", "monday", "mon-", "mon,", "mon-fri-sat", "MON", &long],
+        "zone" => vec!["", "Mars/Base", "UTC+1", "../UTC", &long],
+        "need" => vec!["", "0", "-1", "all", "1.5", "10000", &long],
+        "tentative" => vec!["", "Free", "true", "oof", &long],
         "fields" => vec!["id,", ",", "a%20b", "a/b"],
         "ignore" => vec!["", "changeKey", "id", "changeKey,changeKey,@odata.etag", &long],
         "window" => vec![""],
-        "windows" => vec!["", "alice,", ","],
         // Any text is valid.
         "q" => vec![],
         // Unknown groups are not found.
