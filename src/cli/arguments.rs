@@ -1,10 +1,14 @@
 //! Defines the command line: commands, options and their help.
 
+mod availability;
+
 use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::engine::ArgValueCompleter;
+
+pub use availability::{BusyArgs, FreeArgs, WindowPatterns};
 
 use super::complete;
 use crate::mirror::status::WindowState;
@@ -118,6 +122,21 @@ pub enum Command {
         after_help = "Examples:\n  calmirror events alice\n  calmirror events alice --from 2026-11-01 --to 2026-12-01\n  calmirror events alice --from -7d --json | jq .subject\n  calmirror events alice --zone Asia/Tokyo\n  calmirror events alice --ics > alice.ics"
     )]
     Events(EventsArgs),
+
+    /// Show when windows are busy.
+    #[command(
+        after_help = "Examples:\n  calmirror busy --windows alice,bob\n  calmirror busy --windows 'room-*' --from +1d --to +2d\n  calmirror busy --group berlin --json | jq '.value[] | {window, busy}'"
+    )]
+    Busy(BusyArgs),
+
+    /// Show when windows are free together.
+    ///
+    /// A slot is as long as enough windows are free during all of it. Windows of which this is not
+    /// known are listed below the table, and are never free.
+    #[command(
+        after_help = "Examples:\n  calmirror free --windows alice,bob --duration 1h --within 09:00-17:00\n  calmirror free --windows 'room-*' --need 1 --from +1d --to +2d\n  calmirror free --group berlin --days mon,wed --buffer 10m --tentative free --zone Europe/Berlin"
+    )]
+    Free(FreeArgs),
 
     /// Print the feed of changes as NDJSON.
     #[command(
@@ -384,6 +403,14 @@ mod tests {
             ("events alice --zone Asia/Tokyo", true),
             ("events alice --ics --from 2026-01-01", true),
             ("events alice --ics --json", false),
+            ("busy --windows alice,bob --group berlin --from -1d --to +1d --zone UTC", true),
+            ("busy", false),
+            ("busy alice", false),
+            ("free --windows room-* --need 1 --duration 45m --buffer 10m --tentative free", true),
+            ("free --group g --within 09:00-17:00 --days mon-fri --zone Europe/Berlin", true),
+            ("free --duration 1h", false),
+            ("free --windows a --tentative maybe", false),
+            ("free --windows a --need many", false),
             ("changes --after now --follow --window w --state f", true),
             ("sync", false),
             ("sync alice bob", true),

@@ -169,7 +169,7 @@ async fn calendar(
     Ok(DONE)
 }
 
-fn find_zone(name: &str) -> Result<TimeZone, CliError> {
+pub(super) fn find_zone(name: &str) -> Result<TimeZone, CliError> {
     zone::find(name).ok_or_else(|| {
         let failure =
             CliError::new(USAGE, format!("--zone: unknown time zone: {}", printable(name)));
@@ -177,12 +177,16 @@ fn find_zone(name: &str) -> Result<TimeZone, CliError> {
     })
 }
 
-fn out_of_calendar(error: &jiff::Error) -> CliError {
+pub(super) fn out_of_calendar(error: &jiff::Error) -> CliError {
     CliError::new(USAGE, format!("date out of range: {error}"))
 }
 
 /// Parses a time option. Dates and relative times are in the user's zone and count from midnight.
-fn parse_time(text: &str, today: &ZonedDateTime, option: &str) -> Result<ZonedDateTime, CliError> {
+pub(super) fn parse_time(
+    text: &str,
+    today: &ZonedDateTime,
+    option: &str,
+) -> Result<ZonedDateTime, CliError> {
     let zone = today.time_zone();
     if text == "now" || text == "today" {
         return Ok(today.clone());

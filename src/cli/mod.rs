@@ -2,6 +2,7 @@
 //! commands are clients of the API. Apart from `main`, only this module prints.
 
 pub mod arguments;
+mod availability;
 mod changes;
 mod check;
 mod client;
@@ -136,6 +137,8 @@ async fn dispatch(arguments: Arguments) -> Result<u8, CliError> {
         Command::Status(args) => status::status(&client()?, args, json, out).await,
         Command::Health => health::health(&client()?, json, out).await,
         Command::Events(args) => events::events(&client()?, args, json, out).await,
+        Command::Busy(args) => availability::busy(&client()?, args, json, out).await,
+        Command::Free(args) => availability::free(&client()?, args, json, out).await,
         Command::Changes(args) => {
             let exact = json || !std::io::stdout().is_terminal();
             changes::changes(&client()?, args, exact, out, &mut anstream::stderr()).await

@@ -1,0 +1,91 @@
+//! The arguments of `busy` and `free`.
+
+use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
+
+use super::super::complete;
+
+/// The windows of a `busy` or `free`.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = true)]
+pub struct WindowPatterns {
+    /// Windows, separated by commas; * stands for any text.
+    #[arg(
+        long,
+        value_name = "W",
+        value_delimiter = ',',
+        add = ArgValueCompleter::new(complete::windows)
+    )]
+    pub windows: Vec<String>,
+
+    /// All windows of a group; may be repeated.
+    #[arg(long, value_name = "G")]
+    pub group: Vec<String>,
+}
+
+/// `busy`.
+#[derive(Args, Debug)]
+pub struct BusyArgs {
+    /// The selected windows.
+    #[command(flatten)]
+    pub which: WindowPatterns,
+
+    /// Start: a time, a date, or relative to today such as -7d [default: today].
+    #[arg(long, value_name = "T", allow_hyphen_values = true)]
+    pub from: Option<String>,
+
+    /// End, exclusive, in the same form [default: seven days after --from].
+    #[arg(long, value_name = "T", allow_hyphen_values = true)]
+    pub to: Option<String>,
+
+    /// Time zone of days and times, by its IANA or Windows name [default: $TZ, else the
+    /// system's].
+    #[arg(long, value_name = "ZONE")]
+    pub zone: Option<String>,
+}
+
+/// `free`.
+#[derive(Args, Debug)]
+pub struct FreeArgs {
+    /// The selected windows.
+    #[command(flatten)]
+    pub which: WindowPatterns,
+
+    /// Start: a time, a date, or relative to today such as +1d [default: now].
+    #[arg(long, value_name = "T", allow_hyphen_values = true)]
+    pub from: Option<String>,
+
+    /// End, exclusive, in the same form [default: seven days after --from].
+    #[arg(long, value_name = "T", allow_hyphen_values = true)]
+    pub to: Option<String>,
+
+    /// The shortest slot, such as 45m or 1h 30m [default: 30m].
+    #[arg(long, value_name = "D")]
+    pub duration: Option<String>,
+
+    /// Only slots in these hours, such as 09:00-17:00; 22:00-06:00 ends on the next day.
+    #[arg(long, value_name = "HOURS")]
+    pub within: Option<String>,
+
+    /// Only slots on these days, such as mon-fri or mon,wed [default: mon-fri with --within, else
+    /// every day].
+    #[arg(long, value_name = "DAYS")]
+    pub days: Option<String>,
+
+    /// Time zone of hours, days and times, by its IANA or Windows name [default: $TZ, else the
+    /// system's].
+    #[arg(long, value_name = "ZONE")]
+    pub zone: Option<String>,
+
+    /// How many windows have to be free during the whole slot [default: all].
+    #[arg(long, value_name = "N")]
+    pub need: Option<usize>,
+
+    /// Free time needed before and after each meeting, such as 10m.
+    #[arg(long, value_name = "D")]
+    pub buffer: Option<String>,
+
+    /// Whether tentative meetings count as busy or free [default: busy].
+    #[arg(long, value_name = "AS", value_parser = ["busy", "free"])]
+    pub tentative: Option<String>,
+}
