@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::response::Response;
 use jiff::{RoundMode, SignedDuration, Timestamp, TimestampRound, Unit};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::AppState;
 use super::busy_times::{BusyQuery, WindowTimes, read_times};
@@ -91,13 +91,8 @@ pub(super) async fn many(request: ApiRequest) -> Result<Response, Problem> {
     let to = end_of_range(from, to)?;
     let app = request.app.clone();
     let selection = WindowSelection::parse(&parameters, Some("windows"), &app, &request.access)?;
-    let names = selection.running()?;
-    let mut tag = ETagBuilder::new("busy");
-    tag.add(&(view.tag(), from, to));
-    for name in &names {
-        tag.add(&window_tag(&app, name));
-    }
-    let tag = tag.done();
+    let parts = json!(["busy", view.tag(), from, to]);
+    let (names, tag) = select(selection, &app, parts).await?;
     if let Some(answer) = request.not_modified(&tag) {
         return Ok(answer);
     }
@@ -122,8 +117,28 @@ pub(super) fn end_of_range(from: Timestamp, to: Option<Timestamp>) -> Result<Tim
     Ok(to)
 }
 
+/// The names of the selected windows that run, and the tag of the answer about them. It depends on
+/// `parts` and on the windows.
+pub(super) async fn select(
+    selection: WindowSelection,
+    app: &Arc<AppState>,
+    parts: Value,
+) -> Result<(Vec<Arc<str>>, ETag), Problem> {
+    let state = app.clone();
+    let selecting = async move {
+        let names = selection.running()?;
+        let mut tag = ETagBuilder::new("windows together");
+        tag.add(&parts);
+        for name in &names {
+            tag.add(&window_tag(&state, name));
+        }
+        Ok((names, tag.done()))
+    };
+    app.limits.run(selecting).await?
+}
+
 /// Everything that the answers about a window depend on, beside their parameters.
-pub(super) fn window_tag(app: &AppState, name: &str) -> impl Serialize {
+fn window_tag(app: &AppState, name: &str) -> impl Serialize {
     let id = app.fleet.id(name);
     let version = id.map(|id| app.store.version(id));
     let status = app.window(name).map(|status| {

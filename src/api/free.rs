@@ -8,11 +8,11 @@ use axum::response::Response;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
+use serde_json::json;
 
 use super::AppState;
-use super::busy::{end_of_range, rounded_down, unplaced, window_tag};
+use super::busy::{end_of_range, rounded_down, select, unplaced};
 use super::busy_times::{BusyQuery, WindowTimes, read_times};
-use super::etag::ETagBuilder;
 use super::extract::ApiRequest;
 use super::model::PlaceJson;
 use super::problem::Problem;
@@ -97,15 +97,10 @@ pub(super) async fn free(request: ApiRequest) -> Result<Response, Problem> {
     let search = FreeSearch::parse(&parameters, request.app.env.now())?;
     let app = request.app.clone();
     let selection = WindowSelection::parse(&parameters, Some("windows"), &app, &request.access)?;
-    let names = selection.running()?;
+    let parts = json!(["free", view.tag(), search.tag(), parameters.text("need")]);
+    let (names, tag) = select(selection, &app, parts).await?;
     let need = parse_need(&parameters, names.len())?;
     search.check_size(names.len())?;
-    let mut tag = ETagBuilder::new("free");
-    tag.add(&(view.tag(), search.tag(), need));
-    for name in &names {
-        tag.add(&window_tag(&app, name));
-    }
-    let tag = tag.done();
     if let Some(answer) = request.not_modified(&tag) {
         return Ok(answer);
     }
@@ -172,14 +167,14 @@ impl FreeSearch {
 /// `days`, if given.
 fn parse_days(parameters: &Parameters) -> Result<Option<WeekDays>, Problem> {
     let Some(text) = parameters.text("days") else { return Ok(None) };
-    let detail = "must be days or ranges of days separated by commas, such as mon-fri or mon,wed";
+    let detail = "days must name days of the week, such as mon-fri or mon,wed";
     WeekDays::parse(text).map(Some).ok_or_else(|| Problem::bad_parameter("days", detail))
 }
 
 /// `within`, if given.
 fn parse_within(parameters: &Parameters) -> Result<Option<DayHours>, Problem> {
     let Some(text) = parameters.text("within") else { return Ok(None) };
-    let detail = "must be hours such as 09:00-17:00, 22:00-06:00 or 00:00-24:00";
+    let detail = "within must be hours such as 09:00-17:00, 22:00-06:00 or 00:00-24:00";
     DayHours::parse(text).map(Some).ok_or_else(|| Problem::bad_parameter("within", detail))
 }
 
@@ -189,7 +184,8 @@ fn parse_need(parameters: &Parameters, windows: usize) -> Result<usize, Problem>
     match text.parse() {
         Ok(need) if (1..=windows).contains(&need) => Ok(need),
         _ => {
-            let detail = format!("must be a number from 1 to the number of windows, {windows}");
+            let detail =
+                format!("need must be a number from 1 to the number of windows, {windows}");
             Err(Problem::bad_parameter("need", detail))
         }
     }
@@ -202,16 +198,16 @@ fn check_duration(
 ) -> Result<(), Problem> {
     let wrong = |detail| Err(Problem::bad_parameter("duration", detail));
     if duration.is_zero() {
-        return wrong("must be longer than nothing");
+        return wrong("the duration must be longer than nothing");
     }
     if duration > range {
-        return wrong("is longer than the time from from to to");
+        return wrong("the duration is longer than the range from from to to");
     }
     // Whole days may follow each other.
     let hours = hours.filter(|hours| *hours != DayHours::ALL);
     match hours {
         Some(hours) if duration > SignedDuration::from_mins(hours.minutes().into()) => {
-            wrong("is longer than the hours of within")
+            wrong("the duration is longer than the hours of within")
         }
         _ => Ok(()),
     }
@@ -220,7 +216,7 @@ fn check_duration(
 fn duration_of_buffer(parameters: &Parameters) -> Result<SignedDuration, Problem> {
     match duration(parameters, "buffer")? {
         Some(buffer) if buffer > MAX_BUFFER => {
-            Err(Problem::bad_parameter("buffer", "must be at most 24h"))
+            Err(Problem::bad_parameter("buffer", "the buffer must be at most 24h"))
         }
         buffer => Ok(buffer.unwrap_or(SignedDuration::ZERO)),
     }
@@ -232,7 +228,10 @@ fn duration(parameters: &Parameters, name: &str) -> Result<Option<SignedDuration
     let parsed = humantime::parse_duration(text).ok();
     match parsed.and_then(|duration| SignedDuration::try_from(duration).ok()) {
         Some(duration) => Ok(Some(duration)),
-        None => Err(Problem::bad_parameter(name, "must be a duration such as 30m or 1h 30m")),
+        None => {
+            let detail = format!("{name} must be a duration such as 30m or 1h 30m");
+            Err(Problem::bad_parameter(name, detail))
+        }
     }
 }
 
