@@ -113,7 +113,7 @@ async fn check_refuses_a_group_for_an_application_and_says_what_a_person_lacks()
         let issued = fixture.simulator.person_access_token("alice@contoso.com", scopes);
         std::fs::write(&token, issued.unwrap()).unwrap();
     };
-    let command = format!("access_token_command = [\"cat\", \"{}\"]\n", token.display());
+    let command = format!("access_token_command = [\"/bin/cat\", \"{}\"]\n", token.display());
     configure(&fixture, &command, &window);
     write("Calendars.Read");
     let checked = fixture.cli(&["check", "--online"]).await;

@@ -187,12 +187,16 @@ async fn a_command_prints_the_access_token() {
     let fixture = DaemonFixture::new(143, &[]).await;
     let alice = fixture.populate("alice");
     let token = fixture.path("token");
-    let command = format!("access_token_command = [\"sh\", \"-c\", \"cat {}\"]\n", token.display());
+    let command =
+        format!("access_token_command = [\"/bin/sh\", \"-c\", \"cat {}\"]\n", token.display());
     configure(&fixture, &command, &format!("mailbox = \"{alice}\"\n"));
     let daemon = fixture.run().await;
     let waiting = becomes(&fixture, WindowState::SignInRequired).await;
     let message = waiting.last_error.unwrap().message;
-    assert!(message.contains("access_token_command sh ended with exit status: 1"), "{message}");
+    assert!(
+        message.contains("access_token_command /bin/sh ended with exit status: 1"),
+        "{message}"
+    );
     let azure = |token: String| json!({"accessToken": token, "expiresOn": "x"}).to_string();
     fs::write(&token, azure(fixture.simulator.access_token())).unwrap();
     assert_eq!(fixture.cli(&["reload"]).await.code, Some(0));

@@ -1,12 +1,12 @@
 //! Accounts: the ways to sign in, and the files of secrets.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};
 
 use super::faults::check;
 use super::{Config, ConfigFixture, Diagnostics, NOW, Sources};
 use crate::mirror::account::{Credential, IdentityEndpoint};
-use crate::sign_in_record::SignInRecord;
+use crate::sign_in_record::{LockedRecord, SignInRecord};
 
 #[test]
 fn an_account_signs_in_in_exactly_one_way() {
@@ -178,30 +178,27 @@ fn a_managed_identity_needs_neither_tenant_nor_application() {
 
 #[test]
 fn a_command_comes_from_a_file_that_nobody_else_can_change() {
-    let text = "[account.a]\naccess_token_command = [\"sh\", \"-c\", \"echo token\"]\n[[window]]\naccount = \"a\"\nmailbox = \"m@contoso.com\"\n";
-    let fixture = ConfigFixture::with(text).set("PATH", "/no/such/directory:/bin");
-    let command = ["sh", "-c", "echo token"].map(str::to_owned);
+    let text = "[account.a]\naccess_token_command = [\"/bin/sh\", \"-c\", \"echo token\"]\n[[window]]\naccount = \"a\"\nmailbox = \"m@contoso.com\"\n";
+    let fixture = ConfigFixture::with(text);
+    let command = ["/bin/sh", "-c", "echo token"].map(str::to_owned);
     let account = &fixture.config().accounts["a"];
     assert_eq!(account.credential, Credential::AccessTokenCommand(command.into()));
     let at = "calmirror.toml:2: account.a.access_token_command:";
     for (from, to, said) in [
         (
-            "\"sh\"",
-            "\"no-such-program\"",
-            "its program is not found, or cannot be run; write the program's absolute path",
-        ),
-        (
-            "\"sh\"",
+            "\"/bin/sh\"",
             "\"/etc/passwd\"",
-            "its program is not found, or cannot be run; write the program's absolute path",
+            "its program is not found, or cannot be run; correct the path, or make the file executable",
         ),
+        ("\"/bin/sh\"", "\"sh\"", "its program has no absolute path; write the absolute path"),
+        ("\"/bin/sh\"", "\"bin/sh\"", "its program has no absolute path; write the absolute path"),
         (
-            "\"sh\"",
+            "\"/bin/sh\"",
             "\"\"",
-            "no program; write the program and its arguments, like [\"az\", \"account\", …]",
+            "no program; write the program and its arguments, like [\"/usr/bin/az\", \"account\", …]",
         ),
         (
-            "[\"sh\", \"-c\", \"echo token\"]",
+            "[\"/bin/sh\", \"-c\", \"echo token\"]",
             "\"sh\"",
             "not a list of strings; write it like [\"one\", \"another\"]",
         ),
@@ -221,7 +218,7 @@ fn a_command_comes_from_a_file_that_nobody_else_can_change() {
     }
     fixture.write(
         "calmirror.toml",
-        &text.replace("access_token_command = [\"sh\", \"-c\", \"echo token\"]\n", ""),
+        &text.replace("access_token_command = [\"/bin/sh\", \"-c\", \"echo token\"]\n", ""),
     );
     let fixture = fixture.set("CALMIRROR__ACCOUNT__A__ACCESS_TOKEN_COMMAND", "sh");
     assert_eq!(
@@ -230,6 +227,59 @@ fn a_command_comes_from_a_file_that_nobody_else_can_change() {
             "CALMIRROR__ACCOUNT__A__ACCESS_TOKEN_COMMAND: a command outside a configuration file; write it into a configuration file that only its owner can change"
         ]
     );
+}
+
+#[test]
+fn others_can_change_nothing_on_the_way_to_a_command() {
+    let fixture = ConfigFixture::with("");
+    let folder = fixture.dir.path();
+    let at = |place: &str| folder.join(place);
+    for place in ["etc", "home", "usr/lib/bin", "links"] {
+        std::fs::create_dir_all(at(place)).unwrap();
+    }
+    fixture.secret("usr/lib/bin/token", "#!/bin/sh\n", 0o755);
+    // links/token -> ../home/token -> {folder}/bin/token, and bin -> usr/lib/bin
+    symlink("../home/token", at("links/token")).unwrap();
+    symlink(at("bin/token"), at("home/token")).unwrap();
+    symlink("usr/lib/bin", at("bin")).unwrap();
+    symlink("turn", at("turn")).unwrap();
+    let load = |program: &str| {
+        let shown = at(program).display().to_string();
+        let text = format!(
+            "[account.a]\naccess_token_command = [\"{shown}\"]\n[[window]]\naccount = \"a\"\nmailbox = \"m@contoso.com\"\n"
+        );
+        fixture.write("etc/calmirror.toml", &text);
+        let sources = Sources::find(Some(&at("etc/calmirror.toml")), BTreeMap::new());
+        match Config::load(&sources, NOW.parse().unwrap()) {
+            Ok(_) => String::new(),
+            Err(Diagnostics(faults)) => fixture.plain(&faults[0].problem),
+        }
+    };
+    let chmod = |place: &str, mode: u32| {
+        std::fs::set_permissions(at(place), std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for place in ["etc", "links", "home", "usr", "usr/lib", "usr/lib/bin", "usr/lib/bin/token"] {
+        chmod(place, 0o777);
+        let said = format!("a command, but others can change {place} (mode 0777)");
+        assert_eq!(load("links/token"), said);
+        let direct = if ["links", "home"].contains(&place) { "" } else { &said };
+        assert_eq!(load("links/../bin/token"), if place == "links" { &said } else { direct });
+        assert_eq!(load("usr/lib/bin/token"), direct, "{place}");
+        chmod(place, 0o755);
+    }
+    assert_eq!(load("links/token"), "");
+    assert_eq!(load("turn"), "its program is not found, or cannot be run");
+    // Only root can give a file away. Root and the owner of the configuration file are trusted.
+    if chown(at("home"), Some(12345), None).is_ok() {
+        let said = |place: &str| format!("a command, but others can change {place} (owner 12345)");
+        assert_eq!(load("links/token"), said("home"));
+        chown(at("etc/calmirror.toml"), Some(12345), None).unwrap();
+        assert_eq!(load("links/token"), "");
+        chown(at("home"), Some(0), None).unwrap();
+        chown(at("etc/calmirror.toml"), Some(0), None).unwrap();
+        lchown(at("home/token"), Some(12345), None).unwrap();
+        assert_eq!(load("links/token"), said("home/token"));
+    }
 }
 
 #[test]
@@ -290,7 +340,7 @@ fn an_account_that_a_person_signs_in_to_knows_who_it_was() {
         let warnings = fixture.config().warnings;
         warnings.iter().map(|warning| warning.problem.clone()).collect::<Vec<_>>()
     };
-    assert_eq!(warned(&fixture), ["nobody has signed in yet"]);
+    assert_eq!(warned(&fixture), ["no person has signed in yet"]);
     let config = fixture.config();
     assert_eq!(config.accounts["a"].credential, Credential::DeviceCode(file.clone()));
     assert_eq!(config.identity(&config.windows[0]).tenant, "contoso.com".into());
@@ -303,17 +353,17 @@ fn an_account_that_a_person_signs_in_to_knows_who_it_was() {
         reads_groups: false,
         refresh_token: Some("r".into()),
     };
-    record.write(&file).unwrap();
+    LockedRecord::try_open(&file).unwrap().write(&record).unwrap();
     assert!(warned(&fixture).is_empty());
     // Another person is another stream of events.
     let config = fixture.config();
     assert_eq!(config.identity(&config.windows[0]).tenant, "contoso.com/oid".into());
     record.refresh_token = None;
-    record.write(&file).unwrap();
-    assert_eq!(warned(&fixture), ["nobody is signed in"]);
+    LockedRecord::try_open(&file).unwrap().write(&record).unwrap();
+    assert_eq!(warned(&fixture), ["no person is signed in"]);
     assert_eq!(fixture.config().accounts["a"].user.as_deref(), Some("oid"));
     record.client_id = "other".to_owned();
-    record.write(&file).unwrap();
+    LockedRecord::try_open(&file).unwrap().write(&record).unwrap();
     assert_eq!(warned(&fixture), ["the sign-in was made for another tenant or application"]);
     assert_eq!(fixture.config().accounts["a"].user, None);
 }
