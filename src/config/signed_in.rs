@@ -1,4 +1,4 @@
-//! Who signed in to an account with `calmirror login`.
+//! The person who signed in to an account with `calmirror login`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub(super) fn file(store: Option<&Path>, account: &str) -> PathBuf {
 /// a warning: the daemon runs, and the account's windows wait for a sign-in.
 ///
 /// # Errors
-/// It is not known who signed in. Without the person the windows would count as those of another
+/// The person is not known. Without the person the windows would count as those of another
 /// one, and lose their events.
 pub(super) fn user(
     file: &Path,
@@ -38,13 +38,13 @@ pub(super) fn user(
         )
     })?;
     Ok(match record {
-        None => (None, wrong("nobody has signed in yet".to_owned())),
+        None => (None, wrong("no person has signed in yet".to_owned())),
         Some(record) if record.tenant != tenant || record.client_id != client_id => {
             (None, wrong("the sign-in was made for another tenant or application".to_owned()))
         }
         Some(record) => {
             let signed_out = record.refresh_token.is_none();
-            let wrong = if signed_out { wrong("nobody is signed in".to_owned()) } else { None };
+            let wrong = if signed_out { wrong("no person is signed in".to_owned()) } else { None };
             (Some(record.user_id.into()), wrong)
         }
     })

@@ -19,10 +19,10 @@ use crate::graph::error::TokenError;
 use crate::graph::transport::Transport;
 use crate::graph::wire::without_bom;
 use crate::mirror::account::Credential;
-use crate::sign_in_record::SignInRecord;
+use crate::sign_in_record::{LockedRecord, SignInRecord, SignInRecordError};
 
 /// What the person grants: calendars, those that others share, and a refresh token. The last two
-/// say who signed in.
+/// name the person.
 const SCOPES: &str = "Calendars.Read Calendars.Read.Shared offline_access openid profile";
 /// The same for accounts that also read group calendars, which an administrator has to consent to.
 const SCOPES_WITH_GROUPS: &str =
@@ -50,7 +50,7 @@ pub struct DeviceCode {
     sign_in: Arc<SignInSettings>,
 }
 
-/// Who signed in.
+/// The person who signed in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignedInUser {
     /// The name for signing in, such as `alice@contoso.com`.
@@ -59,7 +59,7 @@ pub struct SignedInUser {
     pub replaced: bool,
 }
 
-/// Why nobody is signed in.
+/// Why a sign-in failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
     /// The account signs in in another way.
@@ -72,10 +72,10 @@ pub enum LoginError {
     #[error("the sign-in was declined")]
     Declined,
     /// The person took too long.
-    #[error("nobody signed in before the code expired; start again")]
+    #[error("the code expired before a person signed in; start again")]
     Expired,
-    /// The answer does not say who signed in.
-    #[error("the answer of the token endpoint does not say who signed in")]
+    /// The answer does not name the person.
+    #[error("the answer of the token endpoint does not name the person who signed in")]
     Unknown,
     /// Someone of another tenant signed in.
     #[error("{0} belongs to another tenant than the account; sign in as a user of its tenant")]
@@ -85,9 +85,9 @@ pub enum LoginError {
         "{name} signed in, but {before} did before; to drop the events of {before}, use --replace"
     )]
     OtherUser {
-        /// Who signed in now.
+        /// The person who signed in now.
         name: String,
-        /// Who signed in before.
+        /// The person who signed in before.
         before: String,
     },
     /// The sign-in could not be stored.
@@ -109,7 +109,7 @@ struct DeviceCodeJson {
     interval: Option<serde_json::Value>,
 }
 
-/// The claims of an id token that say who signed in.
+/// The claims of an id token that name the person.
 #[derive(Deserialize)]
 struct IdClaims {
     oid: String,
@@ -158,7 +158,7 @@ impl Tokens {
     /// from then on knows the person, and its accounts use the sign-in.
     ///
     /// # Errors
-    /// Nobody is signed in, or still the one before: see [`LoginError`].
+    /// The previous sign-in, if any, stays in force: see [`LoginError`].
     pub async fn finish_login(
         &self,
         code: DeviceCode,
@@ -197,7 +197,8 @@ impl Tokens {
         self.store_sign_in(&sign_in, answer, replace).await
     }
 
-    /// Forgets the refresh token and the access token; returns the name of who was signed in. A
+    /// Forgets the refresh token and the access token; returns the name of the person who was signed
+    /// in. A
     /// later sign-in of another person still needs permission to replace the events.
     ///
     /// # Errors
@@ -213,7 +214,7 @@ impl Tokens {
         Ok(was)
     }
 
-    /// Checks who signed in, and stores it.
+    /// Checks the person of a sign-in, and stores it.
     async fn store_sign_in(
         &self,
         sign_in: &SignInSettings,
@@ -254,10 +255,12 @@ impl Tokens {
     }
 
     async fn write(&self, record: SignInRecord, file: &Path) -> Result<(), LoginError> {
+        let written = async {
+            let locked = LockedRecord::open(file, &self.env).await?;
+            self.env.compute(move || locked.write(&record)).await
+        };
         let path = file.to_owned();
-        let written = self.env.compute(move || record.write(&path)).await;
-        let path = file.to_owned();
-        written.map_err(|error| LoginError::Store { path, reason: error.to_string() })
+        written.await.map_err(|error| LoginError::Store { path, reason: error.to_string() })
     }
 }
 
@@ -283,14 +286,14 @@ impl SignInSettings {
             |why: &str| self.person_needed(&format!("{why}; sign in with: calmirror login {name}"));
         let record = SignInRecord::read(file)
             .map_err(|error| login(&format!("{} cannot be read: {error}", file.display())))?;
-        let Some(record) = record else { return Err(login("nobody has signed in yet")) };
+        let Some(record) = record else { return Err(login("no person has signed in yet")) };
         // The windows' events are those of the person whom the configuration knows.
         if self.account.user.as_deref() != Some(&*record.user_id) {
             let why = "another person has signed in since the configuration was loaded; to use \
                        the new sign-in: calmirror reload";
             return Err(self.person_needed(why));
         }
-        let Some(token) = record.refresh_token else { return Err(login("nobody is signed in")) };
+        let Some(token) = record.refresh_token else { return Err(login("no person is signed in")) };
         let form = [
             ("grant_type", "refresh_token"),
             ("client_id", &*self.account.client_id),
@@ -303,10 +306,12 @@ impl SignInSettings {
             .await?
             .map_err(|denial: Denial| self.denied(&denial))?;
         if let Some(new) = refresh_token {
-            let path = file.to_owned();
-            let rotated = env.compute(move || SignInRecord::rotate(&path, &token, new)).await;
+            let rotated = async {
+                let locked = LockedRecord::open(file, env).await?;
+                env.compute(move || locked.rotate(&token, new)).await
+            };
             // The old refresh token is still valid, so the next attempt begins anew.
-            rotated.map_err(|error| {
+            rotated.await.map_err(|error: SignInRecordError| {
                 let file = file.display();
                 self.fault(&format!("the new refresh token cannot be stored in {file}: {error}"))
             })?;

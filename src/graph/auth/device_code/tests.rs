@@ -1,4 +1,4 @@
-//! Who may sign in, what is stored, and what the refresh tokens do.
+//! Which people may sign in, what is stored, and what the refresh tokens do.
 use serde_json::json;
 
 use super::*;
@@ -161,7 +161,7 @@ async fn a_sign_in_that_fails_changes_nothing_and_says_why() {
         (vec![reply(200, CODE), refused("bad_verification_code")], "bad_verification_code"),
         (vec![reply(200, CODE), reply(401, public)], "allow public client flows"),
         (vec![reply(200, CODE), other_tenant()], "eve@fabrikam.com belongs to another tenant"),
-        (vec![reply(200, CODE), anonymous()], "does not say who signed in"),
+        (vec![reply(200, CODE), anonymous()], "does not name the person"),
         (vec![reply(400, r#"{"error":"unauthorized_client"}"#)], "unauthorized_client"),
         (vec![reply(200, "{}")], "grants no token now (status 200)"),
         (
@@ -215,7 +215,7 @@ async fn a_sign_in_that_ended_or_cannot_be_read_needs_a_person() {
     assert_eq!(tokens.logout().await.unwrap().as_deref(), Some("alice@contoso.com"));
     let out = tokens.token().await.unwrap_err();
     assert!(
-        out.message().contains("nobody is signed in; sign in with: calmirror login contoso"),
+        out.message().contains("no person is signed in; sign in with: calmirror login contoso"),
         "{}",
         out.message()
     );
@@ -256,14 +256,17 @@ async fn a_renewal_does_not_undo_a_sign_in_that_was_made_meanwhile() {
         ..alice.clone()
     };
     let out = SignInRecord { refresh_token: None, ..alice.clone() };
+    let store = |record: &SignInRecord| {
+        LockedRecord::try_open(&file).unwrap().write(record).unwrap();
+    };
     for (record, user_id, token) in [(bob, "bob", Some("b1")), (out, "alice", None)] {
-        alice.write(&file).unwrap();
+        store(&alice);
         let mut script = Script::new([refreshed("t1", "r2")], []);
         Arc::get_mut(&mut script).unwrap().token_delay = Duration::from_secs(1);
         let tokens = tokens(&script, account(&file, Some("alice")));
         let meanwhile = async {
             sleep(Duration::from_millis(500)).await;
-            record.write(&file).unwrap();
+            store(&record);
         };
         let (renewed, ()) = tokio::join!(tokens.token(), meanwhile);
         assert_eq!(renewed.unwrap().expose(), "t1");
