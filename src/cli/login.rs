@@ -31,7 +31,7 @@ enum LoginLine {
     },
 }
 
-/// Prints the address and the code, waits for the person, and prints who signed in.
+/// Prints the address and the code, waits for the person, and prints the person's name.
 pub(super) async fn login(
     client: &ApiClient,
     account: &str,
@@ -106,7 +106,7 @@ fn show(
     }
 }
 
-/// Forgets who is signed in.
+/// Ends the sign-in.
 pub(super) async fn logout(
     client: &ApiClient,
     account: &str,
@@ -125,7 +125,7 @@ pub(super) async fn logout(
     }
     match parse::<LogoutJson>(&answer)?.user {
         Some(user) => writeln!(out, "signed out {}; its events stay", printable(&user))?,
-        None => writeln!(out, "nobody was signed in")?,
+        None => writeln!(out, "no person was signed in")?,
     }
     Ok(DONE)
 }

@@ -72,7 +72,7 @@ pub enum LoginError {
     #[error("the sign-in was declined")]
     Declined,
     /// The person took too long.
-    #[error("the code expired before a person signed in; start again")]
+    #[error("no person signed in before the code expired; start again")]
     Expired,
     /// The answer does not name the person.
     #[error("the answer of the token endpoint does not name the person who signed in")]

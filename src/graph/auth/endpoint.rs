@@ -46,7 +46,7 @@ pub(super) struct TokenAnswer {
     pub(super) grant: Grant,
     /// Replaces the one that was used (fact 146).
     pub(super) refresh_token: Option<SecretString>,
-    /// Says who signed in.
+    /// Names the person who signed in.
     pub(super) id_token: Option<SecretString>,
 }
 

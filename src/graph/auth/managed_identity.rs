@@ -167,7 +167,8 @@ enum ArcKeyError {
 }
 
 /// The proof that Arc's agent demands: the content of a file that only its group may read. A path
-/// outside `directory` is refused, because whoever answers on the port could ask for any file.
+/// outside `directory` is refused, because any process that answers on the port could ask for any
+/// file.
 fn arc_key(headers: &HeaderMap, directory: &Path) -> Result<HeaderValue, ArcKeyError> {
     let challenge = headers.get(WWW_AUTHENTICATE).and_then(|value| value.to_str().ok());
     let path = challenge.and_then(|value| value.trim().strip_prefix("Basic realm="));
