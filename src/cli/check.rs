@@ -55,7 +55,7 @@ pub(super) struct CheckOptions {
 }
 
 /// Validates the configuration and prints the result. `client` is for the daemon that runs with it,
-/// if there is one: it knows who belonged to the fleets when they were listed last.
+/// if there is one: it knows the last listings of the fleets.
 pub(super) async fn check(
     sources: &Sources,
     options: CheckOptions,

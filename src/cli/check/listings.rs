@@ -1,4 +1,4 @@
-//! What the running daemon knows of the fleets: who belonged to each when it was listed last.
+//! What the running daemon knows of the fleets: the last listing of each.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use crate::api::FleetStatusJson;
@@ -24,13 +25,27 @@ pub(super) type KnownFleets = Result<Vec<FleetStatusJson>, String>;
 #[derive(Deserialize)]
 struct DaemonFleets {
     fleets: Vec<FleetStatusJson>,
+    /// Only for a reader with all rights, which sees every fleet.
+    consumers: Option<IgnoredAny>,
+}
+
+impl DaemonFleets {
+    /// The fleets. A reader that may not see them gets an empty list.
+    fn known(self) -> KnownFleets {
+        if self.fleets.is_empty() && self.consumers.is_none() {
+            let reason = "the daemon shows no fleets; it has none, or this token does not show \
+                          them and the token of api.token_file does";
+            return Err(reason.to_owned());
+        }
+        Ok(self.fleets)
+    }
 }
 
 /// Asks the running daemon.
 pub(super) async fn known(client: impl FnOnce() -> Result<ApiClient, CliError>) -> KnownFleets {
     let asking = async { client()?.get("/v1/status").await?.json::<DaemonFleets>() };
     match tokio::time::timeout(TIMEOUT, asking).await {
-        Ok(Ok(status)) => Ok(status.fleets),
+        Ok(Ok(status)) => status.known(),
         Ok(Err(failure)) => Err(failure.message),
         Err(_) => Err(format!("the daemon has not answered for {} s", TIMEOUT.as_secs())),
     }
@@ -119,6 +134,18 @@ mod tests {
         add_json(&mut fleets, &Ok(vec![listed("staff")]));
         assert!(fleets[0]["last_listing"].is_null());
         assert_eq!(fleets[1]["last_listing"]["members"], 3);
+    }
+
+    #[test]
+    fn a_token_that_shows_no_fleets_does_not_make_them_new() {
+        let known = |status: Value| {
+            let status: DaemonFleets = serde_json::from_value(status).unwrap();
+            status.known().map(|fleets| fleets.len())
+        };
+        assert_eq!(known(json!({"fleets": [listed("staff")]})), Ok(1));
+        assert_eq!(known(json!({"fleets": [], "consumers": []})), Ok(0));
+        let hidden = known(json!({"fleets": []})).unwrap_err();
+        assert!(hidden.contains("this token does not show them"), "{hidden}");
     }
 
     #[tokio::test]
