@@ -380,7 +380,7 @@ async fn stop(
     }
 }
 
-/// Who belonged to each fleet when it was listed last.
+/// The last listing of each fleet.
 async fn stored_listings(store: &Store) -> Result<Listings, StartError> {
     let stored = store.fleet_listings().await?;
     Ok(stored.into_iter().map(|(name, listing)| (name, Arc::new(listing))).collect())

@@ -20,7 +20,15 @@ pub type WindowOrigins = HashMap<Arc<str>, (Arc<str>, Option<Arc<Place>>)>;
 #[derive(Debug, Default)]
 struct BoardContent {
     fleets: Arc<[FleetStatusJson]>,
-    windows: WindowOrigins,
+    windows: Arc<WindowOrigins>,
+    /// While windows start and stop: the origins before.
+    previous: Arc<WindowOrigins>,
+}
+
+impl BoardContent {
+    fn origin(&self, window: &str) -> Option<&(Arc<str>, Option<Arc<Place>>)> {
+        self.windows.get(window).or_else(|| self.previous.get(window))
+    }
 }
 
 /// A fleet in `/v1/status`.
@@ -82,13 +90,39 @@ impl FleetBoard {
         self.0.write().unwrap_or_else(PoisonError::into_inner).fleets = fleets.into();
     }
 
+    /// Announces the windows of fleets that are about to be in force. Until
+    /// [`FleetBoard::set_windows`] the windows before have their fleets too: a reader of the feed
+    /// that selects a group must miss neither the first page of a new window nor the last events of
+    /// an old one.
+    pub fn announce_windows(&self, windows: Arc<WindowOrigins>) {
+        self.replace(|content| {
+            let previous = std::mem::replace(&mut content.windows, windows);
+            std::mem::replace(&mut content.previous, previous)
+        });
+    }
+
+    /// Takes an announcement back.
+    pub fn withdraw_windows(&self) {
+        self.replace(|content| {
+            let previous = std::mem::take(&mut content.previous);
+            std::mem::replace(&mut content.windows, previous)
+        });
+    }
+
     /// Replaces the windows: those in force that belong to a fleet.
-    pub fn set_windows(&self, windows: WindowOrigins) {
+    pub fn set_windows(&self, windows: Arc<WindowOrigins>) {
+        self.replace(|content| {
+            let previous = std::mem::take(&mut content.previous);
+            (previous, std::mem::replace(&mut content.windows, windows))
+        });
+    }
+
+    /// Changes the windows. Readers do not wait until a million old ones are dropped.
+    fn replace<T>(&self, change: impl FnOnce(&mut BoardContent) -> T) {
         let mut content = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::replace(&mut content.windows, windows);
-        // Readers do not wait until a million windows are dropped.
+        let old = change(&mut content);
         drop(content);
-        drop(before);
+        drop(old);
     }
 
     /// Every fleet, ordered by name.
@@ -97,17 +131,44 @@ impl FleetBoard {
     }
 
     /// The fleet of a window.
-    pub(super) fn fleet_of(&self, window: &str) -> Option<Arc<str>> {
+    pub(crate) fn fleet_of(&self, window: &str) -> Option<Arc<str>> {
         let content = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        content.windows.get(window).map(|(fleet, _)| fleet.clone())
+        content.origin(window).map(|(fleet, _)| fleet.clone())
     }
 
     /// Adds the fleet and the place of a window to its status.
     pub(super) fn describe(&self, status: &mut WindowStatus) {
         let content = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some((fleet, place)) = content.windows.get(status.name.as_str()) {
+        if let Some((fleet, place)) = content.origin(status.name.as_str()) {
             status.fleet = Some(fleet.to_string());
             status.place = place.as_deref().cloned();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn during_a_change_old_and_new_windows_have_their_fleets() {
+        let origins = |windows: &[(&str, &str)]| {
+            let origin =
+                |(window, fleet): &(&str, &str)| ((*window).into(), ((*fleet).into(), None));
+            Arc::new(windows.iter().map(origin).collect::<WindowOrigins>())
+        };
+        let board = FleetBoard::default();
+        let seen = || ["old", "kept", "new"].map(|window| board.fleet_of(window));
+        let fleet = |name: &str| Some(Arc::from(name));
+        board.set_windows(origins(&[("old", "a"), ("kept", "a")]));
+        assert_eq!(seen(), [fleet("a"), fleet("a"), None]);
+        let next = origins(&[("kept", "b"), ("new", "b")]);
+        board.announce_windows(next.clone());
+        assert_eq!(seen(), [fleet("a"), fleet("b"), fleet("b")]);
+        board.withdraw_windows();
+        assert_eq!(seen(), [fleet("a"), fleet("a"), None]);
+        board.announce_windows(next.clone());
+        board.set_windows(next);
+        assert_eq!(seen(), [None, fleet("b"), fleet("b")]);
     }
 }

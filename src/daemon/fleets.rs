@@ -1,25 +1,26 @@
-//! The fleets: lists each at intervals, and keeps who belongs to it.
+//! The fleets: lists each at intervals, and keeps its members.
 //!
 //! A listing runs beside the daemon's loop, one at a time for each fleet. The loop takes its
-//! result, names the windows of new members, stores who belongs to the fleet, and applies the
-//! difference to the running windows like a reload. A listing that fails changes nothing.
+//! result, names the windows of new members, stores the members, and applies the difference to the
+//! running windows like a reload. A listing that fails changes nothing.
 
+mod accept;
 mod lister;
 mod status;
 mod windows;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use crate::api::FleetBoard;
 use crate::config::Config;
 use crate::env::Env;
 use crate::graph::{GraphClient, Tokens};
-use crate::mirror::fleet::{FleetListing, FleetSpec, FleetWindow, ListingOutcome, MASS_LEAVE_MIN};
+use crate::mirror::fleet::{FleetListing, FleetSpec, ListingOutcome};
 pub(super) use lister::{ListedFleet, ListingError, MemberFault, count_members};
 use windows::RefusedWindow;
 pub(super) use windows::{PlacedWindows, extended};
@@ -30,7 +31,7 @@ const FIRST_RETRY: Duration = Duration::from_secs(60);
 /// Fleets that are due at a start are listed within this time, not at once.
 const START_SPREAD: Duration = Duration::from_secs(10);
 
-/// Who belongs to each fleet, by the fleet's name.
+/// The last listing of each fleet, by the fleet's name.
 pub(super) type Listings = BTreeMap<Arc<str>, Arc<FleetListing>>;
 
 /// All fleets.
@@ -39,6 +40,8 @@ pub(super) struct Fleets {
     env: Env,
     fleets: BTreeMap<Arc<str>, ManagedFleet>,
     running: JoinSet<FinishedListing>,
+    /// The fleet that each running task lists.
+    listed_by: HashMap<task::Id, Arc<str>>,
     board: FleetBoard,
 }
 
@@ -96,7 +99,7 @@ impl Fleets {
     /// The fleets of the configuration, with what the store knows of them.
     pub(super) fn new(client: GraphClient, env: Env, board: FleetBoard) -> Self {
         let (fleets, running) = (BTreeMap::new(), JoinSet::new());
-        Self { client, env, fleets, running, board }
+        Self { client, env, fleets, running, listed_by: HashMap::new(), board }
     }
 
     /// Takes over the fleets of a configuration. Those that are new, changed or failed are listed
@@ -157,7 +160,7 @@ impl Fleets {
         Instant::now() + START_SPREAD.mul_f64(self.env.random())
     }
 
-    /// Who belongs to each fleet.
+    /// The last listing of each fleet that is in force.
     pub(super) fn listings(&self) -> Listings {
         let listing =
             |(name, fleet): (&Arc<str>, &ManagedFleet)| (name.clone(), fleet.listing.clone());
@@ -169,17 +172,11 @@ impl Fleets {
         loop {
             let due = self.start_due();
             tokio::select! {
-                Some(ended) = self.running.join_next() => match ended {
-                    Ok(ended) => return ended,
-                    Err(error) => {
-                        tracing::error!(reason = %error, "a listing panicked");
-                        // It is not known which one.
-                        let soon = Instant::now() + FIRST_RETRY;
-                        for fleet in self.fleets.values_mut().filter(|fleet| fleet.is_listing) {
-                            (fleet.is_listing, fleet.due) = (false, soon);
-                        }
+                Some(ended) = self.running.join_next_with_id() => {
+                    if let Some(ended) = self.on_task_end(ended) {
+                        return ended;
                     }
-                },
+                }
                 () = async {
                     match due {
                         Some(due) => sleep_until(due).await,
@@ -188,6 +185,28 @@ impl Fleets {
                 } => {}
             }
         }
+    }
+
+    /// Takes the end of a task; `None` if its listing panicked.
+    fn on_task_end(
+        &mut self,
+        ended: Result<(task::Id, FinishedListing), JoinError>,
+    ) -> Option<FinishedListing> {
+        let error = match ended {
+            Ok((id, ended)) => {
+                self.listed_by.remove(&id);
+                return Some(ended);
+            }
+            Err(error) => error,
+        };
+        if let Some(name) = self.listed_by.remove(&error.id()) {
+            tracing::error!(fleet = %name, reason = %error, "a listing panicked");
+            if let Some(fleet) = self.fleets.get_mut(&name) {
+                fleet.is_listing = false;
+            }
+            self.retry(&name, "the listing panicked");
+        }
+        None
     }
 
     /// Starts the listings that are due; returns when the next one is.
@@ -199,11 +218,13 @@ impl Fleets {
                 let (name, spec) = (name.clone(), fleet.spec.clone());
                 let (tokens, listing) = (fleet.tokens.clone(), fleet.listing.clone());
                 let (client, env) = (self.client.clone(), self.env.clone());
-                self.running.spawn(async move {
+                let fleet = name.clone();
+                let task = self.running.spawn(async move {
                     let (directory, credential) = (client.directory(&tokens), tokens.credential());
                     let result = lister::list(&directory, &credential, &spec, &listing, &env).await;
                     FinishedListing { fleet: name, spec, result }
                 });
+                self.listed_by.insert(task.id(), fleet);
             }
         }
         self.fleets.values().filter(|fleet| !fleet.is_listing).map(|fleet| fleet.due).min()
@@ -226,29 +247,21 @@ impl Fleets {
         }
         let new = match result {
             Err(error) => {
-                let wait = FIRST_RETRY * 2u32.saturating_pow(fleet.failures.min(10));
-                let wait = wait.min(fleet.spec.relist_every).mul_f64(1.0 - chance / 4.0);
-                fleet.failures += 1;
-                fleet.due = Instant::now() + wait;
                 if fleet.error.as_ref().is_none_or(|known| known.problem != error.problem) {
                     let ListingError { problem, remedy, .. } = &error;
                     tracing::warn!(fleet = %name, reason = %problem, remedy, "fleet was not listed");
                 }
-                fleet.error = Some(error);
+                fleet.fail(error, chance);
                 None
             }
             Ok(listed) => {
-                if fleet.error.take().is_some() {
-                    tracing::info!(fleet = %name, "fleet is listed again");
-                }
-                fleet.failures = 0;
                 let mut wait = fleet.spec.relist_every.mul_f64(1.0 - chance / 10.0);
                 if listed.is_incomplete {
                     wait = wait.min(FIRST_RETRY);
                 }
                 fleet.held = None;
                 if let ListingOutcome::Held { missing, until } = listed.outcome {
-                    tracing::warn!(fleet = %name, missing, %until, "listing lacks most members, nobody leaves before another listing agrees");
+                    tracing::warn!(fleet = %name, missing, %until, "listing lacks most members, they stay unless another listing agrees");
                     fleet.held = Some(listed.outcome);
                     let left = until.duration_since(self.env.now());
                     wait = wait.min(Duration::try_from(left).unwrap_or_default());
@@ -273,6 +286,10 @@ impl Fleets {
     pub(super) fn commit(&mut self, new: NewListing, windows: Option<PlacedWindows>) {
         if let Some(fleet) = self.fleets.get_mut(&new.fleet) {
             fleet.listing = new.listing;
+            fleet.failures = 0;
+            if fleet.error.take().is_some() {
+                tracing::info!(fleet = %new.fleet, "fleet is listed again");
+            }
         }
         if let Some(windows) = windows {
             self.set_windows(windows);
@@ -280,12 +297,32 @@ impl Fleets {
         self.publish();
     }
 
-    /// A listing could not be stored: it is made again soon.
-    pub(super) fn retry(&mut self, name: &str) {
+    /// A listing could not be put in force: the fleet is listed again, as after a failed listing.
+    pub(super) fn retry(&mut self, name: &str, reason: &str) {
+        let (at, chance) = (self.env.now(), self.env.random());
         if let Some(fleet) = self.fleets.get_mut(name) {
-            fleet.due = Instant::now() + FIRST_RETRY;
+            let problem = reason.to_owned();
+            let (remedy, status, code) = (None, None, None);
+            let error = ListingError { at, problem, remedy, is_passing: true, status, code };
+            fleet.fail(error, chance);
         }
         self.publish();
+    }
+
+    /// Announces the windows that are about to be in force, until they are set or withdrawn.
+    pub(super) fn announce(&self, windows: &PlacedWindows) {
+        self.board.announce_windows(windows.origins.clone());
+    }
+
+    /// What the API shows of the fleets.
+    #[cfg(test)]
+    pub(super) fn board(&self) -> FleetBoard {
+        self.board.clone()
+    }
+
+    /// Takes back what was announced: the windows stay as they were.
+    pub(super) fn withdraw(&self) {
+        self.board.withdraw_windows();
     }
 
     fn publish(&self) {
@@ -317,78 +354,13 @@ impl ManagedFleet {
         }
     }
 
-    /// Whether a listing lacks the calendars of so many windows that another one has to confirm it.
-    /// Lists of calendars have been wrong for weeks (fact 185), and a name may be mistyped.
-    fn holds_calendars(&mut self, listed: &ListedFleet) -> bool {
-        let members = &listed.listing.members;
-        let all: usize = members.values().map(|member| member.windows.len()).sum();
-        let missing: usize = listed
-            .calendars
-            .iter()
-            .filter_map(|(id, calendars)| Some((members.get(id)?, calendars)))
-            .map(|(member, calendars)| {
-                let is_listed = |known: &&FleetWindow| {
-                    calendars.iter().any(|calendar| calendar.calendar == known.calendar)
-                };
-                member.windows.len() - member.windows.iter().filter(is_listed).count()
-            })
-            .sum();
-        if missing < MASS_LEAVE_MIN || missing * 2 <= all {
-            self.calendars_missing = None;
-            return false;
-        }
-        let since = self.calendars_missing.map_or_else(Instant::now, |known| known.since);
-        if since.elapsed() >= self.spec.settings.confirm_after {
-            self.calendars_missing = None;
-            return false;
-        }
-        self.calendars_missing = Some(MissingCalendars { count: missing, since });
-        let fleet = &self.spec.name;
-        tracing::warn!(%fleet, missing, "listing lacks the calendars of most windows, they stay before another listing agrees");
-        true
-    }
-
-    /// Names the windows of the calendars that were listed, and forgets those that are gone.
-    fn accept(&mut self, listed: ListedFleet, taken: impl Fn(&str) -> bool) -> FleetListing {
-        let keep_all = self.holds_calendars(&listed);
-        let ListedFleet { mut listing, calendars, faults, left_out, outcome, .. } = listed;
-        let mut names: HashSet<Arc<str>> = listing
-            .members
-            .values()
-            .flat_map(|member| member.windows.iter().map(|window| window.name.clone()))
-            .collect();
-        self.faults = faults;
-        self.left_out = left_out;
-        for (id, calendars) in calendars {
-            let Some(member) = listing.members.get_mut(&id) else { continue };
-            let is_listed = |known: &FleetWindow| {
-                calendars.iter().any(|calendar| calendar.calendar == known.calendar)
-            };
-            member.windows.retain(|known| keep_all || is_listed(known));
-            for calendar in &calendars {
-                if member.windows.iter().any(|known| known.calendar == calendar.calendar) {
-                    continue;
-                }
-                let used = |name: &str| names.contains(name) || taken(name);
-                match self.spec.new_window(&member.mailbox, calendar, used) {
-                    Ok(window) => {
-                        names.insert(window.name.clone());
-                        member.windows.push(window);
-                    }
-                    Err(error) => self.faults.push(MemberFault {
-                        member: member.mailbox.address.clone(),
-                        problem: error.to_string(),
-                    }),
-                }
-            }
-        }
-        if let ListingOutcome::Applied { joined, left } = outcome
-            && joined + left > 0
-        {
-            let (fleet, members) = (&self.spec.name, listing.members.len());
-            tracing::info!(%fleet, joined, left, members, "fleet changed");
-        }
-        listing
+    /// Notes a failed listing and when the next one is due. `chance` spreads the fleets.
+    fn fail(&mut self, error: ListingError, chance: f64) {
+        let wait = FIRST_RETRY * 2u32.saturating_pow(self.failures.min(10));
+        let wait = wait.min(self.spec.relist_every).mul_f64(1.0 - chance / 4.0);
+        self.failures += 1;
+        self.due = Instant::now() + wait;
+        self.error = Some(error);
     }
 }
 

@@ -91,17 +91,22 @@ impl Daemon {
         let PreparedListing { new, change } = match result {
             Ok(prepared) => prepared,
             Err(error) => {
-                tracing::warn!(%fleet, reason = %error_chain(&error), "listing not stored, listing again");
-                return self.fleets.retry(&fleet);
+                let reason = error_chain(&error).to_string();
+                tracing::warn!(%fleet, reason, "listing not stored, listing again later");
+                return self.fleets.retry(&fleet, &reason);
             }
         };
         let Some(change) = change else { return self.fleets.commit(new, None) };
         let ListedChange { config, windows, difference } = *change;
         let change = fleet_change(&config, &self.accounts.all(), &difference);
+        // Before the first page of a new window is stored.
+        self.fleets.announce(&windows);
         // A failed store ends the daemon's loop, and the next start uses the stored listing.
         if let Err(error) = self.supervisor.change_fleet(change, || {}).await {
-            tracing::warn!(%fleet, reason = %error_chain(&error), "fleet not changed, listing again");
-            return self.fleets.retry(&fleet);
+            let reason = error_chain(&error).to_string();
+            tracing::warn!(%fleet, reason, "fleet not changed, listing again later");
+            self.fleets.withdraw();
+            return self.fleets.retry(&fleet, &reason);
         }
         self.config = Arc::new(config);
         self.fleets.commit(new, Some(windows));
@@ -148,7 +153,9 @@ fn taken_names(config: &Config, listing: Option<&Arc<FleetListing>>) -> HashSet<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::tests::config;
+    use crate::daemon::DaemonOptions;
+    use crate::daemon::tests::{config, options};
+    use crate::graph::script::{Script, ScriptedResponse};
     use crate::mirror::fleet::{FleetMember, FleetWindow, ListedMailbox};
     use crate::mirror::window::CalendarRef;
     use crate::tests::{NOON, fleet_spec};
@@ -188,5 +195,49 @@ mod tests {
         assert_eq!(other.difference.unchanged, 2);
         let taken = taken_names(&in_force, listings.get("staff"));
         assert_eq!(taken, HashSet::from(["alice".into()]));
+    }
+
+    /// A daemon with a fleet, and a listing of it with these members.
+    async fn listed(directory: &std::path::Path, names: &[&str]) -> (Daemon, StoredListing) {
+        let mut config = config(directory, "store", &[]);
+        config.fleets = vec![Arc::new(fleet_spec())];
+        let transport = Script::new([ScriptedResponse::Silence], []);
+        let daemon = Daemon::start(DaemonOptions { transport, ..options(config) }).await.unwrap();
+        let new = NewListing { fleet: "staff".into(), listing: listing(names) };
+        let listings = daemon.fleets.listings();
+        let result = Ok(PreparedListing::of(new, &daemon.base, &daemon.config, listings));
+        (daemon, StoredListing { fleet: "staff".into(), result })
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_new_window_has_its_fleet_before_it_runs() {
+        let directory = tempfile::tempdir().unwrap();
+        let names: Vec<String> = (100..500).map(|n| format!("p{n}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let (mut daemon, stored) = listed(directory.path(), &names).await;
+        let (fleet, board) = (daemon.fleet(), daemon.fleets.board());
+        let watching = std::thread::spawn(move || {
+            while fleet.id("p100").is_none() {
+                std::thread::yield_now();
+            }
+            board.fleet_of("p100")
+        });
+        daemon.on_listing_stored(stored).await;
+        assert_eq!(watching.join().unwrap().as_deref(), Some("staff"));
+        assert_eq!(daemon.fleets.board().fleets()[0].windows, 400);
+        daemon.run(std::future::ready(())).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_window_that_could_not_start_has_no_fleet() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut daemon, stored) = listed(directory.path(), &["ann"]).await;
+        daemon.store().close().await.unwrap();
+        daemon.on_listing_stored(stored).await;
+        let board = daemon.fleets.board();
+        assert_eq!(board.fleet_of("ann"), None);
+        let status = &board.fleets()[0];
+        assert_eq!((status.members, status.failures), (0, 1));
+        assert!(status.last_error.is_some());
     }
 }

@@ -52,7 +52,7 @@ pub struct OnlineFault {
     pub status: Option<u16>,
     /// The error code of the answer.
     pub code: Option<String>,
-    /// What happened; with what to do about it if nobody has to grant anything.
+    /// What happened; with the remedy if no permission has to be granted.
     pub problem: String,
     /// What an administrator has to grant.
     pub remedy: Option<&'static str>,

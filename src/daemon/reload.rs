@@ -165,14 +165,18 @@ impl Daemon {
                 tokens.forget();
             }
         };
+        // Before the first page of a new window is stored.
+        self.fleets.announce(&windows);
         if let Err(error) = self.supervisor.change_fleet(change, point_of_no_return).await {
+            self.fleets.withdraw();
             self.listeners.discard(bound).await;
             return Err(ReloadError::failed(&error));
         }
+        // Before the groups of the new settings, which readers select by the fleets of windows.
+        self.fleets.configure(&config, &accounts, &self.fleets.listings(), windows);
         self.listeners.change(bound, settings);
         self.change_settings(&config.sections);
         let retried = self.supervisor.retry_sign_ins().into_iter().collect();
-        self.fleets.configure(&config, &accounts, &self.fleets.listings(), windows);
         self.accounts.replace(accounts);
         self.forget_removed_fleets(&config).await;
         self.base = Arc::new(base);

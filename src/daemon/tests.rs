@@ -44,7 +44,7 @@ client_secret_file = "secret"
 }
 
 /// Options of a daemon that must not request anything.
-fn options(config: Config) -> DaemonOptions {
+pub(super) fn options(config: Config) -> DaemonOptions {
     DaemonOptions {
         config,
         load: Arc::new(|| Err(Diagnostics(Vec::new()))),

@@ -1,4 +1,4 @@
-//! One listing of a fleet: who belongs to it, and the calendars of those who are new.
+//! One listing of a fleet: its members, and the calendars of new members.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ const MAX_FAULTS: usize = 100;
 
 /// What a listing found.
 pub(in crate::daemon) struct ListedFleet {
-    /// Who belongs to the fleet. New members have no windows yet.
+    /// The fleet's members. New members have no windows yet.
     pub(super) listing: FleetListing,
     pub(super) outcome: ListingOutcome,
     /// The selected calendars of members that were asked.
@@ -121,7 +121,7 @@ pub(super) async fn list(
     Ok(found)
 }
 
-/// Who belongs to the fleet now.
+/// The members that the fleet has now.
 async fn members(
     directory: &DirectoryClient,
     credential: &Credential,
@@ -275,7 +275,7 @@ mod tests {
         ListedCalendar { calendar, name: name.into(), is_written }
     }
 
-    /// What is found of one member who answers so.
+    /// What is found of one member with this answer.
     fn found(calendars: CalendarSelection, answer: MemberCalendars) -> ListedFleet {
         let mailbox = ListedMailbox {
             id: "1".into(),

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::*;
 use crate::api::HeldListingJson;
 use crate::graph::script::{self, Script};
-use crate::mirror::fleet::{FleetMember, FleetSource, ListedCalendar, ListedMailbox};
+use crate::mirror::fleet::{FleetMember, FleetSource, FleetWindow, ListedCalendar, ListedMailbox};
 use crate::mirror::window::{CalendarRef, Window};
 use crate::tests::fleet_spec;
 
@@ -38,7 +38,7 @@ fn finished(result: Result<ListedFleet, ListingError>) -> FinishedListing {
     FinishedListing { fleet: "staff".into(), spec: spec(), result }
 }
 
-/// A listing with these members, who all have a default calendar.
+/// A listing with these members, each with a default calendar.
 fn listed(ids: &[&str], outcome: ListingOutcome) -> ListedFleet {
     let mut listing = FleetListing { listed_at: Some(Timestamp::UNIX_EPOCH), ..Default::default() };
     let calendar = ListedCalendar {
@@ -142,6 +142,45 @@ async fn a_failed_listing_changes_nothing_and_is_repeated_sooner() {
     let status = &fleets.board.fleets()[0];
     assert_eq!(status.held.as_ref().unwrap().missing, 30);
     assert!(status.last_error.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listing_that_cannot_be_stored_is_repeated_less_and_less_often() {
+    let mut fleets = fleets();
+    let mut waits = Vec::new();
+    for _ in 0..3 {
+        assert!(fleets.take(finished(Ok(listed(&["a"], JOINED))), |_| false).is_some());
+        fleets.retry("staff", "disk full");
+        waits.push((fleets.fleets["staff"].due - Instant::now()).as_secs());
+    }
+    assert!((45..=60).contains(&waits[0]) && waits[1] >= 90 && waits[2] >= 180, "{waits:?}");
+    let shown = |fleets: &Fleets| {
+        let status = &fleets.board.fleets()[0];
+        (status.failures, status.last_error.as_ref().map(|error| error.problem.clone()))
+    };
+    assert_eq!(shown(&fleets), (3, Some("disk full".to_owned())));
+    let new = fleets.take(finished(Ok(listed(&["a"], JOINED))), |_| false).unwrap();
+    fleets.commit(new, None);
+    assert_eq!(shown(&fleets), (0, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listing_that_panics_does_not_free_other_fleets() {
+    let mut fleets = fleets();
+    let tokens = fleets.fleets["staff"].tokens.clone();
+    let mut rooms = ManagedFleet::new(spec(), tokens, Arc::default(), Instant::now());
+    rooms.is_listing = true;
+    fleets.fleets.insert("rooms".into(), rooms);
+    let panicked = fleets.running.spawn(async { panic!("an example") });
+    let running = fleets.running.spawn(std::future::pending());
+    fleets.listed_by.insert(panicked.id(), "staff".into());
+    fleets.listed_by.insert(running.id(), "rooms".into());
+    let waiting = tokio::time::timeout(Duration::from_secs(1), fleets.next()).await;
+    assert!(waiting.is_err(), "a listing ended");
+    assert!(!fleets.fleets["staff"].is_listing && fleets.fleets["rooms"].is_listing);
+    let wait = fleets.fleets["staff"].due - Instant::now();
+    assert!(wait > Duration::from_secs(40) && wait <= Duration::from_secs(60), "{wait:?}");
+    assert_eq!(fleets.board.fleets().iter().map(|fleet| fleet.failures).sum::<u32>(), 1);
 }
 
 #[tokio::test(start_paused = true)]

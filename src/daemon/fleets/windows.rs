@@ -11,7 +11,7 @@ use crate::config::Config;
 #[derive(Debug, Default)]
 pub(in crate::daemon) struct PlacedWindows {
     /// Those in force.
-    pub(super) origins: WindowOrigins,
+    pub(super) origins: Arc<WindowOrigins>,
     /// Those left out because other windows have their names; by fleet.
     pub(super) refused: BTreeMap<Arc<str>, Vec<RefusedWindow>>,
 }
@@ -28,7 +28,7 @@ pub(super) struct RefusedWindow {
 /// A configuration with the windows of its fleets.
 pub(in crate::daemon) fn extended(base: &Config, listings: &Listings) -> (Config, PlacedWindows) {
     let mut config = base.clone();
-    let mut all = PlacedWindows::default();
+    let (mut origins, mut all) = (WindowOrigins::new(), PlacedWindows::default());
     for spec in &base.fleets {
         let Some(listing) = listings.get(&spec.name) else { continue };
         let refused = config.extend(listing.windows(spec));
@@ -41,11 +41,12 @@ pub(in crate::daemon) fn extended(base: &Config, listings: &Listings) -> (Config
                     let of_fleet = all.refused.entry(spec.name.clone()).or_default();
                     of_fleet.push(RefusedWindow { member, name });
                 } else {
-                    all.origins.insert(name, (spec.name.clone(), member.mailbox.place.clone()));
+                    origins.insert(name, (spec.name.clone(), member.mailbox.place.clone()));
                 }
             }
         }
     }
+    all.origins = Arc::new(origins);
     (config, all)
 }
 
