@@ -1,4 +1,4 @@
-//! Fleets by the real binary: who joins, who leaves, who stays, and what a listing cannot do.
+//! Fleets by the real binary: members join, leave and stay, and what a listing cannot do.
 
 use std::collections::BTreeSet;
 
@@ -138,7 +138,7 @@ async fn members_join_leave_and_keep_their_window_under_another_address() {
     fleet.assert_mirrors("alice@contoso.com", "anna@contoso.com").await;
     assert_eq!(fleet.fixture.simulator.statistics().total.enumerations, enumerations);
 
-    // A start uses the stored listing: without a listing nobody leaves.
+    // A start uses the stored listing: without a listing no member leaves.
     daemon.stop().await;
     let checked = fleet.fixture.cli(&["check", "--json"]).await;
     let answer: Value = serde_json::from_str(&checked.out).unwrap();

@@ -83,7 +83,7 @@ function summary({ windows, healthy }) {
 // What keeps mailboxes from joining or leaving a [[fleet]], or from having a window.
 function troubles({ fleets }) {
   const said = fleets.flatMap(({ name, last_error: error, held, calendars_held: calendars, faults, members_with_faults: members }) => [
-    error && `${name} is not listed, nobody leaves: ${[error.problem, error.remedy].filter(Boolean).join("; ")}`,
+    error && `${name} is not listed, members stay: ${[error.problem, error.remedy].filter(Boolean).join("; ")}`,
     held && `${name}: the listing lacks ${many(held.missing, "member")}, who stay unless one after ${at(held.until)} agrees`,
     calendars && `${name}: the listing lacks the calendars of ${many(calendars.missing, "window")}, which stay unless one after ${at(calendars.until)} agrees`,
     faults > 0 && `${name}: ${many(faults, "member")} without a window, such as ${members[0]}`,

@@ -203,7 +203,7 @@ pub(in crate::cli) fn fleet_lines(
         vec![format!("fleet {name}: members: {members}{without}, windows: {windows}, {listed}")];
     if let Some(error) = &fleet.last_error {
         let remedy = error.remedy.as_ref().map(|remedy| format!("; {remedy}")).unwrap_or_default();
-        lines.push(format!("fleet {name}: not listed, nobody leaves: {}{remedy}", error.problem));
+        lines.push(format!("fleet {name}: not listed, members stay: {}{remedy}", error.problem));
     }
     if let Some(held) = &fleet.held {
         let until = full(held.until, zone);

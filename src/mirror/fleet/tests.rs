@@ -60,7 +60,7 @@ fn a_listing_that_lacks_most_members_is_confirmed_first() {
     let mut listing = full();
     let held = ListingOutcome::Held { missing: 21, until: later(10) };
     assert_eq!(listing.update(all(21..41), TEN_MINUTES, AT), held);
-    assert_eq!(listing.members.len(), 41, "who is new joins, nobody leaves");
+    assert_eq!(listing.members.len(), 41, "new members join, no member leaves");
     let again = listing.update(all(21..41), TEN_MINUTES, later(9));
     assert!(matches!(again, ListingOutcome::Held { .. }), "{again:?}");
     let confirmed = ListingOutcome::Applied { joined: 0, left: 21 };
