@@ -161,14 +161,14 @@ mod tests {
     use crate::tests::{NOON, fleet_spec};
 
     /// A listing with these members, whose windows have their names.
-    fn listing(names: &[&str]) -> Arc<FleetListing> {
-        let member = |name: &&str| {
-            let (id, address): (Arc<str>, _) = ((*name).into(), (*name).into());
+    fn listing(names: &[impl AsRef<str>]) -> Arc<FleetListing> {
+        let member = |name: &str| {
+            let (id, address): (Arc<str>, _) = (name.into(), name.into());
             let mailbox = ListedMailbox { id: id.clone(), address, name: "".into(), place: None };
             let window = FleetWindow { name: id.clone(), calendar: CalendarRef::Default };
             (id, FleetMember { windows: vec![window], ..FleetMember::new(mailbox) })
         };
-        let members = names.iter().map(member).collect();
+        let members = names.iter().map(|name| member(name.as_ref())).collect();
         Arc::new(FleetListing { members, ..FleetListing::default() })
     }
 
@@ -198,7 +198,10 @@ mod tests {
     }
 
     /// A daemon with a fleet, and a listing of it with these members.
-    async fn listed(directory: &std::path::Path, names: &[&str]) -> (Daemon, StoredListing) {
+    async fn listed(
+        directory: &std::path::Path,
+        names: &[impl AsRef<str>],
+    ) -> (Daemon, StoredListing) {
         let mut config = config(directory, "store", &[]);
         config.fleets = vec![Arc::new(fleet_spec())];
         let transport = Script::new([ScriptedResponse::Silence], []);
@@ -209,19 +212,43 @@ mod tests {
         (daemon, StoredListing { fleet: "staff".into(), result })
     }
 
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_new_window_has_its_fleet_before_it_runs() {
-        let directory = tempfile::tempdir().unwrap();
-        let names: Vec<String> = (100..500).map(|n| format!("p{n}")).collect();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let (mut daemon, stored) = listed(directory.path(), &names).await;
+    /// So many members that the start of their windows takes a while.
+    fn names() -> Vec<String> {
+        (100..500).map(|n| format!("p{n}")).collect()
+    }
+
+    /// The fleet of the first of these windows at the moment when it is running.
+    fn first_fleet(daemon: &Daemon) -> std::thread::JoinHandle<Option<Arc<str>>> {
         let (fleet, board) = (daemon.fleet(), daemon.fleets.board());
-        let watching = std::thread::spawn(move || {
+        std::thread::spawn(move || {
             while fleet.id("p100").is_none() {
                 std::thread::yield_now();
             }
             board.fleet_of("p100")
-        });
+        })
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_window_that_a_reload_starts_has_its_fleet_before_it_runs() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut daemon, _) = listed(directory.path(), &[""; 0]).await;
+        // Members whose windows are not in force, as if their names had been taken so far.
+        let new = NewListing { fleet: "staff".into(), listing: listing(&names()) };
+        daemon.fleets.commit(new, None);
+        let base = daemon.base.clone();
+        daemon.load = Arc::new(move || Ok((*base).clone()));
+        let (reloads, watching) = (daemon.reloads(), first_fleet(&daemon));
+        let reloaded = tokio::spawn(async move { reloads.ask(false).await });
+        let ended = daemon.run(async { drop(reloaded.await.unwrap().unwrap()) });
+        ended.await.unwrap();
+        assert_eq!(watching.join().unwrap().as_deref(), Some("staff"));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_new_window_has_its_fleet_before_it_runs() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut daemon, stored) = listed(directory.path(), &names()).await;
+        let watching = first_fleet(&daemon);
         daemon.on_listing_stored(stored).await;
         assert_eq!(watching.join().unwrap().as_deref(), Some("staff"));
         assert_eq!(daemon.fleets.board().fleets()[0].windows, 400);
