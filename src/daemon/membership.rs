@@ -204,7 +204,7 @@ mod tests {
     ) -> (Daemon, StoredListing) {
         let mut config = config(directory, "store", &[]);
         config.fleets = vec![Arc::new(fleet_spec())];
-        let transport = Script::new([ScriptedResponse::Silence], []);
+        let transport = Script::new([(); 9].map(|()| ScriptedResponse::Silence), []);
         let daemon = Daemon::start(DaemonOptions { transport, ..options(config) }).await.unwrap();
         let new = NewListing { fleet: "staff".into(), listing: listing(names) };
         let listings = daemon.fleets.listings();
