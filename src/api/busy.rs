@@ -14,7 +14,7 @@ use super::extract::ApiRequest;
 use super::limits::{SliceProducer, end_list};
 use super::model::PlaceJson;
 use super::problem::Problem;
-use super::selection::{SELECTION, WindowSelection};
+use super::selection::{SELECTION, SelectedWindows};
 use super::view::EventView;
 use crate::mirror::busy_time::{self, BusyTime};
 
@@ -90,7 +90,7 @@ pub(super) async fn many(request: ApiRequest) -> Result<Response, Problem> {
     let from = from.unwrap_or(today);
     let to = end_of_range(from, to)?;
     let app = request.app.clone();
-    let selection = WindowSelection::parse(&parameters, Some("windows"), &app, &request.access)?;
+    let selection = SelectedWindows::parse(&parameters, Some("windows"), &app, &request.access)?;
     let parts = json!(["busy", view.tag(), from, to]);
     let (names, tag) = select(selection, &app, parts).await?;
     if let Some(answer) = request.not_modified(&tag) {
@@ -120,7 +120,7 @@ pub(super) fn end_of_range(from: Timestamp, to: Option<Timestamp>) -> Result<Tim
 /// The names of the selected windows that run, and the tag of the answer about them. It depends on
 /// `parts` and on the windows.
 pub(super) async fn select(
-    selection: WindowSelection,
+    selection: SelectedWindows,
     app: &Arc<AppState>,
     parts: Value,
 ) -> Result<(Vec<Arc<str>>, ETag), Problem> {

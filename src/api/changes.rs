@@ -23,7 +23,7 @@ use super::extract::ApiRequest;
 use super::limits::{RequestLimits, SLICE_BYTES, SliceProducer, TURN_TIMEOUT};
 use super::problem::Problem;
 use super::query::ANSWER_BYTES;
-use super::selection::{FeedScope, SELECTION, WindowSelection};
+use super::selection::{FeedScope, SELECTION, SelectedWindows};
 use super::view::EventView;
 use crate::mirror::change::Seq;
 use crate::store::{Change, FeedError, FeedFilter, Follower};
@@ -54,7 +54,7 @@ async fn negotiate(request: ApiRequest) -> Result<Response, Problem> {
     let known = [&["after", "limit", "wait", "fields", "ignore"][..], &SELECTION].concat();
     let (parameters, view) = request.viewed(&known)?;
     let ApiRequest { app, access, headers, .. } = request;
-    let selection = WindowSelection::parse(&parameters, None, &app, &access)?;
+    let selection = SelectedWindows::parse(&parameters, None, &app, &access)?;
     let scope = FeedScope::new(&selection, &view);
     let limit = parameters.limit()?;
     let wait = parameters.wait()?;
@@ -98,7 +98,7 @@ fn accepts_events(headers: &HeaderMap) -> bool {
 /// or still in the store, and which the reader may see.
 async fn unknown_window(
     app: &AppState,
-    selection: &WindowSelection,
+    selection: &SelectedWindows,
 ) -> Result<Option<String>, Problem> {
     let Some(names) = selection.only_names() else { return Ok(None) };
     if names.iter().any(|name| selection.contains(name) && app.fleet.id(name).is_some()) {

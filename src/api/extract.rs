@@ -14,7 +14,7 @@ use super::access::Access;
 use super::etag::ETag;
 use super::problem::Problem;
 use super::query::{Parameters, Range};
-use super::selection::WindowSelection;
+use super::selection::SelectedWindows;
 use super::view::{EventView, FILTER};
 use crate::mirror::position::WindowId;
 use crate::mirror::status::WindowStatus;
@@ -82,8 +82,8 @@ impl ApiRequest {
     }
 
     /// The selection of the route's window.
-    pub(super) fn selection_of_one(&self) -> WindowSelection {
-        WindowSelection::of(&self.name, &self.app, &self.access)
+    pub(super) fn selection_of_one(&self) -> SelectedWindows {
+        SelectedWindows::of(&self.name, &self.app, &self.access)
     }
 
     /// `from` and `to` of the parameters.

@@ -17,7 +17,7 @@ use super::extract::ApiRequest;
 use super::model::PlaceJson;
 use super::problem::Problem;
 use super::query::{ANSWER_BYTES, Parameters};
-use super::selection::{SELECTION, WindowSelection};
+use super::selection::{SELECTION, SelectedWindows};
 use super::view::EventView;
 use crate::mirror::free_slots::{FreeSlot, SlotRule, find, occupied, occupies};
 use crate::mirror::open_hours::{DayHours, OpenHours, WeekDays};
@@ -96,7 +96,7 @@ pub(super) async fn free(request: ApiRequest) -> Result<Response, Problem> {
     let (parameters, view) = request.viewed(&[&SEARCH[..], &SELECTION].concat())?;
     let search = FreeSearch::parse(&parameters, request.app.env.now())?;
     let app = request.app.clone();
-    let selection = WindowSelection::parse(&parameters, Some("windows"), &app, &request.access)?;
+    let selection = SelectedWindows::parse(&parameters, Some("windows"), &app, &request.access)?;
     let parts = json!(["free", view.tag(), search.tag(), parameters.text("need")]);
     let (names, tag) = select(selection, &app, parts).await?;
     let need = parse_need(&parameters, names.len())?;

@@ -22,7 +22,7 @@ use super::extract::ApiRequest;
 use super::limits::{SliceProducer, end_list};
 use super::problem::Problem;
 use super::query::ANSWER_BYTES;
-use super::selection::{FeedScope, SELECTION, WindowSelection};
+use super::selection::{FeedScope, SELECTION, SelectedWindows};
 use super::view::EventView;
 use crate::mirror::page::EventId;
 use crate::mirror::position::WindowId;
@@ -46,7 +46,7 @@ pub(super) async fn list(request: ApiRequest) -> Result<Response, Problem> {
     let (from, to) = request.range(&parameters)?;
     let limit = parameters.limit()?;
     let ApiRequest { app, access, .. } = &request;
-    let selection = WindowSelection::parse(&parameters, Some("windows"), app, access)?;
+    let selection = SelectedWindows::parse(&parameters, Some("windows"), app, access)?;
     let scope = FeedScope::new(&selection, &view);
     let page = parameters.text("page").map(MergedPage::parse).transpose()?;
     let names = selection.running()?;

@@ -22,14 +22,14 @@ pub(super) const SELECTION: [&str; 2] = ["window", "group"];
 /// The windows of a request: those that one of its patterns or groups names, or all; of these, those
 /// that the reader may see.
 #[derive(Clone)]
-pub(super) struct WindowSelection {
+pub(super) struct SelectedWindows {
     app: Arc<AppState>,
     access: Access,
     patterns: BTreeSet<NamePattern>,
     groups: BTreeSet<Arc<str>>,
 }
 
-impl WindowSelection {
+impl SelectedWindows {
     /// The selection of a request. With `list`, that parameter holds patterns separated by commas.
     ///
     /// # Errors
@@ -179,9 +179,9 @@ impl WindowSelection {
     }
 }
 
-impl fmt::Debug for WindowSelection {
+impl fmt::Debug for SelectedWindows {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("WindowSelection").field(&self.canonical()).finish()
+        f.debug_tuple("SelectedWindows").field(&self.canonical()).finish()
     }
 }
 
@@ -206,7 +206,7 @@ impl FeedScope {
     const NONE: Self = Self { filter: [0; 6], meaning: [0; 6] };
 
     /// The scope of a view of these windows.
-    pub(super) fn new(selection: &WindowSelection, view: &EventView) -> Self {
+    pub(super) fn new(selection: &SelectedWindows, view: &EventView) -> Self {
         let is_filtered = !view.filter.is_empty()
             || !(selection.single().is_some() || selection.canonical().is_empty());
         let mut scope = Self::NONE;

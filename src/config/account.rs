@@ -204,7 +204,7 @@ fn credential(
         "access_token_file" => reader.read(key, private).map(Credential::AccessTokenFile),
         COMMAND => {
             let origin = reader.origin(key);
-            let command = |written: RawValue<'_>| token_command::read(written, &origin);
+            let command = |written: RawValue<'_>| token_command::read(written, &origin, sources);
             reader.read(key, command).map(Credential::AccessTokenCommand)
         }
         _ => reader.read(key, |written| variable(written, sources)).map(Credential::SecretEnv),

@@ -1,5 +1,5 @@
 //! Reads the command that prints an access token. The daemon runs it, so it is taken only from a
-//! file that only its owner and root can change, and so is its program.
+//! file that only its owner and root can change, and so is a program with an absolute path.
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -11,12 +11,17 @@ use std::sync::Arc;
 use super::diagnostic::Issue;
 use super::origin::ValueOrigin;
 use super::reader::RawValue;
+use super::sources::Sources;
 
 /// The most symbolic links on the way to a file, as for the system.
 const MAX_LINKS: usize = 40;
 
 /// Reads the program and its arguments.
-pub(super) fn read(written: RawValue<'_>, origin: &ValueOrigin) -> Result<Arc<[String]>, Issue> {
+pub(super) fn read(
+    written: RawValue<'_>,
+    origin: &ValueOrigin,
+    sources: &Sources,
+) -> Result<Arc<[String]>, Issue> {
     let ValueOrigin::File { path, .. } = origin else {
         let remedy = "write it into a configuration file that only its owner can change";
         return Err(Issue::new("a command outside a configuration file", remedy));
@@ -24,25 +29,34 @@ pub(super) fn read(written: RawValue<'_>, origin: &ValueOrigin) -> Result<Arc<[S
     let command = written.texts()?;
     let program = command.first().copied().unwrap_or_default();
     if program.is_empty() {
-        let remedy = "write the program and its arguments, like [\"/usr/bin/az\", \"account\", …]";
+        let remedy = "write the program and its arguments, like [\"az\", \"account\", …]";
         return Err(Issue::new("no program", remedy));
     }
-    let program = Path::new(program);
-    // The check and the daemon may search different directories, and each of them would need the
-    // same protection as the program.
-    if !program.is_absolute() {
-        return Err(Issue::new("its program has no absolute path", "write the absolute path"));
-    }
-    if !is_program(program) {
+    let is_bare = !program.contains('/');
+    let found = match is_bare {
+        true => {
+            let path = sources.environment.get("PATH").map(String::as_str).unwrap_or_default();
+            std::env::split_paths(path).any(|directory| is_program(&directory.join(program)))
+        }
+        false => is_program(Path::new(program)),
+    };
+    if !found {
         let problem = "its program is not found, or cannot be run";
-        return Err(Issue::new(problem, "correct the path, or make the file executable"));
+        return Err(Issue::new(problem, "write its absolute path, and make the file executable"));
+    }
+    if !is_bare && !program.starts_with('/') {
+        let problem = "its program is a relative path, and the daemon's directory is not this one";
+        return Err(Issue::new(problem, "write the program's absolute path"));
     }
     // The owner of this file chooses what the daemon runs, so nothing is lost by trusting that user
     // with the program. The user of this process is not asked for: `check` and the daemon may run
     // as different users, and have to agree.
     let owner = std::fs::metadata(path).map_err(|error| unreadable(path, &error))?.uid();
     only_owner_changes(path, owner)?;
-    only_owner_changes(program, owner)?;
+    // Who sets PATH chooses the program, as everywhere.
+    if !is_bare {
+        only_owner_changes(Path::new(program), owner)?;
+    }
     Ok(command.into_iter().map(str::to_owned).collect())
 }
 

@@ -9,6 +9,7 @@ mod clock;
 mod commands;
 mod compare;
 mod configuration;
+mod consumers;
 mod converge;
 mod daemon;
 mod documented;

@@ -164,7 +164,7 @@ async fn another_version_alone_can_be_ignored() {
 
 /// What happens to a window, and when its readers read.
 #[derive(Clone, Debug)]
-enum Step {
+enum FilterStep {
     Put { window: usize, id: u8, response: usize, cancelled: bool },
     Remove { window: usize, id: u8 },
     Read { reader: usize, limit: usize },
@@ -219,14 +219,14 @@ fn query() -> impl Strategy<Value = Query> {
     })
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn steps() -> impl Strategy<Value = Vec<FilterStep>> {
     let (window, id) = (0..WINDOWS.len(), 0..4u8);
     let step = prop_oneof![
         4 => (window.clone(), id.clone(), 0..RESPONSES.len(), any::<bool>()).prop_map(
-            |(window, id, response, cancelled)| Step::Put { window, id, response, cancelled }
+            |(window, id, response, cancelled)| FilterStep::Put { window, id, response, cancelled }
         ),
-        1 => (window, id).prop_map(|(window, id)| Step::Remove { window, id }),
-        3 => (0..READERS, 1..4usize).prop_map(|(reader, limit)| Step::Read { reader, limit }),
+        1 => (window, id).prop_map(|(window, id)| FilterStep::Remove { window, id }),
+        3 => (0..READERS, 1..4usize).prop_map(|(reader, limit)| FilterStep::Read { reader, limit }),
     ];
     prop::collection::vec(step, 1..40)
 }
@@ -252,20 +252,20 @@ impl Reader {
     }
 }
 
-async fn folds(steps: Vec<Step>, queries: [Query; READERS]) {
+async fn folds(steps: Vec<FilterStep>, queries: [Query; READERS]) {
     let fixture = Fixture::new().await;
     let mut readers: [Reader; READERS] = Default::default();
     for (version, step) in (0..).zip(steps) {
         match step {
-            Step::Put { window, id, response, cancelled } => {
+            FilterStep::Put { window, id, response, cancelled } => {
                 let event =
                     meeting(&format!("{window}{id}"), RESPONSES[response], cancelled, version);
                 fixture.put(fixture.id(WINDOWS[window]), &[event]).await;
             }
-            Step::Remove { window, id } => {
+            FilterStep::Remove { window, id } => {
                 fixture.write(fixture.id(WINDOWS[window]), &[], &[&format!("{window}{id}")]).await;
             }
-            Step::Read { reader, limit } => {
+            FilterStep::Read { reader, limit } => {
                 readers[reader].read(&fixture, &queries[reader].text(), limit).await;
             }
         }

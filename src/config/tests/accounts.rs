@@ -183,19 +183,27 @@ fn a_command_comes_from_a_file_that_nobody_else_can_change() {
     let command = ["/bin/sh", "-c", "echo token"].map(str::to_owned);
     let account = &fixture.config().accounts["a"];
     assert_eq!(account.credential, Credential::AccessTokenCommand(command.into()));
+    // A name without a path is looked up.
+    fixture.write("calmirror.toml", &text.replace("/bin/sh", "sh"));
+    let fixture = fixture.set("PATH", "/no/such/directory:/bin");
+    fixture.config();
+    fixture.write("calmirror.toml", text);
     let at = "calmirror.toml:2: account.a.access_token_command:";
     for (from, to, said) in [
         (
             "\"/bin/sh\"",
             "\"/etc/passwd\"",
-            "its program is not found, or cannot be run; correct the path, or make the file executable",
+            "its program is not found, or cannot be run; write its absolute path, and make the file executable",
         ),
-        ("\"/bin/sh\"", "\"sh\"", "its program has no absolute path; write the absolute path"),
-        ("\"/bin/sh\"", "\"bin/sh\"", "its program has no absolute path; write the absolute path"),
+        (
+            "\"/bin/sh\"",
+            "\"no-such-program\"",
+            "its program is not found, or cannot be run; write its absolute path, and make the file executable",
+        ),
         (
             "\"/bin/sh\"",
             "\"\"",
-            "no program; write the program and its arguments, like [\"/usr/bin/az\", \"account\", …]",
+            "no program; write the program and its arguments, like [\"az\", \"account\", …]",
         ),
         (
             "[\"/bin/sh\", \"-c\", \"echo token\"]",

@@ -88,3 +88,57 @@ impl ManagedFleet {
         listing
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::HeldListingJson;
+    use crate::daemon::fleets::tests::{JOINED, finished, fleets, listed, spec};
+    use crate::daemon::fleets::{Fleets, NewListing};
+    use crate::graph::script;
+    use crate::mirror::window::CalendarRef;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_calendar_that_is_gone_takes_its_window_along() {
+        let mut fleets = fleets();
+        let mut gone = listed(&["a"], JOINED);
+        let windows = &mut gone.listing.members.get_mut("a").unwrap().windows;
+        windows
+            .push(FleetWindow { name: "a:Team".into(), calendar: CalendarRef::Id("team".into()) });
+        let new = fleets.take(finished(Ok(gone)), |_| false).unwrap();
+        let names: Vec<_> = new.listing.windows(&spec()).map(|window| window.name).collect();
+        assert_eq!(names, ["a@contoso.com".into()]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calendars_that_most_windows_lack_are_gone_only_if_a_later_listing_agrees() {
+        let names: Vec<String> = (0..30).map(|n| format!("p{n}")).collect();
+        let ids: Vec<&str> = names.iter().map(String::as_str).collect();
+        let lacking = || {
+            let mut all = listed(&ids, ListingOutcome::Applied { joined: 0, left: 0 });
+            for (id, member) in &mut all.listing.members {
+                let (name, calendar) = (id.clone(), CalendarRef::Default);
+                member.windows.push(FleetWindow { name, calendar });
+            }
+            for (_, calendars) in &mut all.calendars {
+                calendars.clear();
+            }
+            all
+        };
+        let mut fleets = fleets();
+        let windows = |new: &NewListing| new.listing.windows(&spec()).count();
+        let held = fleets.take(finished(Ok(lacking())), |_| false).unwrap();
+        assert_eq!(windows(&held), 30);
+        fleets.commit(held, None);
+        let confirm_after = spec().settings.confirm_after;
+        assert_eq!(fleets.fleets["staff"].due - Instant::now(), confirm_after);
+        let shown = |fleets: &Fleets| fleets.board.fleets()[0].calendars_held.clone();
+        let until = script::env().now().saturating_add(confirm_after).unwrap();
+        assert_eq!(shown(&fleets), Some(HeldListingJson { missing: 30, until }));
+        tokio::time::advance(confirm_after).await;
+        let gone = fleets.take(finished(Ok(lacking())), |_| false).unwrap();
+        assert_eq!(windows(&gone), 0);
+        fleets.commit(gone, None);
+        assert_eq!(shown(&fleets), None);
+    }
+}

@@ -3,13 +3,12 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::*;
-use crate::api::HeldListingJson;
 use crate::graph::script::{self, Script};
-use crate::mirror::fleet::{FleetMember, FleetSource, FleetWindow, ListedCalendar, ListedMailbox};
+use crate::mirror::fleet::{FleetMember, FleetSource, ListedCalendar, ListedMailbox};
 use crate::mirror::window::{CalendarRef, Window};
 use crate::tests::fleet_spec;
 
-fn spec() -> Arc<FleetSpec> {
+pub(super) fn spec() -> Arc<FleetSpec> {
     Arc::new(fleet_spec())
 }
 
@@ -23,7 +22,7 @@ fn member(id: &str) -> FleetMember {
 }
 
 /// Fleets with one that is being listed.
-fn fleets() -> Fleets {
+pub(super) fn fleets() -> Fleets {
     let script = Script::new([], []);
     let tokens = script::tokens(&script);
     let client = script::client(&script);
@@ -34,12 +33,12 @@ fn fleets() -> Fleets {
     fleets
 }
 
-fn finished(result: Result<ListedFleet, ListingError>) -> FinishedListing {
+pub(super) fn finished(result: Result<ListedFleet, ListingError>) -> FinishedListing {
     FinishedListing { fleet: "staff".into(), spec: spec(), result }
 }
 
 /// A listing with these members, each with a default calendar.
-fn listed(ids: &[&str], outcome: ListingOutcome) -> ListedFleet {
+pub(super) fn listed(ids: &[&str], outcome: ListingOutcome) -> ListedFleet {
     let mut listing = FleetListing { listed_at: Some(Timestamp::UNIX_EPOCH), ..Default::default() };
     let calendar = ListedCalendar {
         calendar: CalendarRef::Default,
@@ -55,7 +54,7 @@ fn listed(ids: &[&str], outcome: ListingOutcome) -> ListedFleet {
     ListedFleet { listing, outcome, calendars, faults, left_out, is_incomplete: false }
 }
 
-const JOINED: ListingOutcome = ListingOutcome::Applied { joined: 2, left: 0 };
+pub(super) const JOINED: ListingOutcome = ListingOutcome::Applied { joined: 2, left: 0 };
 
 #[tokio::test(start_paused = true)]
 async fn new_members_get_windows_and_taken_names_are_faults() {
@@ -94,17 +93,6 @@ async fn a_window_whose_name_is_taken_later_is_a_fault_of_its_member() {
     fleets.set_windows(PlacedWindows::default());
     fleets.publish();
     assert_eq!(counts(&fleets), (2, 0, Vec::new()));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_calendar_that_is_gone_takes_its_window_along() {
-    let mut fleets = fleets();
-    let mut gone = listed(&["a"], JOINED);
-    let windows = &mut gone.listing.members.get_mut("a").unwrap().windows;
-    windows.push(FleetWindow { name: "a:Team".into(), calendar: CalendarRef::Id("team".into()) });
-    let new = fleets.take(finished(Ok(gone)), |_| false).unwrap();
-    let names: Vec<_> = new.listing.windows(&spec()).map(|window| window.name).collect();
-    assert_eq!(names, ["a@contoso.com".into()]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -181,36 +169,4 @@ async fn a_listing_that_panics_does_not_free_other_fleets() {
     let wait = fleets.fleets["staff"].due - Instant::now();
     assert!(wait > Duration::from_secs(40) && wait <= Duration::from_secs(60), "{wait:?}");
     assert_eq!(fleets.board.fleets().iter().map(|fleet| fleet.failures).sum::<u32>(), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn calendars_that_most_windows_lack_are_gone_only_if_a_later_listing_agrees() {
-    let names: Vec<String> = (0..30).map(|n| format!("p{n}")).collect();
-    let ids: Vec<&str> = names.iter().map(String::as_str).collect();
-    let lacking = || {
-        let mut all = listed(&ids, ListingOutcome::Applied { joined: 0, left: 0 });
-        for (id, member) in &mut all.listing.members {
-            let (name, calendar) = (id.clone(), CalendarRef::Default);
-            member.windows.push(FleetWindow { name, calendar });
-        }
-        for (_, calendars) in &mut all.calendars {
-            calendars.clear();
-        }
-        all
-    };
-    let mut fleets = fleets();
-    let windows = |new: &NewListing| new.listing.windows(&spec()).count();
-    let held = fleets.take(finished(Ok(lacking())), |_| false).unwrap();
-    assert_eq!(windows(&held), 30);
-    fleets.commit(held, None);
-    let confirm_after = spec().settings.confirm_after;
-    assert_eq!(fleets.fleets["staff"].due - Instant::now(), confirm_after);
-    let shown = |fleets: &Fleets| fleets.board.fleets()[0].calendars_held.clone();
-    let until = script::env().now().saturating_add(confirm_after).unwrap();
-    assert_eq!(shown(&fleets), Some(HeldListingJson { missing: 30, until }));
-    tokio::time::advance(confirm_after).await;
-    let gone = fleets.take(finished(Ok(lacking())), |_| false).unwrap();
-    assert_eq!(windows(&gone), 0);
-    fleets.commit(gone, None);
-    assert_eq!(shown(&fleets), None);
 }
