@@ -13,6 +13,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints a table")]
 #![allow(clippy::disallowed_methods, reason = "real time is measured")]
 
+mod availability;
 mod bare;
 mod commit;
 mod daemon;
@@ -63,6 +64,9 @@ fn main() {
         }
         if table.wants(query::NAME) {
             query::run(&mut table).await;
+        }
+        if availability::NAMES.iter().any(|name| table.wants(name)) {
+            availability::run(&mut table).await;
         }
         if table.wants(feed::NAME) {
             feed::run(&mut table).await;
