@@ -114,10 +114,11 @@ async fn a_window_that_cannot_be_judged_is_never_free() {
         answer["unknown"].as_array().unwrap().iter().map(one).collect::<Vec<_>>()
     };
     let bob = "windows=alice,bob&duration=4h";
-    let change = |change: fn(&mut WindowStatus)| {
+    type StatusEdit = fn(&mut WindowStatus);
+    let change = |change: StatusEdit| {
         change(&mut fixture.fleet.windows.lock().unwrap()[2].0);
     };
-    let cases: [(fn(&mut WindowStatus), &str); 4] = [
+    let cases: [(StatusEdit, &str); 4] = [
         (|status| status.settled_once = false, "bob never_settled"),
         (|status| (status.settled_once, status.unreadable) = (true, 1), "bob unplaced_events"),
         (
