@@ -47,7 +47,10 @@ pub enum FeedFilter {
 /// Says for each name of a window whether its changes are wanted, or only, if the flag is set, those
 /// that say that an event is gone: the window may be gone, too.
 #[derive(Clone)]
-pub struct NameFilter(Arc<dyn Fn(&str, bool) -> bool + Send + Sync>);
+pub struct NameFilter(Arc<Acceptance>);
+
+/// Takes a name, and whether the change says that an event is gone.
+type Acceptance = dyn Fn(&str, bool) -> bool + Send + Sync;
 
 impl NameFilter {
     /// A filter that accepts the names for which `accepts` returns true.
