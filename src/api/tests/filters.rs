@@ -245,7 +245,8 @@ impl Reader {
         let (lines, cursor) =
             fixture.changes(&format!("/v1/changes?{query}&limit={limit}{after}")).await;
         // Readers may stop after any line.
-        let last = lines.last().filter(|_| limit.is_multiple_of(2)).map(|line| line["cursor"].as_str());
+        let last =
+            lines.last().filter(|_| limit.is_multiple_of(2)).map(|line| line["cursor"].as_str());
         self.cursor = last.flatten().map(str::to_owned).or(Some(cursor));
         apply(&mut self.mirror, &lines);
         !lines.is_empty()
