@@ -76,10 +76,7 @@ impl AccessPolicy {
         uri: &Uri,
         headers: &HeaderMap,
     ) -> Result<TokenCheck, Problem> {
-        let host = host(uri, headers).ok_or(Problem::BadHost)?;
-        if !self.names_this_listener(name_of(host).ok_or(Problem::BadHost)?) {
-            return Err(Problem::WrongHost);
-        }
+        let host = self.check_host(uri, headers)?;
         let reads = matches!(*method, Method::GET | Method::HEAD);
         let own_page = header_text(headers, header::ORIGIN)
             .is_none_or(|origin| origin.split_once("://").is_some_and(|(_, at)| at == host));
@@ -92,6 +89,15 @@ impl AccessPolicy {
         }
         let token = credential(headers).ok_or(Problem::Unauthorized)?;
         Ok(self.access_of(&token, headers.get(header::ORIGIN)))
+    }
+
+    /// The host that a request names, if it belongs to this listener.
+    fn check_host<'a>(&self, uri: &'a Uri, headers: &'a HeaderMap) -> Result<&'a str, Problem> {
+        let host = host(uri, headers).ok_or(Problem::BadHost)?;
+        match self.names_this_listener(name_of(host).ok_or(Problem::BadHost)?) {
+            true => Ok(host),
+            false => Err(Problem::WrongHost),
+        }
     }
 
     /// What a token allows. All tokens are compared, so the time says nothing about which matches.
@@ -146,6 +152,7 @@ pub(super) async fn check(
     next: Next,
 ) -> Result<Response, Problem> {
     let consumers = &policy.settings.consumers;
+    policy.check_host(request.uri(), request.headers())?;
     if let Some(answer) = consumers::preflight(consumers, request.method(), request.headers()) {
         return Ok(answer);
     }

@@ -18,6 +18,9 @@ use super::selection::{SELECTION, SelectedWindows};
 use super::view::EventView;
 use crate::mirror::busy_time::{self, BusyTime};
 
+/// Windows that are read before a turn ends: with a filter each may take long.
+const WINDOWS_PER_TURN: usize = 64;
+
 /// How long the range of several windows is if the request does not say.
 pub(super) const DEFAULT_RANGE: SignedDuration = SignedDuration::from_hours(7 * 24);
 
@@ -181,7 +184,9 @@ impl SliceProducer for BusyWriter {
         if !std::mem::replace(&mut self.begun, true) {
             slice.extend_from_slice(b"{\"value\":[");
         }
-        while slice.len() < bytes {
+        let mut read = 0;
+        while slice.len() < bytes && read < WINDOWS_PER_TURN {
+            read += 1;
             let Some(name) = self.names.next() else {
                 end_list(&mut slice, &json!({ "from": self.from, "to": self.to }));
                 self.over = true;

@@ -52,6 +52,9 @@ const MAX_WHOLE_ANSWERS: usize = 4;
 /// Exports at the same time. Each keeps track of what is written meanwhile.
 const MAX_EXPORTS: usize = 1;
 
+/// Lists of many windows at the same time: each holds some megabytes while it is sent.
+const MAX_MERGES: usize = 16;
+
 /// How long a request waits for its turn, or for the first bytes of its response.
 pub(super) const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -70,6 +73,7 @@ pub struct RequestLimits {
     wholes: Arc<Semaphore>,
     whole_bytes: Arc<Semaphore>,
     exports: Arc<Semaphore>,
+    merges: Arc<Semaphore>,
     pub(super) compressors: CompressorPool,
 }
 
@@ -121,6 +125,7 @@ impl RequestLimits {
             wholes: semaphore(MAX_WHOLE_ANSWERS),
             whole_bytes: semaphore(UNSLICED_BUDGET),
             exports: semaphore(MAX_EXPORTS),
+            merges: semaphore(MAX_MERGES),
             compressors: CompressorPool::default(),
         }
     }
@@ -134,6 +139,15 @@ impl RequestLimits {
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, Problem> {
         self.run_in_turn(&self.turn().await?, work).await
+    }
+
+    /// Waits until one more list of many windows may be sent.
+    ///
+    /// # Errors
+    /// 503 if it takes too long.
+    pub(super) async fn merge(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        let permit = timeout(TURN_TIMEOUT, permits(&self.merges, 1)).await;
+        permit.map_err(|_| Problem::Busy)
     }
 
     async fn turn(&self) -> Result<Arc<OwnedSemaphorePermit>, Problem> {

@@ -15,6 +15,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::AppState;
 use super::etag::ETagBuilder;
@@ -31,13 +32,17 @@ use crate::store::EventQuery;
 /// Most windows of a list: each costs a read and some events in memory.
 const MAX_WINDOWS: usize = 1000;
 
-/// Events of a window that are read at a time.
-const BATCH: usize = 16;
-/// Bytes of a window's events that are read at a time, if they are more than one event.
-const BATCH_BYTES: usize = 16 << 10;
+/// Events of a window that are read at first; each further read takes twice as many.
+const FIRST_BATCH: usize = 16;
+/// The most events of a window that are read at a time.
+const LAST_BATCH: usize = 1024;
+/// Bytes of events that all windows of a list hold together, besides one event of each.
+const HELD_BYTES: usize = 2 << 20;
+/// Bytes of events that one window holds at most, besides one event.
+const MAX_HELD_BYTES: usize = 256 << 10;
 
-/// Reads of a window at a time, as long as the filter refuses all of its events.
-const MAX_READS: usize = 256;
+/// Reads of the store for a slice after the first: a filter may refuse millions of events.
+const MAX_READS: usize = 64;
 
 /// `GET /v1/events`.
 pub(super) async fn list(request: ApiRequest) -> Result<Response, Problem> {
@@ -49,7 +54,8 @@ pub(super) async fn list(request: ApiRequest) -> Result<Response, Problem> {
     let selection = SelectedWindows::parse(&parameters, Some("windows"), app, access)?;
     let scope = FeedScope::new(&selection, &view);
     let page = parameters.text("page").map(MergedPage::parse).transpose()?;
-    let names = selection.running()?;
+    let finding = async move { selection.running() };
+    let names = app.limits.run(finding).await??;
     if names.len() > MAX_WINDOWS {
         let detail = format!("{} windows are selected: at most {MAX_WINDOWS} can be", names.len());
         return Err(Problem::bad_parameter("windows", detail));
@@ -76,9 +82,12 @@ pub(super) async fn list(request: ApiRequest) -> Result<Response, Problem> {
         return Ok(answer);
     }
     let (work, stopping) = (app.limits.clone(), app.stopping.clone());
+    let held_bytes = (HELD_BYTES / sources.len().max(1)).min(MAX_HELD_BYTES);
     let merged = MergedEvents {
+        _permit: work.merge().await?,
         app: app.clone(),
         view,
+        held_bytes,
         range: (from, to),
         sources,
         heads: BinaryHeap::new(),
@@ -102,6 +111,8 @@ struct EventSource {
     read: VecDeque<(Timestamp, EventId, Bytes)>,
     /// What was read last.
     after: Option<(Timestamp, EventId)>,
+    /// Events of the next read.
+    batch: usize,
     /// Whether the window may have more.
     more: bool,
 }
@@ -119,7 +130,7 @@ impl EventSource {
             std::cmp::Ordering::Equal => (*start, id.clone()),
             std::cmp::Ordering::Greater => (*start, EventId::new("")),
         });
-        Self { name, window, read: VecDeque::new(), after, more: true }
+        Self { name, window, read: VecDeque::new(), after, batch: FIRST_BATCH, more: true }
     }
 }
 
@@ -134,9 +145,14 @@ enum MergeStep {
 struct MergedEvents {
     app: Arc<AppState>,
     view: EventView,
+    /// Bytes of events that a window holds, besides one event.
+    held_bytes: usize,
+    /// Limits such lists, because of what they hold.
+    _permit: OwnedSemaphorePermit,
     range: (Option<Timestamp>, Option<Timestamp>),
     sources: Vec<EventSource>,
-    /// The next event of each window that has one, earliest first, with the index of the window.
+    /// Where each window that is not over goes on, earliest first, with the index of the window: its
+    /// next event, or the last one that was read if none of those read is listed.
     heads: BinaryHeap<Reverse<(MergeKey, usize)>>,
     /// Events that may still be written.
     left: usize,
@@ -161,7 +177,8 @@ impl SliceProducer for MergedEvents {
             MergeStep::Events { wrote } => wrote,
             MergeStep::Over => return Ok(slice),
         };
-        while slice.len() < bytes {
+        let mut reads = 0;
+        while slice.len() < bytes && reads < MAX_READS {
             let is_full = self.left == 0 || self.bytes >= ANSWER_BYTES;
             if is_full || self.heads.is_empty() {
                 self.end(&mut slice);
@@ -169,7 +186,12 @@ impl SliceProducer for MergedEvents {
             }
             let Some(Reverse((key, index))) = self.heads.pop() else { break };
             let Some(source) = self.sources.get_mut(index) else { break };
-            let Some((_, _, event)) = source.read.pop_front() else { break };
+            let Some((_, _, event)) = source.read.pop_front() else {
+                self.last = Some(key);
+                self.fill(index).await?;
+                reads += 1;
+                continue;
+            };
             if std::mem::replace(&mut wrote, true) {
                 slice.push(b',');
             }
@@ -180,7 +202,7 @@ impl SliceProducer for MergedEvents {
             slice.push(b'}');
             (self.left, self.bytes, self.last) =
                 (self.left - 1, self.bytes + event.len(), Some(key));
-            self.fill(index).await?;
+            reads += usize::from(self.fill(index).await?);
         }
         self.step = MergeStep::Events { wrote };
         Ok(slice)
@@ -192,25 +214,22 @@ impl SliceProducer for MergedEvents {
 }
 
 impl MergedEvents {
-    /// Puts the next event of a window among the heads; reads more if none is left.
-    async fn fill(&mut self, index: usize) -> Result<(), Problem> {
-        let Some(source) = self.sources.get_mut(index) else { return Ok(()) };
-        for _ in 0..MAX_READS {
-            if !source.read.is_empty() || !source.more {
-                break;
-            }
-            let events = self
-                .app
-                .store
-                .events(EventQuery {
-                    window: source.window,
-                    from: self.range.0,
-                    to: self.range.1,
-                    limit: BATCH,
-                    bytes: BATCH_BYTES,
-                    after: source.after.clone(),
-                })
-                .await?;
+    /// Puts the place where a window goes on among the heads; reads once if no event is left. Returns
+    /// whether it read.
+    async fn fill(&mut self, index: usize) -> Result<bool, Problem> {
+        let Some(source) = self.sources.get_mut(index) else { return Ok(false) };
+        let reads = source.read.is_empty() && source.more;
+        if reads {
+            let query = EventQuery {
+                window: source.window,
+                from: self.range.0,
+                to: self.range.1,
+                limit: source.batch,
+                bytes: self.held_bytes,
+                after: source.after.clone(),
+            };
+            let events = self.app.store.events(query).await?;
+            source.batch = (2 * source.batch).min(LAST_BATCH);
             source.more = events.next.is_some();
             source.after = events.keys.last().cloned().or(source.after.take());
             for ((start, id), event) in events.keys.into_iter().zip(events.value) {
@@ -219,10 +238,11 @@ impl MergedEvents {
                 }
             }
         }
-        if let Some((start, id, _)) = source.read.front() {
-            self.heads.push(Reverse(((*start, source.name.clone(), id.clone()), index)));
+        let next = source.read.front().map(|(start, id, _)| (*start, id.clone()));
+        if let Some((start, id)) = next.or_else(|| source.after.clone().filter(|_| source.more)) {
+            self.heads.push(Reverse(((start, source.name.clone(), id), index)));
         }
-        Ok(())
+        Ok(reads)
     }
 
     /// Writes the members after the events.

@@ -9,6 +9,7 @@ use super::etag::ETag;
 use super::extract::ApiRequest;
 use super::model;
 use super::problem::Problem;
+use crate::config::AccessLevel;
 use crate::supervisor::StartedRound;
 
 /// `GET /v1/windows/{name}/rounds`: the recent rounds in which something happened.
@@ -24,7 +25,7 @@ pub(super) async fn past(request: ApiRequest) -> Result<Response, Problem> {
 /// `POST /v1/windows/{name}/sync`: starts a round now.
 pub(super) async fn sync(request: ApiRequest) -> Result<(StatusCode, Json<Value>), Problem> {
     let wait = request.parameters(&["wait"])?.wait()?;
-    Ok(answer(request.app.fleet.sync(&request.name, wait).await?))
+    Ok(answer(request.app.fleet.sync(&request.name, wait).await?, request.access.level))
 }
 
 /// `POST /v1/windows/{name}/resync`: starts a full resync now; `accept_removals=true` ends a hold.
@@ -32,13 +33,14 @@ pub(super) async fn resync(request: ApiRequest) -> Result<(StatusCode, Json<Valu
     let parameters = request.parameters(&["wait", "accept_removals"])?;
     let wait = parameters.wait()?;
     let accept_removals = parameters.flag("accept_removals")?;
-    Ok(answer(request.app.fleet.resync(&request.name, accept_removals, wait).await?))
+    let started = request.app.fleet.resync(&request.name, accept_removals, wait).await?;
+    Ok(answer(started, request.access.level))
 }
 
-/// 200 with the outcome if the round has finished, else 202.
-fn answer(started: StartedRound) -> (StatusCode, Json<Value>) {
+/// 200 with the outcome if the round has finished and the reader sees states of windows, else 202.
+fn answer(started: StartedRound, level: AccessLevel) -> (StatusCode, Json<Value>) {
     let StartedRound { window, round, finished } = started;
-    match finished {
+    match finished.filter(|_| level >= AccessLevel::Times) {
         None => (StatusCode::ACCEPTED, Json(json!({ "window": &*window, "round": round }))),
         Some(status) => {
             let status = model::WindowJson::from(status);

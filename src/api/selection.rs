@@ -16,6 +16,11 @@ use super::view::EventView;
 use crate::mirror::name_pattern::NamePattern;
 use crate::store::NameFilter;
 
+/// The most patterns of a selection: each is compared with the name of each window.
+const MAX_PATTERNS: usize = 1000;
+/// The longest pattern, bytes: 200 characters of a name, and stars.
+const MAX_PATTERN: usize = 1000;
+
 /// The parameters that select windows; each may be repeated.
 pub(super) const SELECTION: [&str; 2] = ["window", "group"];
 
@@ -49,6 +54,11 @@ impl SelectedWindows {
         for (parameter, name) in named.chain(listed) {
             if name.is_empty() {
                 return Err(Problem::bad_parameter(parameter, "a name is empty"));
+            }
+            if name.len() > MAX_PATTERN || patterns.len() == MAX_PATTERNS {
+                let detail =
+                    format!("at most {MAX_PATTERNS} names or patterns of {MAX_PATTERN} bytes each");
+                return Err(Problem::bad_parameter(parameter, detail));
             }
             patterns.insert(NamePattern::new(name));
         }

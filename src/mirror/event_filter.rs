@@ -15,7 +15,7 @@ use crate::json::JsonMembers;
 pub enum FilterKey {
     /// `responseStatus.response`; `none` without it.
     Response,
-    /// `showAs`; `unknown` without it.
+    /// `showAs`; `unknown` without it, and for words that are not known.
     ShowAs,
     /// Each of `categories`, exactly as it is written.
     Category,
@@ -108,6 +108,8 @@ impl FilterKey {
         // `null` and absent mean the same.
         let text =
             text.filter(|text| self != Self::Cancelled || matches!(&**text, "true" | "false"));
+        let is_known = |text: &str| self.values().is_some_and(|known| known.contains(&text));
+        let text = text.filter(|text| self != Self::ShowAs || is_known(text));
         let default = || self.values().and_then(<[_]>::first).map(|first| Cow::from(*first));
         text.or_else(default).into_iter().collect()
     }
@@ -273,6 +275,13 @@ mod tests {
             }
         }
         assert!(EventFilter::default().matches(b"no event"));
+    }
+
+    #[test]
+    fn an_unknown_state_is_unknown() {
+        let event = br#"{"showAs":"foo"}"#;
+        assert!(filter(&[(FilterKey::ShowAs, "unknown")]).matches(event));
+        assert!(!filter(&[(FilterKey::ShowAs, "!unknown")]).matches(event));
     }
 
     #[test]

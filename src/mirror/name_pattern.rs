@@ -11,7 +11,11 @@ pub struct NamePattern {
 impl NamePattern {
     /// A pattern. Every text is one.
     pub fn new(text: &str) -> Self {
-        Self { text: text.into(), is_literal: !text.contains('*') }
+        // Several stars in a row mean the same as one, and each costs a step.
+        let mut chars: Vec<char> = text.chars().collect();
+        chars.dedup_by(|a, b| *a == '*' && *b == '*');
+        let text: String = chars.into_iter().collect();
+        Self { is_literal: !text.contains('*'), text: text.into() }
     }
 
     /// The pattern that only this name matches.

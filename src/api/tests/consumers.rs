@@ -154,6 +154,16 @@ async fn a_consumer_sees_its_windows_only() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_round_says_no_more_than_the_level() {
+    let fixture = fixture(vec![consumer("busy", None, AccessLevel::Busy, true)]).await;
+    let sync = "/v1/windows/alice/sync?wait=1s";
+    let (status, _, body) = send(&fixture, ("POST", sync, "busy"), &[]).await;
+    let body: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((status, body), (202, json!({"window": "alice", "round": 982})));
+    assert_eq!(send(&fixture, ("POST", sync, "full"), &[]).await.0, 200);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_level_times_shows_no_content_and_no_filter_by_it() {
     let fixture = fixture(vec![consumer("times", None, AccessLevel::Times, false)]).await;
     let get = async |uri: &str| send(&fixture, ("GET", uri, "times"), &[]).await;

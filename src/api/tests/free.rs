@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::mirror::fleet::Place;
+use crate::mirror::status::{LastResync, ResyncReason};
 
 /// An event of Monday, 23 November.
 fn event(id: &str, start: &str, end: &str, show_as: &str) -> Value {
@@ -118,7 +119,7 @@ async fn a_window_that_cannot_be_judged_is_never_free() {
     let change = |change: StatusEdit| {
         change(&mut fixture.fleet.windows.lock().unwrap()[2].0);
     };
-    let cases: [(StatusEdit, &str); 4] = [
+    let cases: [(StatusEdit, &str); 5] = [
         (|status| status.settled_once = false, "bob never_settled"),
         (|status| (status.settled_once, status.unreadable) = (true, 1), "bob unplaced_events"),
         (
@@ -132,6 +133,15 @@ async fn a_window_that_cannot_be_judged_is_never_free() {
             },
             "bob range_not_covered",
         ),
+        // The edges have moved, and the resync is not over.
+        (
+            |status| {
+                status.start = at("2026-01-01T00:00:00Z");
+                let reason = ResyncReason::WindowMoved;
+                status.last_resync = Some(LastResync { at: at(NOON), reason });
+            },
+            "bob range_not_covered",
+        ),
     ];
     for (make, reason) in cases {
         change(make);
@@ -142,6 +152,7 @@ async fn a_window_that_cannot_be_judged_is_never_free() {
     }
     // A meeting after the window's end may need a buffer before it.
     change(|status| {
+        status.last_success = Some(at(NOON));
         (status.start, status.end) = (at("2026-01-01T00:00:00Z"), at("2026-11-24T00:00:00Z"))
     });
     for (query, count) in [("", 0), ("&buffer=5m", 1)] {

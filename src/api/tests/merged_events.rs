@@ -85,6 +85,32 @@ async fn pages_of_many_windows_and_the_changes_after_them_are_the_mirror() {
     }
 }
 
+/// A filter that refuses long runs of events ends neither a page nor the list.
+#[tokio::test(start_paused = true)]
+async fn events_behind_many_refused_ones_are_listed() {
+    let fixture = fixture().await;
+    let names: Vec<String> = (0..3000).map(|number| format!("x{number:04}")).collect();
+    let many: Vec<_> = names.iter().map(|name| (&**name, 9, "")).collect();
+    for part in many.chunks(500) {
+        fixture.write(fixture.id("bob"), part, &[]).await;
+    }
+    fixture.write(fixture.id("bob"), &[("y1", 12, r#","showAs":"oof""#)], &[]).await;
+    fixture.write(fixture.id("alice"), &[("y0", 7, r#","showAs":"oof""#)], &[]).await;
+    fixture.write(fixture.id("alice"), &[("y2", 13, r#","showAs":"oof""#)], &[]).await;
+    let expected = ["alice y0", "bob y1", "alice y2"];
+    assert_eq!(listed(&fixture.get("/v1/events?showAs=oof").await), expected);
+    let (mut pages, mut next) = (Vec::new(), String::new());
+    loop {
+        let list = fixture.get(&format!("/v1/events?showAs=oof&limit=1{next}")).await;
+        pages.extend(listed(&list));
+        match list["next"].as_str() {
+            Some(page) => next = format!("&page={page}"),
+            None => break,
+        }
+    }
+    assert_eq!(pages, expected);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_list_of_many_windows_is_not_sent_again_unchanged() {
     let fixture = fixture().await;
