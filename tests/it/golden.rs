@@ -80,6 +80,10 @@ fn assert_contains(at: &str, actual: &Value, recorded: &Value) {
     match (actual, recorded) {
         (Value::Object(actual), Value::Object(recorded)) => {
             for (name, value) in recorded {
+                // Left out for a reader that missed an earlier change, as one from the beginning did.
+                if name == "changed" && !actual.contains_key(name) {
+                    continue;
+                }
                 let found = actual.get(name).unwrap_or_else(|| panic!("{at}/{name} is missing"));
                 assert_contains(&format!("{at}/{name}"), found, value);
             }
@@ -90,8 +94,9 @@ fn assert_contains(at: &str, actual: &Value, recorded: &Value) {
                 assert_contains(&format!("{at}/{n}"), actual, recorded);
             }
         }
-        // Wording may change.
-        (Value::String(_), Value::String(_)) if at.ends_with("/message") => {}
+        // Wording may change, and so may the text of cursors: the recorded ones stay valid.
+        (Value::String(_), Value::String(_))
+            if at.ends_with("/message") || at.ends_with("/cursor") => {}
         _ => assert_eq!(actual, recorded, "{at}"),
     }
 }
