@@ -145,8 +145,9 @@ fn window_tag(app: &AppState, name: &str) -> impl Serialize {
     let id = app.fleet.id(name);
     let version = id.map(|id| app.store.version(id));
     let status = app.window(name).map(|status| {
+        let moving = status.is_moving();
         let place = status.place.map(PlaceJson::from);
-        (status.settled_once, status.unreadable, status.start, status.end, place)
+        (status.settled_once, status.unreadable, moving, status.start, status.end, place)
     });
     (name.to_owned(), version, status)
 }

@@ -22,7 +22,7 @@ use super::view::EventView;
 use crate::mirror::free_slots::{FreeSlot, SlotRule, find, occupied, occupies};
 use crate::mirror::open_hours::{DayHours, OpenHours, WeekDays};
 use crate::mirror::page::Span;
-use crate::mirror::status::{ResyncReason, WindowStatus};
+use crate::mirror::status::WindowStatus;
 use crate::mirror::zone;
 
 /// The parameters of the search.
@@ -331,11 +331,6 @@ fn reason(
     if unplaced(times, status.unreadable) > 0 {
         return Some(UnknownReason::UnplacedEvents);
     }
-    // After a move the edges are already the new ones, but nothing is known between the old and the
-    // new ones before the resync is over.
-    let moves = status.last_resync.as_ref().is_some_and(|resync| {
-        resync.reason == ResyncReason::WindowMoved
-            && status.last_success.is_none_or(|success| success < resync.at)
-    });
-    (moves || status.start > from || status.end < to).then_some(UnknownReason::RangeNotCovered)
+    let covers = !status.is_moving() && status.start <= from && status.end >= to;
+    (!covers).then_some(UnknownReason::RangeNotCovered)
 }

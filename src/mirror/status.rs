@@ -204,4 +204,13 @@ impl WindowStatus {
     pub fn is_healthy(&self) -> bool {
         !self.state.is_trouble() && self.stale_s.is_none_or(|s| s <= 3.0 * self.interval_s)
     }
+
+    /// Whether the edges have moved and no round has succeeded since: the mirror does not yet have
+    /// the time between the old and the new edges.
+    pub fn is_moving(&self) -> bool {
+        self.last_resync.as_ref().is_some_and(|resync| {
+            resync.reason == ResyncReason::WindowMoved
+                && self.last_success.is_none_or(|success| success < resync.at)
+        })
+    }
 }

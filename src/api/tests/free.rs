@@ -150,9 +150,15 @@ async fn a_window_that_cannot_be_judged_is_never_free() {
         let one = fixture.get(&format!("/v1/free?{MONDAY}&{bob}&need=1")).await;
         assert_eq!(slots(&one), ["23 13:00-17:00 alice"], "{reason}");
     }
+    // Once the resync is over, the answer is another one, although no event has changed.
+    let uri = format!("/v1/free?{MONDAY}&{bob}");
+    let (_, headers, _) = fixture.ask("GET", &uri).await;
+    let known = [("if-none-match", headers["etag"].to_str().unwrap())];
+    assert_eq!(fixture.ask_with("GET", &uri, &known).await.0, StatusCode::NOT_MODIFIED);
+    change(|status| status.last_success = Some(at(NOON)));
+    assert_eq!(fixture.ask_with("GET", &uri, &known).await.0, StatusCode::OK);
     // A meeting after the window's end may need a buffer before it.
     change(|status| {
-        status.last_success = Some(at(NOON));
         (status.start, status.end) = (at("2026-01-01T00:00:00Z"), at("2026-11-24T00:00:00Z"))
     });
     for (query, count) in [("", 0), ("&buffer=5m", 1)] {
@@ -199,7 +205,7 @@ async fn impossible_searches_are_refused_by_name() {
         assert_eq!((status.as_u16(), &problem["parameter"]), (400, &json!(parameter)), "{query}");
     }
     for (query, status) in [
-        ("windows=nobody", 404),
+        ("windows=missing", 404),
         ("windows=x*", 404),
         ("group=none", 404),
         ("from=0001-01-01&to=9999-01-01", 400),
