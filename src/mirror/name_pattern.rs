@@ -1,6 +1,6 @@
 //! Patterns for names of windows.
 
-/// A name in which `*` stands for any text, also for none.
+/// A name in which `*` matches any text, also none.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NamePattern {
     text: Box<str>,
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_star_stands_for_any_text() {
+    fn a_star_matches_any_text() {
         for (pattern, name, matches) in [
             ("alice", "alice", true),
             ("alice", "alice2", false),

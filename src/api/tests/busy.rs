@@ -229,7 +229,7 @@ async fn many_windows_are_in_one_answer_in_order() {
     assert_eq!(names("windows=alice,b*&showAs=!tentative").await, "alice:1 bob:0");
     assert_eq!(names("window=bob&window=alice&from=2026-11-24").await, "alice:0 bob:0");
     for (query, status) in [
-        ("windows=nobody", 404),
+        ("windows=missing", 404),
         ("windows=alice,x*", 404),
         ("group=none", 404),
         ("windows=alice,", 400),

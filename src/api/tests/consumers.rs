@@ -56,7 +56,7 @@ async fn send(
     (head.status.as_u16(), head.headers, String::from_utf8_lossy(&body).into_owned())
 }
 
-/// Every route with every kind of reader. Whoever adds a route has to say here who may use it.
+/// Every route with every kind of reader. A new route needs a row in `levels.txt`.
 #[tokio::test(start_paused = true)]
 async fn every_route_is_open_to_the_levels_that_may_use_it() {
     let fixture = fixture(vec![
@@ -292,7 +292,7 @@ async fn on_the_socket_a_consumer_is_recognised_by_its_user() {
 }
 
 #[test]
-fn a_route_that_nobody_listed_needs_all_rights() {
+fn a_route_without_an_entry_needs_all_rights() {
     assert!(Access::full().check("/v1/new").is_ok());
     for rights in [Rights::Read, Rights::Write] {
         assert!(Access { rights, ..Access::full() }.check("/v1/new").is_err());

@@ -78,8 +78,8 @@ async fn wrong_filters_are_refused_by_name() {
     }
     for (query, slug) in [
         ("group=staff", "unknown-group"),
-        ("window=nobody", "unknown-window"),
-        ("window=anybody&window=nobody", "unknown-window"),
+        ("window=missing", "unknown-window"),
+        ("window=missing&window=unknown", "unknown-window"),
     ] {
         let (status, body) = problem(&fixture, &format!("/v1/changes?{query}")).await;
         let kind = format!("https://calmirror.dev/problems/{slug}");

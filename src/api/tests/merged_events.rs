@@ -79,7 +79,7 @@ async fn pages_of_many_windows_and_the_changes_after_them_are_the_mirror() {
     assert_eq!(mirror["b3"]["subject"], "s7");
     let (status, ..) = fixture.ask("GET", &format!("/v1/events?window=b*&page={next}")).await;
     assert_eq!(status, StatusCode::BAD_REQUEST, "a page of another selection");
-    for query in ["windows=nobody", "windows=alice,x*", "group=nothing"] {
+    for query in ["windows=missing", "windows=alice,x*", "group=nothing"] {
         let (status, ..) = fixture.ask("GET", &format!("/v1/events?{query}")).await;
         assert_eq!(status, StatusCode::NOT_FOUND, "{query}");
     }

@@ -9,7 +9,7 @@ use super::super::complete;
 #[derive(Args, Debug)]
 #[group(required = true, multiple = true)]
 pub struct WindowPatterns {
-    /// Windows, separated by commas; * stands for any text.
+    /// Windows, separated by commas; * matches any text.
     #[arg(
         long,
         value_name = "W",
