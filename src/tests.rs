@@ -3,11 +3,13 @@
 
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use tracing::Dispatch;
+use tracing::subscriber::{DefaultGuard, NoSubscriber};
 
 use crate::config::default_settings;
 use crate::env::Env;
@@ -148,4 +150,26 @@ impl Write for Lines {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Sends the log of this thread to `subscriber` while the guard lives.
+///
+/// While only one subscriber is known, tracing decides for all threads by the subscriber of the
+/// thread that reaches a place first. A test without one would then turn that place off for the
+/// others; so a second subscriber is known from here on.
+pub(crate) fn capture_log(subscriber: impl Into<Dispatch>) -> DefaultGuard {
+    static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::new()));
+    LazyLock::force(&SECOND);
+    tracing::dispatcher::set_default(&subscriber.into())
+}
+
+#[test]
+fn a_log_is_captured_whichever_thread_reaches_a_place_first() {
+    let lines = Lines::default();
+    let writer = Mutex::new(lines.clone());
+    let _logging = capture_log(tracing_subscriber::fmt().with_writer(writer).finish());
+    let log = || tracing::info!("reached");
+    std::thread::spawn(log).join().unwrap();
+    log();
+    assert_eq!(lines.text().matches("reached").count(), 1);
 }

@@ -236,7 +236,7 @@ fn colours() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tests::Lines;
+    use crate::tests::{Lines, capture_log};
 
     #[test]
     fn no_level_enables_the_debug_logs_of_dependencies() {
@@ -275,7 +275,7 @@ mod tests {
             subscriber(parse("debug").unwrap(), LineOutput::Json, quota.clone(), move || {
                 writer.clone()
             });
-        let _logging = tracing::subscriber::set_default(subscriber);
+        let _logging = capture_log(subscriber);
         let count_of =
             |wanted: &str| lines.text().lines().filter(|line| line.contains(wanted)).count();
         let storm = || {

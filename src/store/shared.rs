@@ -412,7 +412,7 @@ mod tests {
         let log = tempfile::NamedTempFile::new().unwrap();
         let writer = Mutex::new(log.reopen().unwrap());
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(writer).finish();
-        let _logging = tracing::subscriber::set_default(subscriber);
+        let _logging = crate::tests::capture_log(subscriber);
         shared.fail(&TreeError::Engine(EngineError::Damaged("the cause".to_owned())));
         let log = std::fs::read_to_string(log.path()).unwrap();
         assert!(log.contains("the cause"), "{log}");

@@ -9,7 +9,7 @@ use crate::graph::script::{
     BASE, Script, ScriptedResponse, client, edges, granted, options, reply, tokens,
 };
 use crate::mirror::window::BodyFormat;
-use crate::tests::Lines;
+use crate::tests::{Lines, capture_log};
 
 const LINK: &str =
     "https://graph.example/v1.0/users/room-7/calendarView/delta?$deltatoken=canary-1.b_C";
@@ -369,7 +369,7 @@ async fn only_well_formed_request_ids_are_logged() {
         .with_max_level(tracing::Level::TRACE)
         .with_writer(std::sync::Mutex::new(lines.clone()))
         .finish();
-    let _guard = tracing::subscriber::set_default(log);
+    let _guard = capture_log(log);
     let ids =
         ["0b3f-77", TOKEN, "canary@contoso.com", "canary said: \"two words\"", "canary-1.b_C"];
     let answers = ids.map(|id| reply(200, EMPTY).with("request-id", id));
