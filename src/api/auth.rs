@@ -40,6 +40,8 @@ enum TokenCheck {
     Admitted(Access, Option<HeaderValue>),
     /// Nothing.
     Wrong,
+    /// A browser asked whether it may send a request, without a token.
+    Answered(Response),
 }
 
 /// The access rules of a TCP listener.
@@ -76,7 +78,13 @@ impl AccessPolicy {
         uri: &Uri,
         headers: &HeaderMap,
     ) -> Result<TokenCheck, Problem> {
-        let host = self.check_host(uri, headers)?;
+        let host = host(uri, headers).ok_or(Problem::BadHost)?;
+        if !self.names_this_listener(name_of(host).ok_or(Problem::BadHost)?) {
+            return Err(Problem::WrongHost);
+        }
+        if let Some(answer) = consumers::preflight(&self.settings.consumers, method, headers) {
+            return Ok(TokenCheck::Answered(answer));
+        }
         let reads = matches!(*method, Method::GET | Method::HEAD);
         let own_page = header_text(headers, header::ORIGIN)
             .is_none_or(|origin| origin.split_once("://").is_some_and(|(_, at)| at == host));
@@ -89,15 +97,6 @@ impl AccessPolicy {
         }
         let token = credential(headers).ok_or(Problem::Unauthorized)?;
         Ok(self.access_of(&token, headers.get(header::ORIGIN)))
-    }
-
-    /// The host that a request names, if it belongs to this listener.
-    fn check_host<'a>(&self, uri: &'a Uri, headers: &'a HeaderMap) -> Result<&'a str, Problem> {
-        let host = host(uri, headers).ok_or(Problem::BadHost)?;
-        match self.names_this_listener(name_of(host).ok_or(Problem::BadHost)?) {
-            true => Ok(host),
-            false => Err(Problem::WrongHost),
-        }
     }
 
     /// What a token allows. All tokens are compared, so the time says nothing about which matches.
@@ -151,11 +150,6 @@ pub(super) async fn check(
     mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    let consumers = &policy.settings.consumers;
-    policy.check_host(request.uri(), request.headers())?;
-    if let Some(answer) = consumers::preflight(consumers, request.method(), request.headers()) {
-        return Ok(answer);
-    }
     match policy.admit(request.method(), request.uri(), request.headers())? {
         TokenCheck::Admitted(access, origin) => {
             if let Some(consumer) = &access.consumer {
@@ -169,6 +163,7 @@ pub(super) async fn check(
             Ok(response)
         }
         TokenCheck::Wrong => Err(policy.refuse_token().await),
+        TokenCheck::Answered(answer) => Ok(answer),
     }
 }
 
@@ -198,8 +193,10 @@ pub(super) async fn check_peer(
     next: Next,
 ) -> Response {
     let uid = request.extensions().get::<PeerUid>().map(|peer| peer.0);
-    let is_peer = |consumer: &&Consumer| matches!(consumer.key, ConsumerIdentity::Uid(known) if Some(known) == uid);
-    let consumer = policy.consumers.iter().find(is_peer);
+    let consumer = policy.consumers.iter().find(|consumer| match consumer.key {
+        ConsumerIdentity::Uid(known) => Some(known) == uid,
+        ConsumerIdentity::Token(_) => false,
+    });
     if let Some(consumer) = consumer {
         policy.log.record(&consumer.name, policy.env.now());
     }
