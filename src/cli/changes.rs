@@ -132,7 +132,7 @@ fn read_cursor(file: &Path) -> Result<Option<String>, CliError> {
     tempfile::NamedTempFile::new_in(directory(file))
         .map_err(|error| state_file_error(file, &error))?;
     let text = text.trim_ascii();
-    let of_a_cursor = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_~".contains(byte);
+    let of_a_cursor = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_~.".contains(byte);
     if text.len() > MAX_CURSOR_BYTES || !text.iter().all(of_a_cursor) {
         return Err(invalid_cursor_error(file));
     }

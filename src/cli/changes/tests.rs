@@ -9,8 +9,8 @@ fn a_cursor_is_saved_and_restored() {
     let file = directory.path().join("cursor");
     assert_eq!(read_cursor(&file), Ok(None));
     write_cursor(&file, "one").unwrap();
-    write_cursor(&file, "two").unwrap();
-    assert_eq!(read_cursor(&file), Ok(Some("two".to_owned())));
+    write_cursor(&file, "two~7.AbC-_1").unwrap();
+    assert_eq!(read_cursor(&file), Ok(Some("two~7.AbC-_1".to_owned())));
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left behind");
 }
 
