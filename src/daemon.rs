@@ -35,7 +35,7 @@ use crate::platform::telemetry::Telemetry;
 use crate::reload::{ReloadHandle, ReloadQueue, ReloadRequest};
 use crate::store::{self, OpenError, Store, StoreError, WindowCount};
 use crate::supervisor::{Fleet, STOP_TIMEOUT, Supervisor, TaskExit};
-use crate::worker::Services;
+use crate::worker::{Services, StateFeed};
 use fleets::{FinishedListing, Fleets, Listings, extended};
 use listeners::{Listeners, PreparedListeners};
 use login::AccountRegistry;
@@ -185,6 +185,7 @@ impl Daemon {
             client: client.clone(),
             env: env.clone(),
             metrics: metrics.rounds.clone(),
+            states: StateFeed::default(),
         };
         let sign_ins = sign_ins(&config, &BTreeMap::new())
             .map_err(|error| StartError::Graph(error.to_string()))?;

@@ -31,13 +31,18 @@ impl<'a> JsonMembers<'a> {
 
     /// An object of the members with these names, in their order.
     pub fn only(&self, names: &[&str]) -> Vec<u8> {
+        self.pick(names).finish()
+    }
+
+    /// The same, to add members to.
+    pub(crate) fn pick(&self, names: &[&str]) -> JsonObject {
         let mut object = JsonObject::with_capacity(512);
         for name in names {
             if let Some(value) = self.get(name) {
                 object.raw(name, value.get());
             }
         }
-        object.finish()
+        object
     }
 }
 
@@ -58,6 +63,16 @@ impl<'de: 'a, 'a> Deserialize<'de> for JsonMembers<'a> {
             }
         }
         deserializer.deserialize_map(MembersVisitor).map(JsonMembers)
+    }
+}
+
+/// Appends JSON with its line ends replaced by spaces.
+pub(crate) fn extend_flat(text: &mut Vec<u8>, json: &[u8]) {
+    let start = text.len();
+    text.extend_from_slice(json);
+    // Copied and changed in two passes, which the compiler vectorizes.
+    for byte in text.iter_mut().skip(start) {
+        *byte = if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte };
     }
 }
 

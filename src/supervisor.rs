@@ -107,7 +107,12 @@ impl Supervisor {
     pub fn new(services: Services, retention: Duration) -> Self {
         let (retention, _) = watch::channel(retention);
         let stop = CancellationToken::new();
-        let fleet = Fleet::new(services.env.clone(), stop.clone(), services.metrics.clone());
+        let fleet = Fleet::new(
+            services.env.clone(),
+            stop.clone(),
+            services.metrics.clone(),
+            services.states.clone(),
+        );
         let services = Arc::new(services);
         Self {
             services,
@@ -411,7 +416,7 @@ impl Supervisor {
         self.services.metrics.restarts.fetch_add(1, Ordering::Relaxed);
         let chance = self.services.env.random();
         let pause = schedule::backoff(FIRST_RESTART_DELAY, MAX_RESTART_DELAY, restarts, chance);
-        handle.on_crash(self.services.env.now());
+        handle.on_crash(&self.services.states, self.services.env.now());
         tracing::error!(
             window = %handle.window().name,
             reason,

@@ -14,6 +14,7 @@ mod rare_state;
 mod report;
 mod segment_schedule;
 mod state;
+mod state_feed;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,7 +31,7 @@ use crate::graph::{GraphClient, MailboxBudget, Target, Tokens};
 use crate::metrics::RoundMetrics;
 use crate::mirror::schedule;
 use crate::mirror::segment_set::SegmentSet;
-use crate::mirror::status::{LastResync, ResyncReason, WindowState};
+use crate::mirror::status::WindowState;
 use crate::mirror::window::{Edges, Window, WindowSettings};
 use crate::store::{Store, StoreError};
 
@@ -41,6 +42,7 @@ pub use handle::{WindowHandle, WindowSummary};
 use monotonic::MonotonicTime;
 use segment_schedule::SegmentSchedule;
 pub use state::RoundRequest;
+pub use state_feed::{StateChange, StateFeed};
 
 /// How often a worker checks whether its round makes progress.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(60);
@@ -59,6 +61,8 @@ pub struct Services {
     pub env: Env,
     /// What the workers count.
     pub metrics: Arc<RoundMetrics>,
+    /// Tells readers of the feed when a window's state changes.
+    pub states: StateFeed,
 }
 
 /// A window's worker.
@@ -401,19 +405,6 @@ impl Worker {
             other => other,
         };
         (state.rounds + 1, state.request.take())
-    }
-}
-
-/// Publishes that a resync began; the store counts it in the commit that begins it.
-fn record_resync(handle: &WindowHandle, at: Timestamp, reason: ResyncReason) {
-    let mut state = handle.lock();
-    state.health.state = WindowState::Enumerating;
-    state.resync = Some(reason);
-    if reason != ResyncReason::New {
-        state.edit_rare(|rare| {
-            rare.resyncs += 1;
-            rare.last_resync = Some(LastResync { at, reason });
-        });
     }
 }
 

@@ -65,7 +65,7 @@ const ROUTES: [(&str, RouteNeed); 25] = [
     ("/v1/windows/{name}/sync", RouteNeed::Write),
     ("/v1/windows/{name}/resync", RouteNeed::Write),
     ("/v1/events", RouteNeed::Level(AccessLevel::Times)),
-    ("/v1/changes", RouteNeed::Level(AccessLevel::Times)),
+    ("/v1/changes", RouteNeed::Level(AccessLevel::Busy)),
     ("/v1/busy", RouteNeed::Level(AccessLevel::Busy)),
     ("/v1/free", RouteNeed::Level(AccessLevel::Busy)),
     ("/v1/reload", RouteNeed::Reload),
@@ -89,6 +89,19 @@ impl Access {
     pub(super) fn sees(&self, window: &str) -> bool {
         let matches = |all: &Arc<[NamePattern]>| all.iter().any(|one| one.matches(window));
         self.windows.as_ref().is_none_or(matches)
+    }
+
+    /// Checks whether the reader may read the feed, and returns whether it sees changes: readers of
+    /// the level `busy` get only the lines about events that begin and end.
+    ///
+    /// # Errors
+    /// 403, with what is missing.
+    pub(super) fn check_feed(&self, states: bool, upcoming: bool) -> Result<bool, Problem> {
+        let sees_changes = self.level >= AccessLevel::Times;
+        match sees_changes || (upcoming && !states) {
+            true => Ok(sees_changes),
+            false => Err(Problem::NotAllowed("this consumer may only ask for upcoming")),
+        }
     }
 
     /// Whether the reader may see every window, and all of it.

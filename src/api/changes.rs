@@ -6,33 +6,25 @@
 //! lines are read as the reader takes them. An event that changes meanwhile moves behind that end
 //! and leaves the response.
 
-use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures_util::StreamExt as _;
-use tokio::time::error::Elapsed;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use super::AppState;
 use super::extract::ApiRequest;
-use super::limits::{RequestLimits, SLICE_BYTES, SliceProducer, TURN_TIMEOUT};
+use super::feed_reader::{BatchSummary, FeedReader, LineFormat, RemainingLines};
+use super::limits::{RequestLimits, SLICE_BYTES, TURN_TIMEOUT};
+use super::live_lines::LiveLines;
 use super::problem::Problem;
 use super::query::ANSWER_BYTES;
 use super::selection::{FeedScope, SELECTION, SelectedWindows};
-use super::view::EventView;
+use super::upcoming::Upcoming;
 use crate::mirror::change::Seq;
-use crate::store::{Change, FeedError, FeedFilter, Follower};
-
-/// Changes read from the store at a time, if they are not too large together.
-const BATCH: usize = 500;
-
-/// How often an idle stream sends its position, so that clients do not take it for dead.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+use crate::store::{FeedError, FeedFilter, Follower};
 
 /// How long changes that the filter accepts are searched for one response.
 const SEARCH_TIME: Duration = Duration::from_secs(10);
@@ -51,10 +43,13 @@ pub(super) async fn read(request: ApiRequest) -> Response {
 }
 
 async fn negotiate(request: ApiRequest) -> Result<Response, Problem> {
-    let known = [&["after", "limit", "wait", "fields", "ignore"][..], &SELECTION].concat();
-    let (parameters, view) = request.viewed(&known)?;
+    let known = ["after", "limit", "wait", "fields", "ignore", "states", "upcoming"];
+    let (parameters, view) = request.viewed(&[&known[..], &SELECTION].concat())?;
     let ApiRequest { app, access, headers, .. } = request;
+    let states = parameters.flag("states")?;
+    let sees_changes = access.check_feed(states, parameters.text("upcoming").is_some())?;
     let selection = SelectedWindows::parse(&parameters, None, &app, &access)?;
+    let upcoming = Upcoming::parse(&parameters, &app, &selection, access.level)?;
     let scope = FeedScope::new(&selection, &view);
     let limit = parameters.limit()?;
     let wait = parameters.wait()?;
@@ -72,9 +67,14 @@ async fn negotiate(request: ApiRequest) -> Result<Response, Problem> {
     let unknown = unknown_window(&app, &selection).await?;
     // Others would see how much happens in windows that they do not see.
     let shows_pending = access.windows.is_none();
-    let reader = FeedReader { app, view, scope, shows_pending, follower };
+    let live = (states || upcoming.is_some())
+        .then(|| Box::new(LiveLines::new(&app, selection, states, upcoming)));
+    let reader = FeedReader { app, view, scope, follower, sees_changes, live };
     match (streams, unknown) {
-        (false, unknown) => reader.answer(limit, wait, unknown).await,
+        (false, unknown) => {
+            let request = FeedRequest { limit, wait, unknown, shows_pending };
+            reader.answer(request).await
+        }
         (true, None) => Ok(reader.stream()),
         (true, Some(name)) => Err(Problem::unknown_window(&name)),
     }
@@ -112,272 +112,184 @@ async fn unknown_window(
     Ok(if names.iter().any(is_stored) { None } else { names.into_iter().next() })
 }
 
-/// One reader of the feed.
-struct FeedReader {
-    app: Arc<AppState>,
-    view: EventView,
-    scope: FeedScope,
+/// What a request for a response that ends asks for.
+struct FeedRequest {
+    /// The most changes.
+    limit: usize,
+    /// How long to wait for a line.
+    wait: Option<Duration>,
+    /// A selected window that is not known.
+    unknown: Option<String>,
+    /// Whether to say how much of the feed is left.
     shows_pending: bool,
-    follower: Follower,
 }
 
-/// The format of a change.
-#[derive(Clone, Copy)]
-enum LineFormat {
-    /// An NDJSON line.
-    Line,
-    /// A server-sent event.
-    Frame,
+/// The first lines of a response.
+enum FirstLines {
+    Found {
+        /// Live lines that were due before the changes were read.
+        live: Vec<u8>,
+        changes: Bytes,
+        /// How many more changes the response may have, if the feed has more.
+        left: usize,
+        at_end: bool,
+    },
+    /// The daemon stops. The reader goes on from the cursor.
+    Stopped(String),
 }
 
-/// The outcome of [`FeedReader::read_batch`].
-struct BatchSummary {
-    lines: usize,
-    /// Whether the end was reached.
-    at_end: bool,
-    /// About how many entries follow.
-    pending: u64,
+/// Where a response ends.
+struct FeedEnd {
+    seq: Seq,
+    cursor: String,
+    pending: Option<u64>,
 }
 
 impl FeedReader {
     /// An NDJSON response; held for up to `wait` until there is at least one line.
-    async fn answer(
-        mut self,
-        limit: usize,
-        wait: Option<Duration>,
-        unknown: Option<String>,
-    ) -> Result<Response, Problem> {
-        let until = wait.map(|wait| Instant::now() + wait);
-        let _waiting = wait.map(|_| self.app.metrics.readers.waiting.increment());
-        let work = self.app.limits.clone();
-        let shows_pending = self.shows_pending;
-        let mut held = false;
-        let (body, cursor, pending) = loop {
-            let before = self.cursor();
-            // Boxed, because a waiting request keeps the room of everything that it awaits.
-            let (bytes, reader, batch) = Box::pin(self.first(&work, limit)).await?;
-            self = reader;
-            if held && self.app.stopping.is_cancelled() {
-                // Settings may have changed: later changes are reported under the new ones.
-                break (Body::empty(), before, 0);
-            }
-            held = true;
-            if bytes.is_empty() && !batch.at_end {
-                // The reader goes on from the cursor, and sees how much is left.
-                break (Body::empty(), self.cursor(), batch.pending);
-            }
-            if bytes.is_empty() {
-                match until {
-                    // The feed may still hold removals of a dropped window, but gets no new ones.
-                    _ if unknown.is_some() => {
-                        return Err(Problem::unknown_window(&unknown.unwrap_or_default()));
-                    }
-                    Some(until) if self.wait_for_change_until(until).await == Ok(true) => continue,
-                    _ => break (Body::empty(), self.cursor(), 0),
-                }
-            }
-            let left = limit - batch.lines;
-            if batch.at_end || left == 0 {
-                break (Body::from(bytes), self.cursor(), batch.pending);
-            }
-            break Box::pin(self.rest(&work, bytes, left)).await?;
+    async fn answer(self, request: FeedRequest) -> Result<Response, Problem> {
+        let (work, stopping) = (self.app.limits.clone(), self.app.stopping.clone());
+        let shows_pending = request.shows_pending;
+        // Boxed, because a waiting request keeps the room of everything that it awaits.
+        let (lines, reader) = Box::pin(self.hold(&work, request)).await?;
+        let (live, changes, left, at_end) = match lines {
+            // Settings may have changed: later changes are reported under the new ones.
+            FirstLines::Stopped(cursor) => return Ok(respond(Body::empty(), &cursor, None)),
+            FirstLines::Found { live, changes, left, at_end } => (live, changes, left, at_end),
         };
-        let mut response = body.into_response();
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
-        if let Ok(cursor) = HeaderValue::from_str(&cursor) {
-            headers.insert(CURSOR, cursor);
-        }
-        if shows_pending {
-            headers.insert(PENDING, pending.into());
-        }
-        Ok(response)
+        let (reader, end) = match at_end {
+            true => {
+                let (seq, cursor) = (reader.follower.seq(), reader.cursor());
+                (reader, FeedEnd { seq, cursor, pending: shows_pending.then_some(0) })
+            }
+            false => {
+                let bytes = ANSWER_BYTES.saturating_sub(changes.len());
+                Box::pin(reader.measure(&work, left, bytes, shows_pending)).await?
+            }
+        };
+        let body = match reader.live.is_some() {
+            true => {
+                let first = [&live[..], &changes].concat();
+                let rest = RemainingLines { reader, first, end: end.seq };
+                work.body(rest, stopping).await?
+            }
+            false => {
+                let rest = RemainingLines { reader, first: Vec::new(), end: end.seq };
+                work.body_after(changes, rest, stopping)
+            }
+        };
+        Ok(respond(body, &end.cursor, end.pending))
     }
 
-    /// Reads the first lines of a response; none if the feed has nothing to read, or nothing that the
-    /// filter accepts within [`SEARCH_TIME`].
+    /// Reads the first lines, and waits for them if there are none.
+    async fn hold(
+        mut self,
+        work: &RequestLimits,
+        request: FeedRequest,
+    ) -> Result<(FirstLines, Self), Problem> {
+        let until = request.wait.map(|wait| Instant::now() + wait);
+        let _waiting = until.map(|_| self.app.metrics.readers.waiting.increment());
+        let mut held = false;
+        loop {
+            let before = self.cursor();
+            let ((live, changes), reader, batch) =
+                Box::pin(self.first(work, request.limit)).await?;
+            self = reader;
+            if held && self.app.stopping.is_cancelled() {
+                return Ok((FirstLines::Stopped(before), self));
+            }
+            held = true;
+            let missed = self.live.as_ref().is_some_and(|live| live.missed());
+            let mut is_over = !(live.is_empty() && changes.is_empty()) || !batch.at_end || missed;
+            if !is_over {
+                if let Some(name) = &request.unknown {
+                    // The feed may still hold removals of a dropped window, but gets no new ones.
+                    return Err(Problem::unknown_window(name));
+                }
+                is_over = match until {
+                    Some(until) => self.wait_until(until).await != Ok(true),
+                    None => true,
+                };
+            }
+            if is_over {
+                // Without changes the search took too long; the reader goes on from the cursor.
+                let left = if changes.is_empty() { 0 } else { request.limit - batch.lines };
+                let at_end = batch.at_end;
+                return Ok((FirstLines::Found { live, changes, left, at_end }, self));
+            }
+        }
+    }
+
+    /// Reads the live lines that are due and the first changes; no changes if the feed has none, or
+    /// none that the filter accepts within [`SEARCH_TIME`].
     async fn first(
         mut self,
         work: &RequestLimits,
         limit: usize,
-    ) -> Result<(Bytes, Self, BatchSummary), Problem> {
+    ) -> Result<((Vec<u8>, Bytes), Self, BatchSummary), Problem> {
         let until = Instant::now() + SEARCH_TIME;
+        let mut live = Vec::new();
         loop {
             // A turn for each batch: a filter may refuse millions of changes.
             let reading = async move {
                 let mut lines = Vec::new();
                 let bounds = (limit, SLICE_BYTES, Seq::MAX);
-                let mut batch = self.read_batch(&mut lines, LineFormat::Line, bounds).await;
-                if let Ok(batch) = &mut batch {
-                    let pending = self.follower.pending(self.follower.seq()).await;
-                    batch.pending = pending.unwrap_or_default();
-                }
-                (lines, (self, batch))
+                let batch = match self.write_live(&mut live, LineFormat::Line).await {
+                    Ok(()) => self.read_batch(&mut lines, LineFormat::Line, bounds).await,
+                    Err(problem) => Err(problem),
+                };
+                (lines, (self, batch, live))
             };
             let made = timeout(TURN_TIMEOUT, work.slice(SLICE_BYTES, reading))
                 .await
                 .map_err(|_| Problem::Busy)?;
-            let (bytes, (reader, batch)) = made?;
+            let (changes, (reader, batch, lines)) = made?;
             let batch = batch?;
             if batch.lines > 0 || batch.at_end || Instant::now() >= until {
-                return Ok((bytes, reader, batch));
+                return Ok(((lines, changes), reader, batch));
             }
-            self = reader;
+            (self, live) = (reader, lines);
         }
     }
 
-    /// The body that starts with `first`, and the cursor after its end.
-    async fn rest(
+    /// Finds the end of a response that has at most `limit` more changes of about `bytes` bytes.
+    async fn measure(
         self,
         work: &RequestLimits,
-        first: Bytes,
         limit: usize,
-    ) -> Result<(Body, String, u64), Problem> {
-        let bytes = ANSWER_BYTES.saturating_sub(first.len());
-        let looking = async move {
-            let reached = async {
-                let (end, cursor) = self.follower.reach(limit, bytes).await?;
-                Ok::<_, FeedError>((end, cursor, self.follower.pending(end).await?))
+        bytes: usize,
+        shows_pending: bool,
+    ) -> Result<(Self, FeedEnd), Problem> {
+        let measuring = async move {
+            let measured = async {
+                let follower = &self.follower;
+                let (seq, cursor) = match limit {
+                    0 => (follower.seq(), follower.cursor()),
+                    limit => follower.reach(limit, bytes).await?,
+                };
+                let pending = match shows_pending {
+                    true => Some(follower.pending(seq).await?),
+                    false => None,
+                };
+                Ok::<_, FeedError>(FeedEnd { seq, cursor: self.scope.add_to(cursor), pending })
             };
-            (reached.await, self)
+            (measured.await, self)
         };
-        let (reached, reader) = work.run(looking).await?;
-        let (end, cursor, pending) = reached?;
-        let cursor = reader.scope.add_to(cursor);
-        let stopping = reader.app.stopping.clone();
-        let rest = RemainingLines { reader, end };
-        Ok((work.body_after(first, rest, stopping), cursor, pending))
-    }
-
-    /// Writes the next changes: at most `limit`, about `bytes` bytes, and none after `end`.
-    async fn read_batch(
-        &mut self,
-        text: &mut Vec<u8>,
-        form: LineFormat,
-        (limit, bytes, end): (usize, usize, Seq),
-    ) -> Result<BatchSummary, Problem> {
-        let first = self.follower.initial_end().unwrap_or_default();
-        let changes = self.follower.read_to(end, limit.min(BATCH), bytes).await?;
-        let mut summary = BatchSummary { lines: 0, at_end: changes.at_end, pending: 0 };
-        text.reserve(changes.value.iter().map(line_size).sum());
-        for change in changes.value {
-            let is_first = change.seq <= first;
-            let Some(mut change) = self.view.show_change(change, is_first) else { continue };
-            change.cursor = self.scope.add_to(change.cursor);
-            summary.lines += 1;
-            match form {
-                LineFormat::Line => {
-                    change.write_line(text);
-                    text.push(b'\n');
-                }
-                LineFormat::Frame => {
-                    let head = format!("id: {}\nevent: change\ndata: ", change.cursor);
-                    text.extend_from_slice(head.as_bytes());
-                    change.write_line(text);
-                    text.extend_from_slice(b"\n\n");
-                }
-            }
-        }
-        Ok(summary)
-    }
-
-    /// Waits for new changes; `false` when the daemon stops or its store ends.
-    async fn wait_for_change_until(&mut self, until: Instant) -> Result<bool, Elapsed> {
-        let changed = async {
-            tokio::select! {
-                biased;
-                () = self.app.stopping.cancelled() => false,
-                changed = self.follower.wait() => changed.is_ok(),
-            }
-        };
-        timeout_at(until, changed).await
-    }
-
-    /// A stream of server-sent events from this position, until either side ends it.
-    fn stream(self) -> Response {
-        let open = self.app.metrics.readers.streams.increment();
-        let stream = futures_util::stream::unfold((self, open), |(reader, open)| async {
-            let (frame, reader) = reader.frame().await?;
-            Some((Ok::<_, Infallible>(frame), (reader, open)))
-        });
-        let stream = stream.fuse();
-        let kind = HeaderValue::from_static("text/event-stream");
-        let cache = HeaderValue::from_static("no-cache");
-        let headers = [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, cache)];
-        (headers, Body::from_stream(stream)).into_response()
-    }
-
-    /// Reads the next frames, if there are any.
-    async fn frames(
-        mut self,
-        work: &RequestLimits,
-    ) -> Result<(Bytes, Self, BatchSummary), Problem> {
-        let reading = async move {
-            let mut frames = Vec::new();
-            let bounds = (BATCH, SLICE_BYTES, Seq::MAX);
-            let batch = self.read_batch(&mut frames, LineFormat::Frame, bounds).await;
-            (frames, (self, batch))
-        };
-        let (frames, (reader, batch)) = work.slice(SLICE_BYTES, reading).await?;
-        Ok((frames, reader, batch?))
-    }
-
-    /// The next frames of the stream; `None` ends it. An id without data moves the reader's
-    /// `Last-Event-ID` without an event, so the cursor of a quiet window's reader does not expire.
-    async fn frame(mut self) -> Option<(Bytes, Self)> {
-        let work = self.app.limits.clone();
-        // Not postponed by changes of other windows.
-        let due = Instant::now() + KEEP_ALIVE;
-        loop {
-            // Boxed, because a waiting stream keeps the room of everything that it awaits. An error
-            // ends the stream. The client reconnects and gets it as a problem.
-            let (frames, reader, batch) = Box::pin(self.frames(&work)).await.ok()?;
-            self = reader;
-            if self.app.stopping.is_cancelled() {
-                // Checked after reading: settings may have changed, and later changes are reported
-                // under the new ones.
-                return None;
-            }
-            if !frames.is_empty() {
-                return Some((frames, self));
-            }
-            if batch.at_end && self.wait_for_change_until(due).await == Ok(false) {
-                return None;
-            }
-            if Instant::now() >= due {
-                return Some((format!("id: {}\n\n", self.cursor()).into(), self));
-            }
-        }
-    }
-
-    /// The cursor to continue from.
-    fn cursor(&self) -> String {
-        self.scope.add_to(self.follower.cursor())
+        let (end, reader) = work.run(measuring).await?;
+        Ok((reader, end?))
     }
 }
 
-/// Roughly how many bytes the line or frame of a change has.
-fn line_size(change: &Change) -> usize {
-    let event = change.event.as_ref().map_or(0, Bytes::len);
-    event + change.id.as_str().len() + 2 * change.cursor.len() + change.window.len() + 200
-}
-
-/// The lines of a response after its first slice.
-struct RemainingLines {
-    reader: FeedReader,
-    /// The last seq of the response.
-    end: Seq,
-}
-
-impl SliceProducer for RemainingLines {
-    async fn next(&mut self, bytes: usize) -> Result<Vec<u8>, Problem> {
-        let mut lines = Vec::new();
-        // A full batch: `end` already bounds the number of lines.
-        self.reader.read_batch(&mut lines, LineFormat::Line, (BATCH, bytes, self.end)).await?;
-        Ok(lines)
+/// An NDJSON response.
+fn respond(body: Body, cursor: &str, pending: Option<u64>) -> Response {
+    let mut response = body.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    if let Ok(cursor) = HeaderValue::from_str(cursor) {
+        headers.insert(CURSOR, cursor);
     }
-
-    fn is_over(&self) -> bool {
-        self.reader.follower.seq() >= self.end
+    if let Some(pending) = pending {
+        headers.insert(PENDING, pending.into());
     }
+    response
 }

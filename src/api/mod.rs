@@ -17,12 +17,15 @@ mod etag;
 mod events;
 mod export;
 mod extract;
+mod feed_reader;
+mod feed_stream;
 mod fleets;
 mod free;
 mod health;
 pub mod ics;
 mod limits;
 mod listen;
+mod live_lines;
 mod login;
 mod merged_events;
 mod metrics;
@@ -38,6 +41,7 @@ mod slow_client;
 #[cfg(test)]
 mod tests;
 mod token_hash;
+mod upcoming;
 mod view;
 mod web;
 mod windows;
@@ -53,6 +57,7 @@ use axum::middleware;
 use axum::routing::{get, post};
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
+use tokio::sync::broadcast;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower_http::CompressionLevel;
@@ -74,7 +79,7 @@ use crate::mirror::status::{PastRounds, WindowStatus};
 use crate::reload::ReloadHandle;
 use crate::store::Store;
 use crate::supervisor::{Fleet, FleetError, StartedRound};
-use crate::worker::WindowSummary;
+use crate::worker::{StateChange, WindowSummary};
 use problem::Problem;
 
 /// The state that all routes share.
@@ -158,6 +163,10 @@ pub trait FleetApi: Send + Sync {
     fn summaries(&self) -> Vec<WindowSummary>;
     /// One window's status.
     fn window(&self, name: &str) -> Option<WindowStatus>;
+    /// At most `limit` windows in trouble, ordered by name, after a name if one is given.
+    fn troubled(&self, after: Option<&str>, limit: usize) -> Vec<WindowStatus>;
+    /// The changes of the states of windows from now on.
+    fn state_changes(&self) -> broadcast::Receiver<StateChange>;
     /// The recorded rounds of a window.
     fn rounds(&self, name: &str) -> Option<PastRounds>;
     /// The id of a window in the store.
@@ -183,6 +192,12 @@ impl FleetApi for Fleet {
     }
     fn window(&self, name: &str) -> Option<WindowStatus> {
         Fleet::window(self, name)
+    }
+    fn troubled(&self, after: Option<&str>, limit: usize) -> Vec<WindowStatus> {
+        Fleet::troubled(self, after, limit)
+    }
+    fn state_changes(&self) -> broadcast::Receiver<StateChange> {
+        Fleet::state_changes(self)
     }
     fn rounds(&self, name: &str) -> Option<PastRounds> {
         Fleet::rounds(self, name)

@@ -20,7 +20,7 @@ pub(super) enum Detail {
 
 impl Detail {
     /// Whether all members of an event are shown.
-    pub(super) fn of(self, event: &[u8]) -> bool {
+    pub(super) fn shows_all(self, event: &[u8]) -> bool {
         match self {
             Self::All => true,
             Self::MaskPrivate => JsonMembers::parse(event).is_ok_and(|event| !is_hidden(&event)),
@@ -45,7 +45,7 @@ const KEPT: [&str; 10] = [
 
 /// The event as a reader may see it. A reduced event that does not parse becomes `{}`.
 pub(super) fn shown(event: Bytes, detail: Detail) -> Bytes {
-    if detail.of(&event) {
+    if detail.shows_all(&event) {
         return event;
     }
     match JsonMembers::parse(&event) {

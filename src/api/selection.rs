@@ -93,12 +93,9 @@ impl SelectedWindows {
 
     /// The only window of a selection that names one and nothing else.
     pub(super) fn single(&self) -> Option<&str> {
-        match self.patterns.first() {
-            Some(one) if self.patterns.len() == 1 && self.groups.is_empty() && one.is_plain() => {
-                Some(one.as_str())
-            }
-            _ => None,
-        }
+        let is_single = self.patterns.len() == 1 && self.groups.is_empty();
+        let only = self.patterns.first().filter(|one| is_single && one.is_plain());
+        only.map(NamePattern::as_str)
     }
 
     /// The names of a selection that has nothing but names.
@@ -143,13 +140,18 @@ impl SelectedWindows {
     /// # Errors
     /// 404 if a name, a pattern or a group has none.
     pub(super) fn running(&self) -> Result<Vec<Arc<str>>, Problem> {
-        let all = self.app.fleet.summaries().into_iter().map(|summary| summary.window.name.clone());
-        let names: Vec<Arc<str>> = all.filter(|name| self.contains(name)).collect();
+        let names = self.members();
         let is_missing = |pattern: &&NamePattern| !names.iter().any(|name| pattern.matches(name));
         match self.patterns.iter().find(is_missing) {
             Some(pattern) => Err(Problem::unknown_window(pattern.as_str())),
             None => Ok(names),
         }
+    }
+
+    /// The names of the selected windows that run, if there are any.
+    pub(super) fn members(&self) -> Vec<Arc<str>> {
+        let all = self.app.fleet.summaries().into_iter().map(|summary| summary.window.name.clone());
+        all.filter(|name| self.contains(name)).collect()
     }
 
     /// The filter for the feed.

@@ -11,6 +11,7 @@ mod filters;
 mod free;
 mod ics;
 mod joins;
+mod live;
 mod logins;
 mod merged_events;
 mod problems;
@@ -35,6 +36,7 @@ use crate::mirror::page::{EventId, Item, Span};
 use crate::mirror::status::WindowState;
 use crate::mirror::window::{Edge, Edges, Window};
 use crate::tests::{open, registration, single, window};
+use crate::worker::StateFeed;
 
 const NOON: &str = "2026-11-21T12:00:00Z";
 
@@ -48,6 +50,7 @@ struct Double {
     windows: Mutex<Vec<(WindowStatus, WindowId)>>,
     rounds: Mutex<PastRounds>,
     asked: Mutex<Vec<String>>,
+    states: StateFeed,
 }
 
 impl Double {
@@ -74,6 +77,18 @@ impl FleetApi for Double {
     fn window(&self, name: &str) -> Option<WindowStatus> {
         let windows = self.windows.lock().unwrap();
         windows.iter().map(|(status, _)| status).find(|status| status.name == name).cloned()
+    }
+    fn troubled(&self, after: Option<&str>, limit: usize) -> Vec<WindowStatus> {
+        let mut windows: Vec<WindowStatus> =
+            self.windows.lock().unwrap().iter().map(|(status, _)| status.clone()).collect();
+        windows.retain(|status| status.state.is_trouble());
+        windows.retain(|status| after.is_none_or(|after| *status.name > *after));
+        windows.sort_by(|a, b| a.name.cmp(&b.name));
+        windows.truncate(limit);
+        windows
+    }
+    fn state_changes(&self) -> broadcast::Receiver<StateChange> {
+        self.states.subscribe()
     }
     fn rounds(&self, name: &str) -> Option<PastRounds> {
         self.id(name).map(|_| self.rounds.lock().unwrap().clone())

@@ -77,31 +77,37 @@ impl EventView {
         shown(event, self.detail)
     }
 
-    /// The event as the reader sees it; `None` if the filter refuses it.
-    pub(super) fn show(&self, event: Bytes) -> Option<Bytes> {
+    /// As much of the event as the reader sees; `None` if the filter refuses it.
+    pub(super) fn accept(&self, event: Bytes) -> Option<Bytes> {
         let event = shown(event, self.detail);
-        if !self.filter.matches(&event) {
-            return None;
-        }
-        Some(self.select(event))
+        self.filter.matches(&event).then_some(event)
     }
 
-    /// The members that were asked for.
+    /// The event as the reader sees it; `None` if the filter refuses it.
+    pub(super) fn show(&self, event: Bytes) -> Option<Bytes> {
+        self.accept(event).map(|event| self.select(event))
+    }
+
+    /// The members of an accepted event that were asked for.
     fn select(&self, event: Bytes) -> Bytes {
         let Some(fields) = &self.fields else { return event };
         let names: Vec<&str> = fields.iter().map(String::as_str).collect();
         let Ok(members) = JsonMembers::parse(&event) else { return Bytes::from("{}") };
-        let mut only = members.only(&names);
+        let mut only = members.pick(&names);
         if names.contains(&JOIN_URL)
             && let Some(link) = join_url(&members)
         {
-            only.pop();
-            let comma = if only.len() > 1 { "," } else { "" };
             // A string always serializes.
-            let link = serde_json::to_string(&link).unwrap_or_default();
-            only.extend_from_slice(format!("{comma}\"{JOIN_URL}\":{link}}}").as_bytes());
+            only.raw(JOIN_URL, &serde_json::to_string(&link).unwrap_or_default());
         }
-        only.into()
+        only.finish().into()
+    }
+
+    /// An accepted event as a line of the feed has it: without members, the line alone says that
+    /// the event exists.
+    pub(super) fn in_line(&self, event: Bytes) -> Option<Bytes> {
+        let is_thin = self.fields.as_ref().is_some_and(Vec::is_empty);
+        (!is_thin).then(|| self.select(event))
     }
 
     /// A change as the reader sees it; `None` if the reader needs no line. `is_first`: the reader
@@ -114,16 +120,14 @@ impl EventView {
             let summary = change.summary.map(|summary| self.select(shown(summary, self.detail)));
             return Some(Change { summary, ..change });
         };
-        let visible = self.detail.of(&event);
-        match self.show(event) {
+        let visible = self.detail.shows_all(&event);
+        match self.accept(event) {
             Some(event) => {
                 let names = change.changed.map(|mut names| {
                     names.retain(|name| visible || is_kept(name));
                     names
                 });
-                // Without members, the line alone says that the event exists.
-                let is_thin = self.fields.as_ref().is_some_and(Vec::is_empty);
-                Some(Change { event: (!is_thin).then_some(event), changed: names, ..change })
+                Some(Change { event: self.in_line(event), changed: names, ..change })
             }
             None if is_first => None,
             None => Some(Change {

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::Change;
-use crate::json::JsonMembers;
+use crate::json::{JsonMembers, extend_flat};
 use crate::mirror::change::{RemovalReason, Seq};
 
 /// A change without the event at its end.
@@ -56,16 +56,6 @@ impl Change {
             text.push(b',');
             extend_flat(text, &summary[1..]);
         }
-    }
-}
-
-/// Appends JSON with its line ends replaced by spaces.
-fn extend_flat(text: &mut Vec<u8>, json: &[u8]) {
-    let start = text.len();
-    text.extend_from_slice(json);
-    // Copied and changed in two passes, which the compiler vectorizes.
-    for byte in text.iter_mut().skip(start) {
-        *byte = if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte };
     }
 }
 

@@ -4,17 +4,19 @@
 //! and request rounds. The fleet owns no tasks; the supervisor adds and removes its windows.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use crate::env::Env;
 use crate::metrics::RoundMetrics;
 use crate::mirror::position::WindowId;
 use crate::mirror::status::{PastRounds, WindowState, WindowStatus};
-use crate::worker::{HEARTBEAT, RoundRequest, WindowHandle, WindowSummary};
+use crate::worker::{HEARTBEAT, RoundRequest, StateChange, StateFeed, WindowHandle, WindowSummary};
 
 /// A worker in a round that has not checked for stalls for this long holds its thread.
 pub(super) const HUNG_AFTER: Duration = Duration::from_secs(5 * HEARTBEAT.as_secs());
@@ -29,6 +31,7 @@ pub struct Fleet {
     env: Env,
     stop: CancellationToken,
     metrics: Arc<RoundMetrics>,
+    states: StateFeed,
 }
 
 /// Why a command to a window could not be carried out.
@@ -55,8 +58,13 @@ pub struct StartedRound {
 
 impl Fleet {
     /// A fleet without windows.
-    pub(super) fn new(env: Env, stop: CancellationToken, metrics: Arc<RoundMetrics>) -> Self {
-        Self { windows: Arc::default(), env, stop, metrics }
+    pub(super) fn new(
+        env: Env,
+        stop: CancellationToken,
+        metrics: Arc<RoundMetrics>,
+        states: StateFeed,
+    ) -> Self {
+        Self { windows: Arc::default(), env, stop, metrics, states }
     }
 
     /// Every window's status, ordered by name.
@@ -77,6 +85,21 @@ impl Fleet {
             *states.entry(handle.state()).or_default() += 1;
         }
         states
+    }
+
+    /// The changes of the states of windows from now on.
+    pub fn state_changes(&self) -> broadcast::Receiver<StateChange> {
+        self.states.subscribe()
+    }
+
+    /// At most `limit` windows in trouble, ordered by name, after a name if one is given.
+    pub fn troubled(&self, after: Option<&str>, limit: usize) -> Vec<WindowStatus> {
+        let now = self.env.now();
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let windows = self.read();
+        let members = windows.range::<str, _>((from, Bound::Unbounded)).map(|(_, handle)| handle);
+        let troubled = members.filter(|handle| handle.state().is_trouble());
+        troubled.take(limit).map(|handle| handle.status(now)).collect()
     }
 
     /// How many workers were restarted because they panicked or got stuck.
@@ -206,7 +229,8 @@ mod tests {
     }
 
     fn fleet(names: &[&str]) -> Fleet {
-        let fleet = Fleet::new(env(), CancellationToken::new(), Arc::default());
+        let fleet =
+            Fleet::new(env(), CancellationToken::new(), Arc::default(), StateFeed::default());
         let entries = names.iter().map(|name| ((*name).into(), entry(name)));
         fleet.write().extend(entries);
         fleet
@@ -217,7 +241,7 @@ mod tests {
         assert_eq!(fleet(&[]).summary(), "0 windows");
         assert_eq!(fleet(&["alice"]).summary(), "1 window: 1 settled");
         let fleet = fleet(&["alice", "bob", "carol"]);
-        fleet.member("bob").unwrap().on_crash(NOON);
+        fleet.member("bob").unwrap().on_crash(&fleet.states, NOON);
         fleet.metrics.restarts.fetch_add(1, Ordering::Relaxed);
         let summary = fleet.summary();
         assert!(summary.starts_with("3 windows: ") && summary.contains("2 settled"), "{summary}");
@@ -239,7 +263,7 @@ mod tests {
         let (started, ()) =
             tokio::join!(fleet.sync("alice", Some(Duration::from_secs(5))), async {
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                handle.on_crash(NOON);
+                handle.on_crash(&fleet.states, NOON);
             });
         assert!(started.unwrap().finished.is_some());
         assert_eq!(begun.elapsed().as_secs(), 6);

@@ -7,6 +7,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use jiff::SignedDuration;
 use tempfile::TempDir;
+use tracing::subscriber::DefaultGuard;
 
 use super::fleet::HUNG_AFTER;
 use super::*;
@@ -17,7 +18,8 @@ use crate::mirror::page::Link;
 use crate::mirror::position::{Phase, Position};
 use crate::mirror::window::Edge;
 use crate::store::{Store, StoreOptions};
-use crate::tests::{env, identity, window};
+use crate::tests::{capture_log, env, identity, window};
+use crate::worker::StateFeed;
 
 /// A Graph that never responds.
 struct Silence;
@@ -42,11 +44,11 @@ pub(super) async fn start<const N: usize>(supervisor: &mut Supervisor, specs: [W
 }
 
 /// Captures the log of this thread in a file.
-fn captured_log() -> (tempfile::NamedTempFile, tracing::subscriber::DefaultGuard) {
+fn captured_log() -> (tempfile::NamedTempFile, DefaultGuard) {
     let log = tempfile::NamedTempFile::new().unwrap();
     let writer = std::sync::Mutex::new(log.reopen().unwrap());
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(writer).finish();
-    (log, tracing::subscriber::set_default(subscriber))
+    (log, capture_log(subscriber))
 }
 
 pub(super) struct SupervisorFixture {
@@ -72,7 +74,7 @@ impl SupervisorFixture {
         let client = script::client(&transport);
         let tokens = script::tokens(&transport);
         let mut supervisor = Supervisor::new(
-            Services { store, client, env, metrics: Arc::default() },
+            Services { store, client, env, metrics: Arc::default(), states: StateFeed::default() },
             Duration::from_secs(86_400),
         );
         start(&mut supervisor, ["alice", "bob"].map(|name| spec(window(name), &tokens))).await;
@@ -102,7 +104,8 @@ impl SupervisorFixture {
         let Services { store, client, env, .. } = (*supervisor.services).clone();
         let tokens = supervisor.tokens["contoso"].clone();
         assert!(supervisor.drain(Duration::from_secs(30)).await);
-        let services = Services { store, client, env, metrics: Arc::default() };
+        let services =
+            Services { store, client, env, metrics: Arc::default(), states: StateFeed::default() };
         let supervisor = Supervisor::new(services, Duration::from_secs(86_400));
         (Self { directory, supervisor, manager }, tokens)
     }

@@ -25,13 +25,13 @@ use crate::mirror::fallback::Fallback;
 use crate::mirror::position::{Phase, Position, SegmentIndex, WindowId};
 use crate::mirror::round::{Effect, Round, RoundEnd, RoundInput, SegmentContext};
 use crate::mirror::segment_set::SegmentSet;
-use crate::mirror::status::{ResyncReason, RoundFigures, WindowState};
+use crate::mirror::status::{LastResync, ResyncReason, RoundFigures, WindowState};
 use crate::mirror::window::{Edges, Window};
 
+use super::Services;
 use super::error::AttemptError;
 use super::handle::WindowHandle;
 use super::state::RoundRequest;
-use super::{Services, record_resync};
 use pages::{CurrentPage, PageSource};
 use retry::RetryBudget;
 use series::SeriesError;
@@ -254,8 +254,22 @@ impl<'a> Attempt<'a> {
         commit.position = Some(Position::start(reason, fallback));
         commit.counters.resync = Some(reason);
         self.context.services.store.commit(commit).await?;
-        record_resync(self.context.handle, now, reason);
+        self.record_resync(now, reason);
         Ok(())
+    }
+
+    /// Publishes that a resync began; the store counts it in the commit that begins it.
+    fn record_resync(&self, at: Timestamp, reason: ResyncReason) {
+        let mut state = self.context.handle.lock();
+        state.health.state = WindowState::Enumerating;
+        state.resync = Some(reason);
+        if reason != ResyncReason::New {
+            state.edit_rare(|rare| {
+                rare.resyncs += 1;
+                rare.last_resync = Some(LastResync { at, reason });
+            });
+            self.context.services.states.tell(&mut state, at);
+        }
     }
 
     fn publish_enumerating(&self) {
@@ -290,7 +304,7 @@ impl<'a> Attempt<'a> {
             commit.counters.success = Some(self.context.services.env.now());
         }
         if let Some(reason) = commit.counters.resync {
-            record_resync(self.context.handle, commit.at, reason);
+            self.record_resync(commit.at, reason);
         }
         if commit.deferrable {
             // Only the next round of this window waits for this commit.

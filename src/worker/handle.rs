@@ -16,6 +16,7 @@ use crate::mirror::window::{CalendarRef, Window};
 use crate::store::RegisteredWindow;
 
 use super::state::{RoundRequest, WorkerState};
+use super::state_feed::StateFeed;
 
 /// Connects a worker with its readers and requesters. Small, because there may be a million.
 #[derive(Debug)]
@@ -172,7 +173,7 @@ impl WindowHandle {
     }
 
     /// Records that the worker panicked or hung. Another worker will take over the window.
-    pub fn on_crash(&self, now: Timestamp) {
+    pub fn on_crash(&self, states: &StateFeed, now: Timestamp) {
         let mut state = self.lock();
         state.end_round();
         state.rounds += 1;
@@ -180,6 +181,7 @@ impl WindowHandle {
         let round = RoundFigures { number, at: now, ..RoundFigures::default() };
         state.record_round(round, RoundOutcome::Crashed);
         state.health = state.health.on_crash();
+        states.tell(&mut state, now);
         drop(state);
         self.notify_finished();
     }
@@ -315,7 +317,7 @@ mod tests {
     async fn every_end_of_a_round_wakes_its_waiters() {
         type Finish = fn(&WindowHandle);
         let ends: [(&str, Finish); 3] = [
-            ("a crash", |handle| handle.on_crash(NOON)),
+            ("a crash", |handle| handle.on_crash(&StateFeed::default(), NOON)),
             ("a stop of the worker", WindowHandle::interrupt),
             ("its result", |handle| {
                 handle.lock().rounds += 1;

@@ -68,6 +68,7 @@ impl Worker {
         if result == RoundResult::Settled {
             state.audits.begin(now);
         }
+        self.services.states.tell(&mut state, now);
         drop(state);
         self.services.metrics.rounds.add(outcome.as_str(), 1);
         tracing::debug!(
@@ -142,6 +143,7 @@ impl Worker {
             );
         }
         state.edit_rare(|rare| rare.last_error = Some(last_error));
+        self.services.states.tell(&mut state, now);
         Instant::now() + delay
     }
 }

@@ -27,6 +27,8 @@ pub(super) struct WorkerState {
     /// The settings.
     pub(super) window: Arc<Window>,
     pub(super) health: WindowHealth,
+    /// The state that readers of the feed know.
+    pub(super) told: WindowState,
     pub(super) edges: Edges,
     pub(super) edges_at: Timestamp,
     pub(super) events: u64,
@@ -61,16 +63,18 @@ impl WorkerState {
             snapshots: registered.snapshots,
             ..RareState::default()
         };
+        let initial = if registered.settled {
+            WindowState::Settled
+        } else if registered.held {
+            WindowState::Held
+        } else {
+            WindowState::Enumerating
+        };
         Self {
             window,
+            told: initial,
             health: WindowHealth {
-                state: if registered.settled {
-                    WindowState::Settled
-                } else if registered.held {
-                    WindowState::Held
-                } else {
-                    WindowState::Enumerating
-                },
+                state: initial,
                 failures: 0,
                 settled_once: registered.settled_once,
                 logged: None,

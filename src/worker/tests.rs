@@ -48,7 +48,13 @@ impl WorkerFixture {
         let tokens = tokens(&script);
         Self {
             target: client.target(&tokens, &window.mailbox, window.calendar.clone()),
-            services: Arc::new(Services { store, client, env, metrics: Arc::default() }),
+            services: Arc::new(Services {
+                store,
+                client,
+                env,
+                metrics: Arc::default(),
+                states: StateFeed::default(),
+            }),
             script,
             id: registered[0].id,
             handle,

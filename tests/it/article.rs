@@ -16,7 +16,7 @@ use calmirror::mirror::status::RoundFigures;
 use calmirror::mirror::window::{Edge, Window, WindowSettings};
 use calmirror::store::{EventQuery, Store, StoreOptions};
 use calmirror::supervisor::{Fleet, Supervisor};
-use calmirror::worker::Services;
+use calmirror::worker::{Services, StateFeed};
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use serde_json::Value;
@@ -81,7 +81,13 @@ async fn start(
     let (store, _) = Store::open(&options, env).unwrap();
     let client = rig::client(&transport, BASE, env);
     let mut supervisor = Supervisor::new(
-        Services { store: store.clone(), client, env: env.clone(), metrics: Arc::default() },
+        Services {
+            store: store.clone(),
+            client,
+            env: env.clone(),
+            metrics: Arc::default(),
+            states: StateFeed::default(),
+        },
         Duration::from_secs(86_400),
     );
     let sign_in = rig::sign_in(Credential::AccessTokenFile(token));

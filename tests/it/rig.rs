@@ -16,7 +16,7 @@ use calmirror::platform::start_progress::StartProgress;
 use calmirror::simulator::{Simulator, SimulatorSettings};
 use calmirror::store::{Store, StoreError, StoreOptions};
 use calmirror::supervisor::{Fleet, Supervisor, WindowSpec};
-use calmirror::worker::Services;
+use calmirror::worker::{Services, StateFeed};
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -142,8 +142,13 @@ impl Rig {
             access: Arc::default(),
         };
         let round_metrics = metrics.rounds.clone();
-        let services =
-            Services { store: store.clone(), client, env: env.clone(), metrics: round_metrics };
+        let services = Services {
+            store: store.clone(),
+            client,
+            env: env.clone(),
+            metrics: round_metrics,
+            states: StateFeed::default(),
+        };
         let mut supervisor = Supervisor::new(services, Duration::from_secs(30 * 86_400));
         let posts = windows.into_iter().map(|window| spec(window, &tokens)).collect();
         start(&mut supervisor, posts).await;

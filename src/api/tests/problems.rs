@@ -60,7 +60,8 @@ fn malformed(name: &str) -> Vec<String> {
         ],
         "after" => vec!["", "yesterday", "now~1", "~", "yesterday~7", "%00", &long],
         "wait" => vec!["", "soon", "1", "-1s", "1e9s", "99999999999999999999999s", &long],
-        "settled" | "accept_removals" | "accept_drops" | "replace" => {
+        "upcoming" => vec!["", "soon", "10", "-1m", "25h", "1e9s", &long],
+        "settled" | "states" | "accept_removals" | "accept_drops" | "replace" => {
             vec!["", "maybe", "yes", "2", &long]
         }
         "state" => vec!["", "happy", "settled,", ",", "SETTLED", &long],
@@ -265,6 +266,9 @@ async fn an_unknown_parameter_is_named() {
         ("GET", "/v1/changes?after=yesterday~7", "after"),
         ("GET", "/v1/changes?wait=soon", "wait"),
         ("GET", "/v1/changes?since=1", "since"),
+        ("GET", "/v1/changes?states=some", "states"),
+        ("GET", "/v1/changes?upcoming=", "upcoming"),
+        ("GET", "/v1/changes?upcoming=25h", "upcoming"),
         ("POST", "/v1/windows/alice/sync?accept_removals=true", "accept_removals"),
         ("POST", "/v1/windows/alice/resync?accept_removals=perhaps", "accept_removals"),
         ("POST", "/v1/windows/alice/resync?wait=1", "wait"),

@@ -13,7 +13,6 @@ use crate::mirror::window::{self, Edges};
 use super::retry::RetryBudget;
 use super::{Attempt, AttemptError};
 use crate::worker::monotonic::MonotonicTime;
-use crate::worker::record_resync;
 
 impl Attempt<'_> {
     /// Moves relative edges, which follow the date, each window at its own hour. Returns whether
@@ -44,7 +43,7 @@ impl Attempt<'_> {
         state.set_edges(moved, now);
         state.edit_rare(|rare| rare.held_move = None);
         drop(state);
-        record_resync(self.context.handle, now, ResyncReason::WindowMoved);
+        self.record_resync(now, ResyncReason::WindowMoved);
         tracing::info!(start = %moved.start, end = %moved.end, "window moved");
         Ok(true)
     }
@@ -95,7 +94,7 @@ impl Attempt<'_> {
         let now = self.context.services.env.now();
         self.context.services.store.shorten_segments(self.context.id, days, now).await?;
         self.context.handle.lock().set_segment_days(days);
-        record_resync(self.context.handle, now, ResyncReason::SegmentTooLong);
+        self.record_resync(now, ResyncReason::SegmentTooLong);
         tracing::warn!(days, "segments are too long for graph, halving them");
         (self.end, self.budget) = (RoundEnd::Settled, RetryBudget::default());
         Ok(())

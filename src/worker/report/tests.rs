@@ -2,11 +2,12 @@
 
 use super::*;
 use crate::graph::GraphError;
+use crate::graph::script::reply;
 use crate::graph::transport::{TransportError, TransportErrorKind};
 use crate::mirror::fallback::StallKind;
 use crate::mirror::status::{WindowState, WindowStatus};
 use crate::tests::{NOON, window};
-use crate::worker::tests::WorkerFixture;
+use crate::worker::tests::{WorkerFixture, delta};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -138,6 +139,37 @@ async fn a_failure_is_published_and_cleared_by_the_next_success() {
     publish(&fixture, AttemptEnd::Settled, &stats(1));
     let WindowStatus { last_error, failures, state, .. } = fixture.handle.status(NOON);
     assert_eq!((last_error, failures, state), (None, 0, WindowState::Settled));
+}
+
+#[tokio::test(start_paused = true)]
+async fn readers_of_the_feed_are_told_what_changes() {
+    let gone = reply(410, r#"{"error":{"code":"syncStateNotFound"}}"#);
+    let fixture = WorkerFixture::new(window("alice"), [delta(&[]), gone, delta(&[])]).await;
+    let mut reader = fixture.services.states.subscribe();
+    let mut told = || {
+        let change = reader.try_recv().ok()?;
+        assert_eq!((&*change.window, change.error.is_some()), ("alice", change.state.is_trouble()));
+        Some(change.state)
+    };
+    // A new window settles.
+    assert_eq!(fixture.run().await.0, AttemptEnd::Settled);
+    publish(&fixture, AttemptEnd::Settled, &stats(1));
+    assert_eq!(told(), Some(WindowState::Settled));
+    // An expired link.
+    assert_eq!(fixture.run().await.0, AttemptEnd::Settled);
+    assert_eq!(told(), Some(WindowState::Enumerating));
+    publish(&fixture, AttemptEnd::Settled, &stats(1));
+    assert_eq!(told(), Some(WindowState::Settled));
+    let transport = TransportError::new(TransportErrorKind::Timeout);
+    let error = AttemptError::Graph(GraphError::Transport(transport));
+    for _ in 0..2 {
+        publish_failure(&fixture, &stats(2), &error);
+    }
+    assert_eq!((told(), told()), (Some(WindowState::BackingOff), None));
+    publish(&fixture, AttemptEnd::Settled, &stats(1));
+    assert_eq!(told(), Some(WindowState::Settled));
+    publish(&fixture, AttemptEnd::Settled, &stats(1));
+    assert_eq!(told(), None);
 }
 
 #[tokio::test(start_paused = true)]

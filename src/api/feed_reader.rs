@@ -1,0 +1,177 @@
+//! One reader of the feed: where it is, what it sees, and the lines that it gets.
+
+use std::sync::Arc;
+
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, timeout_at};
+
+use super::AppState;
+use super::limits::SliceProducer;
+use super::live_lines::LiveLines;
+use super::problem::Problem;
+use super::selection::FeedScope;
+use super::view::EventView;
+use crate::mirror::change::Seq;
+use crate::store::{Change, Follower};
+
+/// Changes read from the store at a time, if they are not too large together.
+pub(super) const BATCH: usize = 500;
+
+/// One reader of the feed.
+pub(super) struct FeedReader {
+    pub(super) app: Arc<AppState>,
+    pub(super) view: EventView,
+    pub(super) scope: FeedScope,
+    pub(super) follower: Follower,
+    /// Whether the reader gets changes. Others get live lines only.
+    pub(super) sees_changes: bool,
+    /// The lines that are not stored, if the reader wants any. Boxed, because few readers do, and
+    /// each waiting reader keeps the room.
+    pub(super) live: Option<Box<LiveLines>>,
+}
+
+/// The format of a line.
+#[derive(Clone, Copy)]
+pub(super) enum LineFormat {
+    /// An NDJSON line.
+    Line,
+    /// A server-sent event.
+    Frame,
+}
+
+impl LineFormat {
+    /// Writes a line: the name and the id of its event, and its JSON.
+    pub(super) fn write(
+        self,
+        text: &mut Vec<u8>,
+        (name, cursor): (&str, &str),
+        json: impl FnOnce(&mut Vec<u8>),
+    ) {
+        match self {
+            Self::Line => {
+                json(text);
+                text.push(b'\n');
+            }
+            Self::Frame => {
+                let head = format!("id: {cursor}\nevent: {name}\ndata: ");
+                text.extend_from_slice(head.as_bytes());
+                json(text);
+                text.extend_from_slice(b"\n\n");
+            }
+        }
+    }
+}
+
+/// The outcome of [`FeedReader::read_batch`].
+pub(super) struct BatchSummary {
+    pub(super) lines: usize,
+    /// Whether the end was reached.
+    pub(super) at_end: bool,
+}
+
+impl FeedReader {
+    /// Writes the next changes: at most `limit`, about `bytes` bytes, and none after `end`.
+    pub(super) async fn read_batch(
+        &mut self,
+        text: &mut Vec<u8>,
+        form: LineFormat,
+        (limit, bytes, end): (usize, usize, Seq),
+    ) -> Result<BatchSummary, Problem> {
+        let first = self.follower.initial_end().unwrap_or_default();
+        let before = self.follower.seq();
+        let changes = self.follower.read_to(end, limit.min(BATCH), bytes).await?;
+        if let Some(live) = self.live.as_mut().filter(|_| before < changes.seq) {
+            live.on_changes();
+        }
+        let mut summary = BatchSummary { lines: 0, at_end: changes.at_end };
+        if !self.sees_changes {
+            return Ok(summary);
+        }
+        text.reserve(changes.value.iter().map(line_size).sum());
+        for change in changes.value {
+            let is_first = change.seq <= first;
+            let Some(mut change) = self.view.show_change(change, is_first) else { continue };
+            change.cursor = self.scope.add_to(change.cursor);
+            summary.lines += 1;
+            form.write(text, ("change", &change.cursor), |text| change.write_line(text));
+        }
+        Ok(summary)
+    }
+
+    /// Writes the live lines that are due.
+    pub(super) async fn write_live(
+        &mut self,
+        text: &mut Vec<u8>,
+        form: LineFormat,
+    ) -> Result<(), Problem> {
+        let cursor = self.cursor();
+        match &mut self.live {
+            Some(live) => live.write(text, form, &cursor, &self.view).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until there may be lines; `false` when the daemon stops or its store ends.
+    pub(super) async fn wait_until(&mut self, until: Instant) -> Result<bool, Elapsed> {
+        let Self { app, follower, live, .. } = self;
+        let live = async {
+            match live {
+                Some(live) => live.wait().await,
+                None => std::future::pending().await,
+            }
+        };
+        let woken = async {
+            tokio::select! {
+                biased;
+                () = app.stopping.cancelled() => false,
+                changed = follower.wait() => changed.is_ok(),
+                () = live => true,
+            }
+        };
+        timeout_at(until, woken).await
+    }
+
+    /// The cursor to continue from.
+    pub(super) fn cursor(&self) -> String {
+        self.scope.add_to(self.follower.cursor())
+    }
+}
+
+/// Roughly how many bytes the line or frame of a change has.
+fn line_size(change: &Change) -> usize {
+    let event = change.event.as_ref().map_or(0, bytes::Bytes::len);
+    event + change.id.as_str().len() + 2 * change.cursor.len() + change.window.len() + 200
+}
+
+/// The lines of a response that are produced as it is read.
+pub(super) struct RemainingLines {
+    pub(super) reader: FeedReader,
+    /// Lines that come before those of the feed, and after those of the windows in trouble.
+    pub(super) first: Vec<u8>,
+    /// The last seq of the response.
+    pub(super) end: Seq,
+}
+
+impl SliceProducer for RemainingLines {
+    async fn next(&mut self, bytes: usize) -> Result<Vec<u8>, Problem> {
+        let mut lines = Vec::new();
+        let cursor = self.reader.cursor();
+        if let Some(live) = &mut self.reader.live {
+            live.write_troubled(&mut lines, LineFormat::Line, &cursor, bytes);
+        }
+        if !lines.is_empty() {
+            return Ok(lines);
+        }
+        if !self.first.is_empty() {
+            return Ok(std::mem::take(&mut self.first));
+        }
+        // A full batch: `end` already bounds the number of lines.
+        self.reader.read_batch(&mut lines, LineFormat::Line, (BATCH, bytes, self.end)).await?;
+        Ok(lines)
+    }
+
+    fn is_over(&self) -> bool {
+        let lists = self.reader.live.as_ref().is_some_and(|live| live.lists_troubled());
+        !lists && self.first.is_empty() && self.reader.follower.seq() >= self.end
+    }
+}
