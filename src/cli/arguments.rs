@@ -11,6 +11,7 @@ use clap_complete::engine::ArgValueCompleter;
 pub use availability::{BusyArgs, FreeArgs, WindowPatterns};
 
 use super::complete;
+pub use super::time_range::TimeRange;
 use crate::mirror::status::WindowState;
 
 /// The output of `--version`: version, commit, target.
@@ -323,18 +324,9 @@ pub struct EventsArgs {
     #[arg(add = ArgValueCompleter::new(complete::windows))]
     pub window: String,
 
-    /// Start: a time, a date, or relative to today such as -7d [default: today].
-    #[arg(long, value_name = "T", allow_hyphen_values = true)]
-    pub from: Option<String>,
-
-    /// End, exclusive, in the same form [default: seven days after --from].
-    #[arg(long, value_name = "T", allow_hyphen_values = true)]
-    pub to: Option<String>,
-
-    /// Time zone of days and times, by its IANA or Windows name [default: $TZ, else the
-    /// system's].
-    #[arg(long, value_name = "ZONE")]
-    pub zone: Option<String>,
+    /// The range.
+    #[command(flatten)]
+    pub range: TimeRange,
 
     /// Print an iCalendar file, of the whole window unless --from or --to is given.
     #[arg(long, conflicts_with_all = ["json", "zone"])]

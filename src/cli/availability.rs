@@ -5,22 +5,16 @@ use std::io::Write;
 
 use anstyle::Style;
 use jiff::Timestamp;
-use jiff::ToSpan as _;
-use jiff::ZonedDateTime;
 use jiff::tz::TimeZone;
 use serde::Deserialize;
 
 use super::arguments::{BusyArgs, FreeArgs, WindowPatterns};
 use super::client::{ApiClient, ApiResponse};
-use super::events::{find_zone, out_of_calendar, parse_time};
-use super::exit::{CliError, DONE, USAGE};
+use super::exit::{CliError, DONE};
 use super::suggest;
 use super::terminal::{TerminalSize, escaped_json, printable, width, wrapped};
 use crate::api::model::PlaceJson;
 use crate::percent;
-
-/// Days shown unless `--to` says otherwise.
-const DAYS: i64 = 7;
 
 /// Spaces between two columns.
 const GAP: &str = "  ";
@@ -82,17 +76,7 @@ pub(super) async fn busy(
     json: bool,
     out: &mut impl Write,
 ) -> Result<u8, CliError> {
-    let zone = args.zone.as_deref().map_or_else(|| Ok(TimeZone::system()), find_zone)?;
-    let today = today(&zone)?;
-    let from = args.from.as_ref().map(|text| parse_time(text, &today, "--from")).transpose()?;
-    let from = from.unwrap_or_else(|| today.clone());
-    let to = match &args.to {
-        Some(text) => parse_time(text, &today, "--to")?,
-        None => from.checked_add(DAYS.days()).map_err(|error| out_of_calendar(&error))?,
-    };
-    if to <= from {
-        return Err(CliError::new(USAGE, "--to: must be later than --from"));
-    }
+    let [from, to] = args.range.days()?;
     let mut query = selection(&args.which);
     query.extend([("from", from.timestamp().to_string()), ("to", to.timestamp().to_string())]);
     let answer = get(client, "/v1/busy", &query, &args.which).await?;
@@ -100,7 +84,7 @@ pub(super) async fn busy(
         return print_json(&answer, out);
     }
     let BusyList { value } = answer.json()?;
-    write!(out, "{}", busy_table(&value, &zone))?;
+    write!(out, "{}", busy_table(&value, from.time_zone()))?;
     Ok(DONE)
 }
 
@@ -111,16 +95,13 @@ pub(super) async fn free(
     json: bool,
     out: &mut impl Write,
 ) -> Result<u8, CliError> {
-    let zone = args.zone.as_deref().map_or_else(|| Ok(TimeZone::system()), find_zone)?;
-    let today = today(&zone)?;
+    let zone = args.range.time_zone()?;
     let mut query = selection(&args.which);
-    for (name, option, text) in [("from", "--from", &args.from), ("to", "--to", &args.to)] {
-        if let Some(text) = text {
-            query.push((name, parse_time(text, &today, option)?.timestamp().to_string()));
-        }
+    for (name, at) in ["from", "to"].into_iter().zip(args.range.given()?) {
+        query.extend(at.map(|at| (name, at.timestamp().to_string())));
     }
     // A zone of the system may have no name.
-    let named = args.zone.as_deref().or(zone.iana_name());
+    let named = args.range.zone.as_deref().or(zone.iana_name());
     let need = args.need.map(|need| need.to_string());
     let options = [
         ("duration", args.duration.as_deref()),
@@ -141,11 +122,6 @@ pub(super) async fn free(
     let list: SlotList = answer.json()?;
     write!(out, "{}", slot_table(&list, &zone, columns))?;
     Ok(DONE)
-}
-
-fn today(zone: &TimeZone) -> Result<ZonedDateTime, CliError> {
-    let now = Timestamp::now().to_zoned_datetime(zone.clone());
-    now.start_of_day().map_err(|error| out_of_calendar(&error))
 }
 
 /// The parameters that select windows. Each has a parameter of its own, because names may contain

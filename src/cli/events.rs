@@ -5,25 +5,21 @@ use std::fmt::Write as _;
 use std::io::Write;
 
 use anstyle::Style;
-use jiff::civil::{Date, DateTime};
+use jiff::civil::Date;
 use jiff::tz::TimeZone;
-use jiff::{Span, Timestamp, ToSpan as _, ZonedDateTime};
+use jiff::{ToSpan as _, ZonedDateTime};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::arguments::EventsArgs;
 use super::client::{ApiClient, with_query};
-use super::exit::{CliError, DONE, USAGE};
+use super::exit::{CliError, DONE};
 use super::suggest;
 use super::terminal::{TerminalSize, printable};
 use crate::json::JsonMembers;
 use crate::mirror::event_time::{EventTime, TimeReader};
 use crate::mirror::join_link::join_url;
-use crate::mirror::zone;
 use crate::percent;
-
-/// Days shown unless `--to` says otherwise.
-const DAYS: i64 = 7;
 
 /// A page of events from the API; the events are kept as raw JSON.
 #[derive(Debug, Deserialize)]
@@ -79,27 +75,11 @@ pub(super) async fn events(
     json: bool,
     out: &mut impl Write,
 ) -> Result<u8, CliError> {
-    let zone = match &args.zone {
-        Some(name) => find_zone(name)?,
-        None => TimeZone::system(),
-    };
-    let today = Timestamp::now().to_zoned_datetime(zone).start_of_day();
-    let today = today.map_err(|error| out_of_calendar(&error))?;
-    let given = |text: &Option<String>, option| {
-        text.as_ref().map(|text| parse_time(text, &today, option)).transpose()
-    };
-    let (from, to) = (given(&args.from, "--from")?, given(&args.to, "--to")?);
     if args.ics {
+        let [from, to] = args.range.given()?;
         return calendar(client, &args.window, from.as_ref(), to.as_ref(), out).await;
     }
-    let from = from.unwrap_or_else(|| today.clone());
-    let to = match to {
-        Some(to) => to,
-        None => from.checked_add(DAYS.days()).map_err(|error| out_of_calendar(&error))?,
-    };
-    if to <= from {
-        return Err(CliError::new(USAGE, "--to: must be later than --from"));
-    }
+    let [from, to] = args.range.days()?;
     // An all-day event is a day, and a day in another zone may end before ours begins. The agenda
     // requests one more day on both sides and shows the events that fall on our days.
     let wider = |at: &ZonedDateTime, days: i64| match json {
@@ -167,48 +147,6 @@ async fn calendar(
         _ => out.write_all(&answer.body)?,
     }
     Ok(DONE)
-}
-
-pub(super) fn find_zone(name: &str) -> Result<TimeZone, CliError> {
-    zone::find(name).ok_or_else(|| {
-        let failure =
-            CliError::new(USAGE, format!("--zone: unknown time zone: {}", printable(name)));
-        failure.remedy("write a name such as Europe/Berlin, America/New_York or UTC")
-    })
-}
-
-pub(super) fn out_of_calendar(error: &jiff::Error) -> CliError {
-    CliError::new(USAGE, format!("date out of range: {error}"))
-}
-
-/// Parses a time option. Dates and relative times are in the user's zone and count from midnight.
-pub(super) fn parse_time(
-    text: &str,
-    today: &ZonedDateTime,
-    option: &str,
-) -> Result<ZonedDateTime, CliError> {
-    let zone = today.time_zone();
-    if text == "now" || text == "today" {
-        return Ok(today.clone());
-    }
-    if let Ok(at) = text.parse::<Timestamp>() {
-        return Ok(at.to_zoned_datetime(zone.clone()));
-    }
-    if text.starts_with(['-', '+'])
-        && let Ok(span) = text.parse::<Span>()
-        && let Ok(at) = today.checked_add(span)
-    {
-        return Ok(at);
-    }
-    if let Ok(local) = text.parse::<DateTime>()
-        && let Ok(at) = local.to_zoned_datetime(zone.clone())
-    {
-        return Ok(at);
-    }
-    let failure = CliError::new(USAGE, format!("{option}: not a time: {}", printable(text)));
-    Err(failure.remedy(
-        "write 2026-11-21, 2026-11-21T10:00, 2026-11-21T10:00:00Z, today, or relative to today such as -7d, +2w, +6mo, +1y",
-    ))
 }
 
 /// The agenda of the events, each listed on every day between `from` and `to` that it touches.

@@ -26,6 +26,7 @@ mod status;
 mod suggest;
 mod sync;
 mod terminal;
+mod time_range;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

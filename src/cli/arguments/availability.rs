@@ -4,6 +4,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 
 use super::super::complete;
+use super::super::time_range::TimeRange;
 
 /// The windows of a `busy` or `free`.
 #[derive(Args, Debug)]
@@ -30,34 +31,30 @@ pub struct BusyArgs {
     #[command(flatten)]
     pub which: WindowPatterns,
 
-    /// Start: a time, a date, or relative to today such as -7d [default: today].
-    #[arg(long, value_name = "T", allow_hyphen_values = true)]
-    pub from: Option<String>,
-
-    /// End, exclusive, in the same form [default: seven days after --from].
-    #[arg(long, value_name = "T", allow_hyphen_values = true)]
-    pub to: Option<String>,
-
-    /// Time zone of days and times, by its IANA or Windows name [default: $TZ, else the
-    /// system's].
-    #[arg(long, value_name = "ZONE")]
-    pub zone: Option<String>,
+    /// The range.
+    #[command(flatten)]
+    pub range: TimeRange,
 }
 
 /// `free`.
 #[derive(Args, Debug)]
+#[command(
+    mut_arg("from", |from| from.help(
+        "Start: a time, a date, or relative to today such as +1d [default: now]"
+    )),
+    mut_arg("zone", |zone| zone.help(
+        "Time zone of hours, days and times, by its IANA or Windows name [default: $TZ, else the \
+         system's]"
+    ))
+)]
 pub struct FreeArgs {
     /// The selected windows.
     #[command(flatten)]
     pub which: WindowPatterns,
 
-    /// Start: a time, a date, or relative to today such as +1d [default: now].
-    #[arg(long, value_name = "T", allow_hyphen_values = true)]
-    pub from: Option<String>,
-
-    /// End, exclusive, in the same form [default: seven days after --from].
-    #[arg(long, value_name = "T", allow_hyphen_values = true)]
-    pub to: Option<String>,
+    /// The range.
+    #[command(flatten)]
+    pub range: TimeRange,
 
     /// The shortest slot, such as 45m or 1h 30m [default: 30m].
     #[arg(long, value_name = "D")]
@@ -71,11 +68,6 @@ pub struct FreeArgs {
     /// every day].
     #[arg(long, value_name = "DAYS")]
     pub days: Option<String>,
-
-    /// Time zone of hours, days and times, by its IANA or Windows name [default: $TZ, else the
-    /// system's].
-    #[arg(long, value_name = "ZONE")]
-    pub zone: Option<String>,
 
     /// How many windows have to be free during the whole slot [default: all].
     #[arg(long, value_name = "N")]
