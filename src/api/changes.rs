@@ -200,7 +200,8 @@ impl FeedReader {
             }
             held = true;
             let missed = self.live.as_ref().is_some_and(|live| live.missed());
-            let mut is_over = !(live.is_empty() && changes.is_empty()) || !batch.at_end || missed;
+            let is_quiet = live.is_empty() && changes.is_empty() && batch.at_end && !missed;
+            let mut is_over = !is_quiet;
             if !is_over {
                 if let Some(name) = &request.unknown {
                     // The feed may still hold removals of a dropped window, but gets no new ones.
