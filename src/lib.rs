@@ -27,6 +27,7 @@ pub mod reload;
 mod sign_in_record;
 #[cfg(feature = "simulator")]
 pub mod simulator;
+pub mod sinks;
 pub mod store;
 pub mod supervisor;
 #[cfg(test)]

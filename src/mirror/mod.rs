@@ -33,6 +33,6 @@ pub mod series;
 pub mod stall;
 pub mod state;
 pub mod status;
-mod str_enum;
+pub(crate) mod str_enum;
 pub mod window;
 pub mod zone;
