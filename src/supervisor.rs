@@ -230,6 +230,7 @@ impl Supervisor {
             if let Some(handle) = handle {
                 // Wakes the callers that wait for a round of this window.
                 handle.interrupt();
+                self.services.states.forget(&name);
                 let replaced = self.replaced.remove(&handle.id()).into_iter().flatten();
                 drops
                     .extend([handle.id()].into_iter().chain(replaced).map(|id| (name.clone(), id)));

@@ -42,7 +42,7 @@ pub use handle::{WindowHandle, WindowSummary};
 use monotonic::MonotonicTime;
 use segment_schedule::SegmentSchedule;
 pub use state::RoundRequest;
-pub use state_feed::{StateChange, StateFeed};
+pub use state_feed::{StateChange, StateFeed, StateReader};
 
 /// How often a worker checks whether its round makes progress.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(60);

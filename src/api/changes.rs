@@ -22,7 +22,7 @@ use super::live_lines::LiveLines;
 use super::problem::Problem;
 use super::query::ANSWER_BYTES;
 use super::selection::{FeedScope, SELECTION, SelectedWindows};
-use super::upcoming::Upcoming;
+use super::upcoming::{MAX_WINDOWS, Upcoming};
 use crate::mirror::change::Seq;
 use crate::store::{FeedError, FeedFilter, Follower};
 
@@ -49,7 +49,10 @@ async fn negotiate(request: ApiRequest) -> Result<Response, Problem> {
     let states = parameters.flag("states")?;
     let sees_changes = access.check_feed(states, parameters.text("upcoming").is_some())?;
     let selection = SelectedWindows::parse(&parameters, None, &app, &access)?;
-    let upcoming = Upcoming::parse(&parameters, &app, &selection, access.level)?;
+    let upcoming = Upcoming::parse(&parameters, access.level)?;
+    if upcoming.is_some() {
+        check_size(&app, &selection).await?;
+    }
     let scope = FeedScope::new(&selection, &view);
     let limit = parameters.limit()?;
     let wait = parameters.wait()?;
@@ -60,13 +63,15 @@ async fn negotiate(request: ApiRequest) -> Result<Response, Problem> {
     // the removals of the old one.
     let filter = selection.feed_filter().map_or(FeedFilter::All, FeedFilter::Names);
     let follower = match after {
+        // Without changes there is nothing to catch up with.
+        _ if !sees_changes => Follower::from_now(&app.store, filter),
         None => Follower::from_beginning(&app.store, filter),
         Some("now") => Follower::from_now(&app.store, filter),
         Some(cursor) => Follower::after(&app.store, scope.remove_from(cursor, "after")?, filter)?,
     };
     let unknown = unknown_window(&app, &selection).await?;
     // Others would see how much happens in windows that they do not see.
-    let shows_pending = access.windows.is_none();
+    let shows_pending = sees_changes && access.windows.is_none();
     let live = (states || upcoming.is_some())
         .then(|| Box::new(LiveLines::new(&app, selection, states, upcoming)));
     let reader = FeedReader { app, view, scope, follower, sees_changes, live };
@@ -92,6 +97,18 @@ fn accepts_events(headers: &HeaderMap) -> bool {
         };
         kind.eq_ignore_ascii_case("text/event-stream") && !parts.any(refused)
     })
+}
+
+/// Checks that events of so many windows may be announced.
+async fn check_size(app: &AppState, selection: &SelectedWindows) -> Result<(), Problem> {
+    let selection = selection.clone();
+    let count = app.limits.run(async move { selection.members().len() }).await?;
+    if count <= MAX_WINDOWS {
+        return Ok(());
+    }
+    let detail =
+        format!("{count} windows are selected: with upcoming at most {MAX_WINDOWS} can be");
+    Err(Problem::bad_parameter("upcoming", detail))
 }
 
 /// The first selected name, if only names are selected and none is that of a window which is running
@@ -127,8 +144,8 @@ struct FeedRequest {
 /// The first lines of a response.
 enum FirstLines {
     Found {
-        /// Live lines that were due before the changes were read.
-        live: Vec<u8>,
+        /// The cursor before the changes.
+        before: String,
         changes: Bytes,
         /// How many more changes the response may have, if the feed has more.
         left: usize,
@@ -152,10 +169,10 @@ impl FeedReader {
         let shows_pending = request.shows_pending;
         // Boxed, because a waiting request keeps the room of everything that it awaits.
         let (lines, reader) = Box::pin(self.hold(&work, request)).await?;
-        let (live, changes, left, at_end) = match lines {
+        let (before, changes, left, at_end) = match lines {
             // Settings may have changed: later changes are reported under the new ones.
             FirstLines::Stopped(cursor) => return Ok(respond(Body::empty(), &cursor, None)),
-            FirstLines::Found { live, changes, left, at_end } => (live, changes, left, at_end),
+            FirstLines::Found { before, changes, left, at_end } => (before, changes, left, at_end),
         };
         let (reader, end) = match at_end {
             true => {
@@ -167,14 +184,13 @@ impl FeedReader {
                 Box::pin(reader.measure(&work, left, bytes, shows_pending)).await?
             }
         };
-        let body = match reader.live.is_some() {
+        let body = match reader.has_live_lines() {
             true => {
-                let first = [&live[..], &changes].concat();
-                let rest = RemainingLines { reader, first, end: end.seq };
+                let rest = RemainingLines { reader, before, first: changes, end: end.seq };
                 work.body(rest, stopping).await?
             }
             false => {
-                let rest = RemainingLines { reader, first: Vec::new(), end: end.seq };
+                let rest = RemainingLines { reader, before, first: Bytes::new(), end: end.seq };
                 work.body_after(changes, rest, stopping)
             }
         };
@@ -192,16 +208,14 @@ impl FeedReader {
         let mut held = false;
         loop {
             let before = self.cursor();
-            let ((live, changes), reader, batch) =
-                Box::pin(self.first(work, request.limit)).await?;
+            let (changes, reader, batch) = Box::pin(self.first(work, request.limit)).await?;
             self = reader;
             if held && self.app.stopping.is_cancelled() {
                 return Ok((FirstLines::Stopped(before), self));
             }
             held = true;
-            let missed = self.live.as_ref().is_some_and(|live| live.missed());
-            let is_quiet = live.is_empty() && changes.is_empty() && batch.at_end && !missed;
-            let mut is_over = !is_quiet;
+            let is_due = self.live.as_ref().is_some_and(|live| live.is_due());
+            let mut is_over = is_due || !changes.is_empty() || !batch.at_end;
             if !is_over {
                 if let Some(name) = &request.unknown {
                     // The feed may still hold removals of a dropped window, but gets no new ones.
@@ -216,40 +230,41 @@ impl FeedReader {
                 // Without changes the search took too long; the reader goes on from the cursor.
                 let left = if changes.is_empty() { 0 } else { request.limit - batch.lines };
                 let at_end = batch.at_end;
-                return Ok((FirstLines::Found { live, changes, left, at_end }, self));
+                return Ok((FirstLines::Found { before, changes, left, at_end }, self));
             }
         }
     }
 
-    /// Reads the live lines that are due and the first changes; no changes if the feed has none, or
-    /// none that the filter accepts within [`SEARCH_TIME`].
+    /// Looks for live lines and reads the first changes; none if the feed has none, or none that the
+    /// filter accepts within [`SEARCH_TIME`], or live lines are due.
     async fn first(
         mut self,
         work: &RequestLimits,
         limit: usize,
-    ) -> Result<((Vec<u8>, Bytes), Self, BatchSummary), Problem> {
+    ) -> Result<(Bytes, Self, BatchSummary), Problem> {
         let until = Instant::now() + SEARCH_TIME;
-        let mut live = Vec::new();
         loop {
             // A turn for each batch: a filter may refuse millions of changes.
             let reading = async move {
                 let mut lines = Vec::new();
                 let bounds = (limit, SLICE_BYTES, Seq::MAX);
-                let batch = match self.write_live(&mut live, LineFormat::Line).await {
-                    Ok(()) => self.read_batch(&mut lines, LineFormat::Line, bounds).await,
-                    Err(problem) => Err(problem),
+                let reading = async {
+                    let is_due = self.look().await?;
+                    let batch = self.read_batch(&mut lines, LineFormat::Line, bounds).await?;
+                    Ok::<_, Problem>((batch, is_due))
                 };
-                (lines, (self, batch, live))
+                let batch = reading.await;
+                (lines, (self, batch))
             };
             let made = timeout(TURN_TIMEOUT, work.slice(SLICE_BYTES, reading))
                 .await
                 .map_err(|_| Problem::Busy)?;
-            let (changes, (reader, batch, lines)) = made?;
-            let batch = batch?;
-            if batch.lines > 0 || batch.at_end || Instant::now() >= until {
-                return Ok(((lines, changes), reader, batch));
+            let (changes, (reader, batch)) = made?;
+            let (batch, is_due) = batch?;
+            if batch.lines > 0 || is_due || batch.at_end || Instant::now() >= until {
+                return Ok((changes, reader, batch));
             }
-            (self, live) = (reader, lines);
+            self = reader;
         }
     }
 

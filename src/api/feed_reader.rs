@@ -78,9 +78,8 @@ impl FeedReader {
         (limit, bytes, end): (usize, usize, Seq),
     ) -> Result<BatchSummary, Problem> {
         let first = self.follower.initial_end().unwrap_or_default();
-        let before = self.follower.seq();
         let changes = self.follower.read_to(end, limit.min(BATCH), bytes).await?;
-        if let Some(live) = self.live.as_mut().filter(|_| before < changes.seq) {
+        if let Some(live) = self.live.as_mut().filter(|_| !changes.value.is_empty()) {
             live.on_changes();
         }
         let mut summary = BatchSummary { lines: 0, at_end: changes.at_end };
@@ -98,17 +97,32 @@ impl FeedReader {
         Ok(summary)
     }
 
-    /// Writes the live lines that are due.
+    /// Looks for live lines that are due; returns whether there are any.
+    pub(super) async fn look(&mut self) -> Result<bool, Problem> {
+        match &mut self.live {
+            Some(live) => {
+                live.look(&self.view).await?;
+                Ok(live.is_due())
+            }
+            None => Ok(false),
+        }
+    }
+
+    /// Writes about `bytes` bytes of the live lines that were found, with this cursor.
     pub(super) async fn write_live(
         &mut self,
         text: &mut Vec<u8>,
-        form: LineFormat,
+        (form, cursor, bytes): (LineFormat, &str, usize),
     ) -> Result<(), Problem> {
-        let cursor = self.cursor();
         match &mut self.live {
-            Some(live) => live.write(text, form, &cursor, &self.view).await,
+            Some(live) => live.write(text, (form, cursor, bytes), &self.view).await,
             None => Ok(()),
         }
+    }
+
+    /// Whether there are live lines to write.
+    pub(super) fn has_live_lines(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| live.has_lines())
     }
 
     /// Waits until there may be lines; `false` when the daemon stops or its store ends.
@@ -146,8 +160,10 @@ fn line_size(change: &Change) -> usize {
 /// The lines of a response that are produced as it is read.
 pub(super) struct RemainingLines {
     pub(super) reader: FeedReader,
-    /// Lines that come before those of the feed, and after those of the windows in trouble.
-    pub(super) first: Vec<u8>,
+    /// The cursor before the changes, which live lines come before.
+    pub(super) before: String,
+    /// The first changes.
+    pub(super) first: bytes::Bytes,
     /// The last seq of the response.
     pub(super) end: Seq,
 }
@@ -155,15 +171,13 @@ pub(super) struct RemainingLines {
 impl SliceProducer for RemainingLines {
     async fn next(&mut self, bytes: usize) -> Result<Vec<u8>, Problem> {
         let mut lines = Vec::new();
-        let cursor = self.reader.cursor();
-        if let Some(live) = &mut self.reader.live {
-            live.write_troubled(&mut lines, LineFormat::Line, &cursor, bytes);
-        }
-        if !lines.is_empty() {
+        if self.reader.has_live_lines() {
+            let how = (LineFormat::Line, &*self.before, bytes);
+            self.reader.write_live(&mut lines, how).await?;
             return Ok(lines);
         }
         if !self.first.is_empty() {
-            return Ok(std::mem::take(&mut self.first));
+            return Ok(std::mem::take(&mut self.first).into());
         }
         // A full batch: `end` already bounds the number of lines.
         self.reader.read_batch(&mut lines, LineFormat::Line, (BATCH, bytes, self.end)).await?;
@@ -171,7 +185,7 @@ impl SliceProducer for RemainingLines {
     }
 
     fn is_over(&self) -> bool {
-        let lists = self.reader.live.as_ref().is_some_and(|live| live.lists_troubled());
-        !lists && self.first.is_empty() && self.reader.follower.seq() >= self.end
+        let has_lines = self.reader.has_live_lines() || !self.first.is_empty();
+        !has_lines && self.reader.follower.seq() >= self.end
     }
 }

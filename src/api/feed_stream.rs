@@ -49,12 +49,12 @@ impl FeedReader {
 
     async fn write_frames(&mut self, frames: &mut Vec<u8>) -> Result<BatchSummary, Problem> {
         let cursor = self.cursor();
-        if let Some(live) = self.live.as_mut().filter(|live| live.lists_troubled()) {
-            live.write_troubled(frames, LineFormat::Frame, &cursor, SLICE_BYTES);
-            return Ok(BatchSummary { lines: 0, at_end: false });
-        }
-        self.write_live(frames, LineFormat::Frame).await?;
-        self.read_batch(frames, LineFormat::Frame, (BATCH, SLICE_BYTES, Seq::MAX)).await
+        self.look().await?;
+        self.write_live(frames, (LineFormat::Frame, &cursor, SLICE_BYTES)).await?;
+        let mut batch =
+            self.read_batch(frames, LineFormat::Frame, (BATCH, SLICE_BYTES, Seq::MAX)).await?;
+        batch.at_end &= !self.has_live_lines();
+        Ok(batch)
     }
 
     /// The next frames of the stream; `None` ends it. An id without data moves the reader's
@@ -71,10 +71,6 @@ impl FeedReader {
             if self.app.stopping.is_cancelled() {
                 // Checked after reading: settings may have changed, and later changes are reported
                 // under the new ones.
-                return None;
-            }
-            if self.live.as_ref().is_some_and(|live| live.missed()) {
-                // The client reconnects and learns all states anew.
                 return None;
             }
             if !frames.is_empty() {

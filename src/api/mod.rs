@@ -57,7 +57,6 @@ use axum::middleware;
 use axum::routing::{get, post};
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
-use tokio::sync::broadcast;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower_http::CompressionLevel;
@@ -79,7 +78,7 @@ use crate::mirror::status::{PastRounds, WindowStatus};
 use crate::reload::ReloadHandle;
 use crate::store::Store;
 use crate::supervisor::{Fleet, FleetError, StartedRound};
-use crate::worker::{StateChange, WindowSummary};
+use crate::worker::{StateFeed, WindowSummary};
 use problem::Problem;
 
 /// The state that all routes share.
@@ -163,10 +162,8 @@ pub trait FleetApi: Send + Sync {
     fn summaries(&self) -> Vec<WindowSummary>;
     /// One window's status.
     fn window(&self, name: &str) -> Option<WindowStatus>;
-    /// At most `limit` windows in trouble, ordered by name, after a name if one is given.
-    fn troubled(&self, after: Option<&str>, limit: usize) -> Vec<WindowStatus>;
-    /// The changes of the states of windows from now on.
-    fn state_changes(&self) -> broadcast::Receiver<StateChange>;
+    /// The changes of the states of windows.
+    fn states(&self) -> StateFeed;
     /// The recorded rounds of a window.
     fn rounds(&self, name: &str) -> Option<PastRounds>;
     /// The id of a window in the store.
@@ -193,11 +190,8 @@ impl FleetApi for Fleet {
     fn window(&self, name: &str) -> Option<WindowStatus> {
         Fleet::window(self, name)
     }
-    fn troubled(&self, after: Option<&str>, limit: usize) -> Vec<WindowStatus> {
-        Fleet::troubled(self, after, limit)
-    }
-    fn state_changes(&self) -> broadcast::Receiver<StateChange> {
-        Fleet::state_changes(self)
+    fn states(&self) -> StateFeed {
+        self.state_feed()
     }
     fn rounds(&self, name: &str) -> Option<PastRounds> {
         Fleet::rounds(self, name)

@@ -78,17 +78,8 @@ impl FleetApi for Double {
         let windows = self.windows.lock().unwrap();
         windows.iter().map(|(status, _)| status).find(|status| status.name == name).cloned()
     }
-    fn troubled(&self, after: Option<&str>, limit: usize) -> Vec<WindowStatus> {
-        let mut windows: Vec<WindowStatus> =
-            self.windows.lock().unwrap().iter().map(|(status, _)| status.clone()).collect();
-        windows.retain(|status| status.state.is_trouble());
-        windows.retain(|status| after.is_none_or(|after| *status.name > *after));
-        windows.sort_by(|a, b| a.name.cmp(&b.name));
-        windows.truncate(limit);
-        windows
-    }
-    fn state_changes(&self) -> broadcast::Receiver<StateChange> {
-        self.states.subscribe()
+    fn states(&self) -> StateFeed {
+        self.states.clone()
     }
     fn rounds(&self, name: &str) -> Option<PastRounds> {
         self.id(name).map(|_| self.rounds.lock().unwrap().clone())

@@ -4,19 +4,17 @@
 //! and request rounds. The fleet owns no tasks; the supervisor adds and removes its windows.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use crate::env::Env;
 use crate::metrics::RoundMetrics;
 use crate::mirror::position::WindowId;
 use crate::mirror::status::{PastRounds, WindowState, WindowStatus};
-use crate::worker::{HEARTBEAT, RoundRequest, StateChange, StateFeed, WindowHandle, WindowSummary};
+use crate::worker::{HEARTBEAT, RoundRequest, StateFeed, WindowHandle, WindowSummary};
 
 /// A worker in a round that has not checked for stalls for this long holds its thread.
 pub(super) const HUNG_AFTER: Duration = Duration::from_secs(5 * HEARTBEAT.as_secs());
@@ -87,19 +85,9 @@ impl Fleet {
         states
     }
 
-    /// The changes of the states of windows from now on.
-    pub fn state_changes(&self) -> broadcast::Receiver<StateChange> {
-        self.states.subscribe()
-    }
-
-    /// At most `limit` windows in trouble, ordered by name, after a name if one is given.
-    pub fn troubled(&self, after: Option<&str>, limit: usize) -> Vec<WindowStatus> {
-        let now = self.env.now();
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let windows = self.read();
-        let members = windows.range::<str, _>((from, Bound::Unbounded)).map(|(_, handle)| handle);
-        let troubled = members.filter(|handle| handle.state().is_trouble());
-        troubled.take(limit).map(|handle| handle.status(now)).collect()
+    /// The changes of the states of windows.
+    pub fn state_feed(&self) -> StateFeed {
+        self.states.clone()
     }
 
     /// How many workers were restarted because they panicked or got stuck.

@@ -268,8 +268,8 @@ impl<'a> Attempt<'a> {
                 rare.resyncs += 1;
                 rare.last_resync = Some(LastResync { at, reason });
             });
-            self.context.services.states.tell(&mut state, at);
         }
+        self.context.services.states.tell(&mut state, at);
     }
 
     fn publish_enumerating(&self) {

@@ -56,6 +56,7 @@ impl Worker {
         let due = Instant::now() + delay;
         if let RoundResult::Held { asked: false, .. } = result {
             // The confirmation is not due yet. No request was made, so this is no success.
+            self.services.states.tell(&mut state, now);
             state.history.record_without_request();
             return due;
         }

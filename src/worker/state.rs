@@ -72,7 +72,7 @@ impl WorkerState {
         };
         Self {
             window,
-            told: initial,
+            told: if registered.settled { initial } else { WindowState::Enumerating },
             health: WindowHealth {
                 state: initial,
                 failures: 0,

@@ -145,9 +145,9 @@ async fn a_failure_is_published_and_cleared_by_the_next_success() {
 async fn readers_of_the_feed_are_told_what_changes() {
     let gone = reply(410, r#"{"error":{"code":"syncStateNotFound"}}"#);
     let fixture = WorkerFixture::new(window("alice"), [delta(&[]), gone, delta(&[])]).await;
-    let mut reader = fixture.services.states.subscribe();
+    let (_, mut reader) = fixture.services.states.readers();
     let mut told = || {
-        let change = reader.try_recv().ok()?;
+        let change = reader.read(1).pop()?;
         assert_eq!((&*change.window, change.error.is_some()), ("alice", change.state.is_trouble()));
         Some(change.state)
     };
