@@ -1,8 +1,8 @@
 //! When a window is busy, read from the index by start alone wherever that says it.
 //!
 //! The index has the start and the end of every event, because an event whose times cannot be read
-//! never gets into the store, and mostly also its availability. Only a bare occurrence needs its
-//! master, and a row of 0.1 its content.
+//! never gets into the store, and its availability. Only rows of 0.1 and 0.2 lack that: they need
+//! their content, and bare occurrences their master.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use super::error::{StoreError, TreeError};
 use super::keys;
 use super::record::instant;
 use super::row::EventRow;
-use super::rows::{IndexValue, LONG_EVENT, StoredBytes};
+use super::rows::{IndexValue, LONG_EVENT};
 use super::tree::Tree;
 use crate::mirror::availability::Availability;
 use crate::mirror::busy_time::BusyTime;
@@ -78,14 +78,14 @@ impl BusyTimeReader<'_> {
         value: IndexValue,
     ) -> Result<Availability, TreeError> {
         let stored = match value {
-            IndexValue::Row(row) => match known(&row)? {
+            IndexValue::Row(row) => match EventRow::availability_of(&row)? {
                 Some(known) => return Ok(known),
                 None => self.tree.indexed_row(self.window, id, IndexValue::Row(row))?,
             },
             IndexValue::End(_) => {
                 let stored = self.tree.row_bytes(self.window, id)?;
                 let stored = stored.ok_or(TreeError::Damaged("index (event missing)"))?;
-                match known(&stored.value)? {
+                match EventRow::availability_of(&stored.value)? {
                     Some(known) => return Ok(known),
                     None => self.tree.decoded(stored, None)?.row,
                 }
@@ -97,7 +97,7 @@ impl BusyTimeReader<'_> {
         {
             return Ok(of_master);
         }
-        Ok(said_by(&stored))
+        Ok(stored.own_availability())
     }
 
     /// The availability of a master; `None` if the store has none of that id.
@@ -105,34 +105,10 @@ impl BusyTimeReader<'_> {
         if let Some(known) = self.masters.get(id) {
             return Ok(*known);
         }
-        let of_master = match self.tree.row_bytes(self.window, id.hash())? {
-            Some(stored) => self.of_master(stored)?,
-            None => None,
-        };
+        let stored = self.tree.row(self.window, id.hash())?.map(|stored| stored.row);
+        let master = stored.filter(|row| row.kind == EventKind::Master);
+        let of_master = master.map(|master| master.own_availability());
         self.masters.insert(id.clone(), of_master);
         Ok(of_master)
     }
-
-    fn of_master(&self, stored: StoredBytes) -> Result<Option<Availability>, TreeError> {
-        let header = EventRow::decode_header(&stored.value)?;
-        if header.kind != EventKind::Master {
-            return Ok(None);
-        }
-        match header.availability {
-            Some(known) => Ok(Some(known)),
-            None => Ok(Some(said_by(&self.tree.decoded(stored, None)?.row))),
-        }
-    }
-}
-
-/// The availability in a stored row, unless another row or the content has to say it.
-fn known(row: &[u8]) -> Result<Option<Availability>, TreeError> {
-    let header = EventRow::decode_header(row)?;
-    Ok(header.availability.filter(|_| !header.is_bare()))
-}
-
-/// The availability that a row says itself.
-fn said_by(row: &EventRow) -> Availability {
-    let known = row.availability.or_else(|| Availability::of_event(row.content()));
-    known.unwrap_or(Availability::UNKNOWN)
 }

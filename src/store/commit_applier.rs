@@ -15,6 +15,7 @@ use super::render::{self, MasterMembers};
 use super::row::EventRow;
 use super::row_commit::{NewRow, RowCommit};
 use super::tree::Tree;
+use crate::mirror::availability::Availability;
 use crate::mirror::change::RemovalReason;
 use crate::mirror::commit::Commit;
 use crate::mirror::event::{self, EventDifference};
@@ -91,6 +92,7 @@ impl<'a> CommitApplier<'a> {
         self.follow_masters()?;
         self.forget(&orphans)?;
         let (old, new) = self.masters()?;
+        self.follow_availability(&new);
         let (old, new) = (cut(&old), cut(&new));
         for (id, slot) in &self.slots {
             let difference = |a: &EventRow, b: &EventRow| {
@@ -202,12 +204,24 @@ impl<'a> CommitApplier<'a> {
                 }
                 let slot = self.load(id)?;
                 if let Some(row) = slot.new.as_mut().filter(|r| r.is_bare()) {
-                    row.set_content(render::show(row, master.as_ref()));
-                    row.full = true;
+                    row.complete(render::show(row, master.as_ref()));
                 }
             }
         }
         Ok(())
+    }
+
+    /// Gives bare occurrences the availability of their masters, so that busy times need not look
+    /// at these.
+    fn follow_availability(&mut self, masters: &RowCache) {
+        let all: BTreeMap<EventHash, Availability> =
+            masters.iter().map(|(id, master)| (*id, master.own_availability())).collect();
+        for row in self.slots.values_mut().filter_map(|slot| slot.new.as_mut()) {
+            if row.is_bare() {
+                let master = row.master.as_ref().map(EventId::hash);
+                row.availability = master.and_then(|id| all.get(&id).copied());
+            }
+        }
     }
 
     /// Deletes masters that no instance refers to any more.

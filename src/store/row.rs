@@ -32,7 +32,7 @@ pub(super) struct EventRow {
     /// Microseconds.
     pub(super) end: i64,
     pub(super) all_day: bool,
-    /// `None` if its master says it, or if 0.1 wrote the row.
+    /// That of its master for a bare occurrence. `None` if 0.1 or 0.2 wrote the row.
     pub(super) availability: Option<Availability>,
     pub(super) full: bool,
     /// The seq of its latest change; 0 for masters.
@@ -62,7 +62,7 @@ impl PartialEq for CompressedBody {
 impl EventRow {
     /// The row of an item held by `segments`, not compressed.
     pub(super) fn of(item: &Item, segments: SegmentSet) -> Self {
-        Self {
+        let row = Self {
             id: item.id.clone(),
             kind: item.kind,
             master: item.master.clone(),
@@ -70,13 +70,15 @@ impl EventRow {
             start: item.span.start.as_microsecond(),
             end: item.span.end.as_microsecond(),
             all_day: item.all_day,
-            availability: item.availability,
+            availability: None,
             full: item.full,
             seq: 0,
             segments,
             content: item.content.clone(),
             compressed: None,
-        }
+        };
+        let availability = item.availability.filter(|_| !row.is_bare());
+        Self { availability, ..row }
     }
 
     /// The row with its body compressed, if that makes it smaller.
@@ -94,10 +96,16 @@ impl EventRow {
         self.compressed.as_ref().is_some_and(|body| body.dictionary.number == dictionary)
     }
 
-    /// The row with the availability that its content says; 0.1 did not store it.
+    /// The row with the availability that its content says; 0.1 and 0.2 did not store it.
     pub(super) fn with_availability(self) -> Self {
-        let availability = Availability::of_event(&self.content);
+        let availability = Availability::of_event(&self.content).filter(|_| !self.is_bare());
         Self { availability, ..self }
+    }
+
+    /// The availability of a row that is not bare.
+    pub(super) fn own_availability(&self) -> Availability {
+        let known = self.availability.or_else(|| Availability::of_event(&self.content));
+        known.unwrap_or(Availability::UNKNOWN)
     }
 
     /// The uncompressed body.
@@ -116,7 +124,7 @@ impl EventRow {
             etag: self.etag.clone(),
             span: self.span(),
             all_day: self.all_day,
-            availability: self.availability,
+            availability: self.availability.filter(|_| !self.is_bare()),
             full: self.full,
             content: self.content.clone(),
         }
@@ -127,13 +135,12 @@ impl EventRow {
         &self.content
     }
 
-    /// Replaces the JSON.
-    pub(super) fn set_content(&mut self, content: Bytes) {
-        if self.content != content {
-            self.availability = Availability::of_event(&content);
-            self.content = content;
-            self.compressed = None;
-        }
+    /// Replaces the JSON of a bare row by that of a whole event.
+    pub(super) fn complete(&mut self, content: Bytes) {
+        self.availability = Availability::of_event(&content);
+        self.full = true;
+        self.content = content;
+        self.compressed = None;
     }
 
     /// Takes the JSON of `old`, which is the same value, as it is stored.
@@ -262,11 +269,13 @@ impl EventRow {
         Ok(Self { compressed: Some(CompressedBody { dictionary, length, bytes }), ..row })
     }
 
-    /// Reads what [`EventRow::encode`] wrote, without its texts.
-    pub(super) fn decode_header(value: &[u8]) -> Result<Self, TreeError> {
+    /// The availability in a stored row, if it is there.
+    pub(super) fn availability_of(value: &[u8]) -> Result<Option<Availability>, TreeError> {
         let (_, payload) = record::unseal_up_to(record::COMPRESSED_ROW, value, "event")?;
-        let header = Self::header(&mut RecordReader(payload));
-        header.map(|(row, _)| row).ok_or(TreeError::Unknown("event"))
+        match payload {
+            [_kind, flags, ..] => Ok(availability(flags >> 4)),
+            _ => Err(TreeError::Unknown("event")),
+        }
     }
 
     /// The end in a stored row, in microseconds. Does not check the row.
@@ -430,9 +439,8 @@ mod tests {
                 for like in [None, Some(&row)] {
                     let back = EventRow::decode(&value, &known, like).unwrap();
                     prop_assert_eq!(EventRow::end_of(&value), Some(row.end));
-                    let header = EventRow::decode_header(&value).unwrap();
-                    prop_assert_eq!(header.span(), row.span());
-                    prop_assert_eq!(header.availability, row.availability);
+                    let known = EventRow::availability_of(&value).unwrap();
+                    prop_assert_eq!(known, row.availability);
                     let size = (!row.is_bare()).then(|| row.body().len());
                     prop_assert!(EventRow::size_of(&value).map(|s| s.min(row.body().len())) == size);
                     prop_assert!(back.is_stored_alike(&row) && back.has_same_texts(&row));
@@ -449,7 +457,7 @@ mod tests {
                 let mut value = row.encode();
                 let at = at.index(value.len());
                 value[at] ^= 1 << bit;
-                prop_assert!(EventRow::decode_header(&value).is_err());
+                prop_assert!(EventRow::availability_of(&value).is_err());
                 prop_assert!(EventRow::decode(&value.into(), &known, Some(&row)).is_err());
             }
         }

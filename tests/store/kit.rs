@@ -329,8 +329,8 @@ pub(crate) async fn mirror(store: &Store, windows: &[WindowId]) -> FeedCopy {
     mirror
 }
 
-/// Moves those rows of a closed store whose first hash byte is chosen to where 0.1 wrote all rows.
-/// Returns how many.
+/// Moves those rows of a closed store whose first hash byte is chosen to where 0.1 wrote all rows,
+/// and takes their availability away, which it did not write. Returns how many.
 pub(crate) fn move_rows_back(dir: &tempfile::TempDir, chosen: impl Fn(u8) -> bool) -> usize {
     let db = sled::Config::new().path(dir.path().join("store")).open().unwrap();
     let mut moved = 0;
@@ -342,7 +342,11 @@ pub(crate) fn move_rows_back(dir: &tempfile::TempDir, chosen: impl Fn(u8) -> boo
         }
         // Layout and checksum, kind, flags, seq and start come before the end.
         db.insert(&key, &row[23..31]).unwrap();
-        db.insert([b"e", window, hash].concat(), [b"\0", &row[..]].concat()).unwrap();
+        let (layout, mut fields) = (&row[..1], row[5..].to_vec());
+        fields[1] &= 0b1111;
+        let sum = crc32fast::hash(&fields).to_be_bytes();
+        let value = [b"\0", layout, &sum, &fields].concat();
+        db.insert([b"e", window, hash].concat(), value).unwrap();
         moved += 1;
     }
     db.flush().unwrap();

@@ -5,6 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::kit::*;
+use calmirror::mirror::availability::Availability;
+use calmirror::mirror::busy_time::BusyTime;
 use calmirror::mirror::change::RemovalReason;
 use calmirror::mirror::commit::Commit;
 use calmirror::mirror::page::{EventKind, Item, Span};
@@ -46,13 +48,25 @@ impl Spec {
     fn item(&self) -> Item {
         let (id, of, subject) = (name(self.id), name(self.of), self.subject.to_string());
         match (self.id < 2, self.kind) {
-            (true, 0..3) => master(&id, &subject),
+            (true, 0..3) => showing(master(&id, &subject), self.subject),
             (false, 0..2) => bare(&id, &of, self.start),
             (false, 2) => exception(&id, &of, self.start, &subject),
             _ if self.reordered => reordered(&id, self.start, &subject),
             // Some are longer than the index looks back.
             _ => lasting(&id, self.start, 30 + 2000 * i64::from(self.of), &subject),
         }
+    }
+}
+
+/// A master that shows its time as its subject says.
+fn showing(item: Item, subject: u8) -> Item {
+    let show_as = if subject == 0 { "oof" } else { "busy" };
+    let content = String::from_utf8(item.content.to_vec()).unwrap();
+    let content = content.replacen('{', &format!(r#"{{"showAs":"{show_as}","#), 1);
+    Item {
+        availability: Availability::of_event(content.as_bytes()),
+        content: content.into(),
+        ..item
     }
 }
 
@@ -286,7 +300,7 @@ async fn verify(store: &Store, windows: &[WindowId], reader: &FeedCopy) {
     }
 }
 
-/// Compares queries of ranges with the model, in order.
+/// Compares queries of ranges with the model, in order, and the busy times in them.
 async fn verify_ranges(store: &Store, window: WindowId, rows: &Rows) {
     for (from, to) in [(0, 700), (10, 20), (690, 2800), (1400, 1400), (2000, 9000)] {
         let (from, to) = (at(from), at(to));
@@ -303,7 +317,22 @@ async fn verify_ranges(store: &Store, window: WindowId, rows: &Rows) {
         let query = EventQuery { from: Some(from), to: Some(to), limit: 2, ..all(window) };
         let found = ids(&pages(store, query).await.concat());
         assert_eq!(found, expected.into_iter().map(|(_, id)| id).collect::<Vec<_>>());
+        let show_as = |held: &Held| {
+            let shown = Availability::of_event(look(rows, held).to_string().as_bytes());
+            shown.unwrap_or(Availability::UNKNOWN).show_as
+        };
+        let taken = rows.values().filter(overlaps).map(|held| {
+            let Span { start, end } = held.item.span;
+            BusyTime { start, end, show_as: show_as(held) }
+        });
+        let found = store.busy_times(window, from, to).await.unwrap();
+        assert_eq!(sorted(found), sorted(taken.collect()));
     }
+}
+
+fn sorted(mut times: Vec<BusyTime>) -> Vec<BusyTime> {
+    times.sort_unstable_by_key(|time| (time.start, time.end, time.show_as.as_str()));
+    times
 }
 
 fn run(engine: &TestEngine, steps: Vec<StoreStep>) {
