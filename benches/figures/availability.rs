@@ -1,5 +1,5 @@
-//! `free` and `busy`: when 500 people are free together in two weeks, and when each of them is
-//! busy, over the daemon's Unix socket.
+//! `free`, `busy` and `events`: when 500 people are free together in two weeks, when each of them is
+//! busy, and what they do, over the daemon's Unix socket.
 //!
 //! Each has five events a workday, at random half hours. Every second one is an occurrence of a
 //! series, which needs its master to be judged. Graph does not respond, so that only reads are
@@ -12,24 +12,28 @@ use std::time::{Duration, Instant};
 use calmirror::env::Env;
 use calmirror::mirror::availability::Availability;
 use calmirror::mirror::commit::Commit;
-use calmirror::mirror::page::{EventId, EventKind, Item, Link, Span};
-use calmirror::mirror::position::{Phase, Position, WindowId};
+use calmirror::mirror::page::{EventId, EventKind, Item, Span};
+use calmirror::mirror::position::WindowId;
 use calmirror::store::{Store, StoreOptions};
 use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::daemon::{Daemon, Setup, directory};
 use crate::graph::mailbox;
-use crate::query::wanted;
+use crate::query::{settled, wanted};
 use crate::table::{Row, Table, ms, note, quantile};
 
 /// The names to select these figures by.
-pub(crate) const NAMES: [&str; 2] = ["free", "busy"];
+pub(crate) const NAMES: [&str; 3] = ["free", "busy", "events of many"];
 const WINDOWS: usize = 500;
 /// Weeks with events, of which two are asked for.
 const WEEKS: i64 = 12;
 const EVENTS_A_DAY: usize = 5;
 /// Bytes of an event that is not an occurrence.
 const BYTES: usize = 1500;
+/// Events on a page.
+const PAGE: usize = 1000;
 /// Requests of each kind.
 const TIMES: usize = 40;
 
@@ -53,29 +57,76 @@ pub(crate) async fn run(table: &mut Table) {
         let rows = answer["value"].as_array().unwrap().len();
         let unknown = answer["unknown"].as_array().map_or(0, Vec::len);
         assert_eq!(unknown, 0, "{what}: windows that cannot be judged");
-        let [half, slow] = ask(&mut daemon, &path).await;
+        let [half, slow, cpu] = ask(&mut daemon, &path).await;
         table.row(Row {
             figure: format!("{what}, {rows} rows, p50/p99"),
-            measured: format!("{:.2}/{:.2} ms", ms(half), ms(slow)),
+            measured: format!("{:.2}/{:.2} ms, cpu {:.1} ms", ms(half), ms(slow), ms(cpu)),
             baseline: format!("healthz {:.2} ms", ms(floor)),
             ratio: Some(ms(half) / ms(floor)),
             limit: limit.map_or_else(String::new, |limit| format!("≤ {limit} ms")),
             kept: limit.map(|limit| ms(half) <= limit),
         });
     }
+    events(&mut daemon, range, floor, table).await;
     daemon.stop().await;
 }
 
-/// The 50th and 99th percentile of the response times.
-async fn ask(daemon: &mut Daemon, path: &str) -> [Duration; 2] {
-    let mut took = Vec::new();
+/// The events of all windows: the first page, and all pages one after the other.
+async fn events(daemon: &mut Daemon, range: &str, floor: Duration, table: &mut Table) {
+    let path = format!("/v1/events?{range}&limit={PAGE}");
+    daemon.get(&path).await;
+    let [half, slow, cpu] = ask(daemon, &path).await;
+    table.row(Row {
+        figure: format!("events of many: 500, two weeks, {PAGE} events, p50/p99"),
+        measured: format!("{:.2}/{:.2} ms, cpu {:.1} ms", ms(half), ms(slow), ms(cpu)),
+        baseline: format!("healthz {:.2} ms", ms(floor)),
+        ratio: Some(ms(half) / ms(floor)),
+        ..Row::default()
+    });
+    let (began, mut rows, mut pages, mut bytes) = (Instant::now(), 0, 0, 0);
+    let mut next = String::new();
+    loop {
+        let body = daemon.get(&format!("{path}{next}")).await;
+        let page: Page = serde_json::from_slice(&body).unwrap();
+        (rows, pages, bytes) = (rows + page.value.len(), pages + 1, bytes + body.len());
+        match page.next {
+            Some(page) => next = format!("&page={page}"),
+            None => break,
+        }
+    }
+    let took = began.elapsed();
+    table.row(Row {
+        figure: format!(
+            "events of many: {rows} events, all {pages} pages, {} MB",
+            bytes / 1_000_000
+        ),
+        measured: format!("{:.0} ms, {:.2} ms a page", ms(took), ms(took) / f64::from(pages)),
+        baseline: format!("first page {:.2} ms", ms(half)),
+        ratio: Some(ms(took) / f64::from(pages) / ms(half)),
+        ..Row::default()
+    });
+}
+
+/// A page, of which the events are only counted.
+#[derive(Deserialize)]
+struct Page {
+    value: Vec<Box<RawValue>>,
+    next: Option<String>,
+}
+
+/// The 50th and 99th percentile of the response times, and the daemon's processor time of a
+/// request.
+async fn ask(daemon: &mut Daemon, path: &str) -> [Duration; 3] {
+    let (mut took, before) = (Vec::new(), daemon.cpu());
     for _ in 0..TIMES {
         let began = Instant::now();
         daemon.get(path).await;
         took.push(began.elapsed());
     }
+    let cpu = (daemon.cpu() - before) / u32::try_from(TIMES).unwrap();
     took.sort_unstable();
-    [0.5, 0.99].map(|share| quantile(&took, share).unwrap())
+    let [half, slow] = [0.5, 0.99].map(|share| quantile(&took, share).unwrap());
+    [half, slow, cpu]
 }
 
 async fn fill(directory: &Path) {
@@ -101,7 +152,7 @@ fn monday() -> Timestamp {
 
 /// All events of a window: a master for every weekday and time of day, singles and occurrences.
 fn calendar(window: WindowId, random: &mut fastrand::Rng) -> Commit {
-    let mut commit = Commit::new(window, 0, monday());
+    let mut commit = settled(Commit::new(window, 0, monday()));
     let epoch = Span { start: Timestamp::UNIX_EPOCH, end: Timestamp::UNIX_EPOCH };
     for master in 0..5 * EVENTS_A_DAY {
         commit.upserts.push(item(&format!("m{master}"), epoch, EventKind::Master, None));
@@ -119,9 +170,6 @@ fn calendar(window: WindowId, random: &mut fastrand::Rng) -> Commit {
             commit.upserts.push(item(&format!("{day}-{number}"), span, kind, master));
         }
     }
-    let delta = Link::new("http://127.0.0.1:9/v1.0/delta?$deltatoken=1");
-    commit.position = Some(Position::new(Phase::Settled { delta: Some(delta) }, false));
-    commit.counters.success = Some(monday());
     commit
 }
 

@@ -19,6 +19,7 @@ mod commit;
 mod daemon;
 mod disk;
 mod feed;
+mod filtered;
 mod graph;
 mod idle;
 mod initial;
@@ -70,6 +71,9 @@ fn main() {
         }
         if table.wants(feed::NAME) {
             feed::run(&mut table).await;
+        }
+        if table.wants(filtered::NAME) {
+            filtered::run(&mut table).await;
         }
         if table.wants(reload::NAME) {
             reload::run(&mut table).await;

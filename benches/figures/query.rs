@@ -27,7 +27,7 @@ use crate::table::{Row, Table, ms, note, quantile};
 /// The name to select this figure by.
 pub(crate) const NAME: &str = "query";
 /// Events in each window.
-const EVENTS: usize = 10_000;
+pub(crate) const EVENTS: usize = 10_000;
 /// The number of events in the store, unless [`SIZE`] is set.
 const ALL: usize = 1_000_000;
 /// The variable with another number of events.
@@ -145,13 +145,18 @@ pub(crate) async fn fill(directory: &Path, windows: usize) {
 }
 
 fn page(window: WindowId, first: usize) -> Commit {
-    let mut commit = Commit::new(window, 0, now());
+    let mut commit = settled(Commit::new(window, 0, now()));
     commit.upserts = (first..first + PAGE)
         .map(|event| item(&format!("{}-{event}", window.0), event, 0, BYTES))
         .collect();
+    commit
+}
+
+/// A commit that settles its window, as far as Graph is asked again.
+pub(crate) fn settled(mut commit: Commit) -> Commit {
     let delta = Link::new("http://127.0.0.1:9/v1.0/delta?$deltatoken=1");
     commit.position = Some(Position::new(Phase::Settled { delta: Some(delta) }, false));
-    commit.counters.success = Some(now());
+    commit.counters.success = Some(commit.at);
     commit
 }
 
@@ -213,6 +218,6 @@ pub(crate) fn item(name: &str, number: usize, turn: usize, bytes: usize) -> Item
     }
 }
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     "2026-07-01T12:00:00Z".parse().unwrap()
 }
