@@ -52,6 +52,7 @@ struct WindowBusyJson<'a> {
     place: Option<PlaceJson>,
     busy: Vec<Interval>,
     complete: bool,
+    as_of: Option<Timestamp>,
     unplaced: usize,
 }
 
@@ -203,6 +204,7 @@ impl SliceProducer for BusyWriter {
                 place: status.place.map(PlaceJson::from),
                 busy: intervals(&times.times, self.from, self.to),
                 complete: status.settled_once,
+                as_of: status.last_success,
                 unplaced: unplaced(&times, status.unreadable),
             };
             if std::mem::replace(&mut self.wrote, true) {

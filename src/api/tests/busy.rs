@@ -209,7 +209,10 @@ async fn many_windows_are_in_one_answer_in_order() {
     let window = |name: &str, show_as: &[&str], unplaced: u32| {
         let interval = |show_as: &&str| json!({"start": "2026-11-23T09:00:00Z", "end": "2026-11-23T10:00:00Z", "showAs": show_as});
         let busy: Vec<Value> = show_as.iter().map(interval).collect();
-        json!({"window": name, "busy": busy, "complete": true, "unplaced": unplaced})
+        json!({
+            "window": name, "busy": busy, "complete": true, "as_of": "2026-11-21T11:59:00Z",
+            "unplaced": unplaced,
+        })
     };
     let (alice, bob) = (window("alice", &["busy"], 0), window("bob", &["tentative"], 0));
     let expected = json!({
