@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Keeps a copy of calmirror's mirror in SQLite, with nothing but Python's standard library.
 
-    consume.py --db copy.sqlite [--api SOCKET-OR-URL] [--token-file FILE] [--once]
+    consume.py --db copy.sqlite [--api SOCKET-OR-URL] [--token-file FILE] [--filter FILTER] [--once]
 
 It reads a snapshot first, then the feed. These rules keep the copy exact:
 
@@ -12,7 +12,8 @@ It reads a snapshot first, then the feed. These rules keep the copy exact:
 * 410 means that the feed no longer has all changes since the cursor: a new snapshot is read
   beside the old copy, which is replaced at the end. Readers never see an empty copy.
 
-The copy is the table `event(window, id, event)`; `event` is the JSON that Graph sent.
+The copy is the table `event(window, id, event)`; `event` is the JSON that Graph sent. With a
+filter it has the events that match: one that no longer does is removed like any other.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import socket
 import sqlite3
 import sys
 import time
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS event (
@@ -48,8 +49,8 @@ class SnapshotRequired(Exception):
 class Api:
     """The daemon, over a Unix socket or HTTP; each request has its own connection."""
 
-    def __init__(self, where, token):
-        self.where, self.token = where, token
+    def __init__(self, where, token, filter=""):
+        self.where, self.token, self.filter = where, token, dict(parse_qsl(filter))
 
     def connect(self, timeout):
         if self.where.startswith("http://"):
@@ -103,7 +104,7 @@ def pages(api, path, **parameters):
 
 def begin_snapshot(api, db):
     """Stores the cursor first: changes made during the snapshot are repeated in the feed."""
-    _, headers = api.get("/v1/changes", after="now")
+    _, headers = api.get("/v1/changes", after="now", **api.filter)
     with db:
         db.execute("DELETE FROM done")
         db.execute("UPDATE place SET snapshot = ?, generation = generation + 1",
@@ -120,7 +121,7 @@ def snapshot(api, db):
                 continue
             path = f"/v1/windows/{quote(window, safe='')}/events"
             with db:
-                for events in pages(api, path, limit=1000):
+                for events in pages(api, path, limit=1000, **api.filter):
                     db.executemany("INSERT OR REPLACE INTO event VALUES (?, ?, ?, ?)",
                                    ((window, one["id"], json.dumps(one), generation) for one in events))
                 db.execute("INSERT INTO done VALUES (?)", (window,))
@@ -134,7 +135,7 @@ def snapshot(api, db):
 
 def follow(api, db, cursor, wait):
     """Applies one response of the feed. Returns whether it contained changes."""
-    body, headers = api.get("/v1/changes", after=cursor, limit=1000, wait=wait)
+    body, headers = api.get("/v1/changes", after=cursor, limit=1000, wait=wait, **api.filter)
     lines = [json.loads(line) for line in body.splitlines()]
     with db:
         for line in lines:
@@ -178,6 +179,7 @@ def main():
     parser.add_argument("--api", default="/run/calmirror/api.sock", help="socket, HOST:PORT or http://HOST:PORT")
     parser.add_argument("--token-file", help="for TCP")
     parser.add_argument("--db", required=True)
+    parser.add_argument("--filter", default="", help="such as 'cancelled=false&response=!declined'")
     parser.add_argument("--once", action="store_true",
                         default=bool(os.environ.get("CALMIRROR_ONCE") or os.environ.get("ONCE")),
                         help="exit as soon as there is nothing left to read, with 1 if the daemon does "
@@ -190,7 +192,7 @@ def main():
     db.execute("PRAGMA journal_mode = WAL")
     db.executescript(SCHEMA)
     try:
-        consume(Api(options.api, token), db, options.once)
+        consume(Api(options.api, token, options.filter), db, options.once)
     except KeyboardInterrupt:
         pass  # everything read so far is stored
 

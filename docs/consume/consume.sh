@@ -1,18 +1,20 @@
 #!/bin/sh
 # Keeps a copy of calmirror's mirror in SQLite, with nothing but curl and sqlite3.
 #
-#   consume.sh COPY.SQLITE [SOCKET]
+#   consume.sh COPY.SQLITE [SOCKET [FILTER]]
 #
 # The feed from its beginning contains the whole mirror, so this needs no snapshot: it reads the
 # feed from the stored cursor, or from the beginning. The lines of a response and its cursor are
 # stored in one transaction, after the complete response has arrived. 410 means that the feed no
-# longer has all changes since the cursor: the copy is deleted and read again.
+# longer has all changes since the cursor: the copy is deleted and read again. With a filter, such
+# as 'cancelled=false&response=!declined', the copy has the events that match.
 #
 #   CALMIRROR_ONCE=1   exit as soon as there is nothing left to read, with 1 if the daemon does
 #                      not respond (ONCE=1 does the same)
 set -eu
 db=$1
 socket=${2:-/run/calmirror/api.sock}
+filter=${3:+&$3}
 answer=$(mktemp -d)
 trap 'rm -rf "$answer"' EXIT
 once=${CALMIRROR_ONCE:-${ONCE:-}}
@@ -30,7 +32,7 @@ while :; do
     cursor=$(sql 'SELECT cursor FROM place')
     status=$(curl --silent --show-error --unix-socket "$socket" --max-time 60 \
         --output "$answer/lines" --dump-header "$answer/head" --write-out '%{http_code}' \
-        "http://localhost/v1/changes?limit=1000&wait=$wait${cursor:+&after=$cursor}" \
+        "http://localhost/v1/changes?limit=1000&wait=$wait$filter${cursor:+&after=$cursor}" \
         2>"$answer/error") || status=none
     case $status in
     200)

@@ -1,6 +1,7 @@
-"""Compares consumers' copies with the mirror itself: verify.py SOCKET COPY.SQLITE...
+"""Compares consumers' copies with the mirror itself: verify.py SOCKET FILTER COPY.SQLITE...
 
-Compares event by event, as JSON values. Exits with 1 and prints the differences if there are any.
+Without a filter ('') it reads the windows one by one, with one the filtered /v1/events. Compares
+event by event, as JSON values. Exits with 1 and prints the differences if there are any.
 """
 
 import importlib.util
@@ -19,6 +20,11 @@ spec.loader.exec_module(consume)
 
 def mirror(api):
     events = {}
+    if api.filter:
+        for page in consume.pages(api, "/v1/events", limit=1000, **api.filter):
+            for one in page:
+                events[one["window"], one["event"]["id"]] = one["event"]
+        return events
     for windows in consume.pages(api, "/v1/windows", limit=1000):
         for window in (one["name"] for one in windows):
             for page in consume.pages(api, f"/v1/windows/{quote(window, safe='')}/events", limit=1000):
@@ -32,9 +38,9 @@ def copy(path):
     return {(window, id): json.loads(event) for window, id, event in db.execute("SELECT window, id, event FROM event")}
 
 
-wanted = mirror(consume.Api(sys.argv[1], None))
+wanted = mirror(consume.Api(sys.argv[1], None, sys.argv[2]))
 bad = 0
-for path in sys.argv[2:]:
+for path in sys.argv[3:]:
     have = copy(path)
     missing, extra = wanted.keys() - have.keys(), have.keys() - wanted.keys()
     differ = [key for key in wanted.keys() & have.keys() if wanted[key] != have[key]]

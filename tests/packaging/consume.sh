@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs the consumers of docs/consume through a chaos run: the simulated Graph changes and fails, the
-# daemon and the consumers are killed repeatedly, and in the end both copies equal the mirror. Then
-# the cases that the feed cannot bridge: trimmed removals, and another store.
+# daemon and the consumers are killed repeatedly, and in the end both copies equal the mirror, and
+# those of consumers with a filter the filtered events. Then the cases that the feed cannot bridge:
+# trimmed removals, and another store.
 #
 #   CALMIRROR_BIN     the program to test (default: built here, dev profile)
 #   CALMIRROR_KILLS   the number of kills (20)
@@ -15,6 +16,7 @@ kills=${CALMIRROR_KILLS:-20}
 socket=$SCRATCH/api.sock
 python=$SCRATCH/python.sqlite
 shell=$SCRATCH/shell.sqlite
+filter='cancelled=false&response=!declined,!tentativelyAccepted&showAs=busy,oof,tentative'
 
 # The clocks of the simulated Graph and of the daemon are set together.
 need cc gcc
@@ -43,14 +45,16 @@ account = "test"
 C
 } >"$SCRATCH/calmirror.toml"
 
-# Processes to be killed have names: daemon, python, shell. A shell has children, so each one gets
-# its own process group.
+# Processes to be killed have names: daemon, python, shell, and the last two with a filter. A shell
+# has children, so each one gets its own process group.
 declare -A process
 start() {
     case $1 in
     daemon) setsid "$program" --config "$SCRATCH/calmirror.toml" run >>"$SCRATCH/daemon.log" 2>&1 & ;;
     python) setsid python3 docs/consume/consume.py --api "$socket" --db "$python" >>"$SCRATCH/python.log" 2>&1 & ;;
     shell) setsid docs/consume/consume.sh "$shell" "$socket" >>"$SCRATCH/shell.log" 2>&1 & ;;
+    python-filter) setsid python3 docs/consume/consume.py --api "$socket" --db "$python.filter" --filter "$filter" >>"$SCRATCH/$1.log" 2>&1 & ;;
+    shell-filter) setsid docs/consume/consume.sh "$shell.filter" "$socket" "$filter" >>"$SCRATCH/$1.log" 2>&1 & ;;
     esac
     process[$1]=$!
 }
@@ -77,11 +81,15 @@ quiet() {
 }
 catch_up() {
     python3 docs/consume/consume.py --api "$socket" --db "$python" --once >>"$SCRATCH/python.log" 2>&1 &&
-        CALMIRROR_ONCE=1 docs/consume/consume.sh "$shell" "$socket" >>"$SCRATCH/shell.log" 2>&1
+        CALMIRROR_ONCE=1 docs/consume/consume.sh "$shell" "$socket" >>"$SCRATCH/shell.log" 2>&1 &&
+        python3 docs/consume/consume.py --api "$socket" --db "$python.filter" --filter "$filter" --once >>"$SCRATCH/python-filter.log" 2>&1 &&
+        CALMIRROR_ONCE=1 docs/consume/consume.sh "$shell.filter" "$socket" "$filter" >>"$SCRATCH/shell-filter.log" 2>&1
 }
+# equal: checks that every copy equals the mirror, or what its filter leaves of it.
 equal() {
-    python3 tests/consumers/verify.py "$socket" "$@" >"$SCRATCH/verify.log" ||
-        { cat "$SCRATCH/verify.log"; tail -n 3 "$SCRATCH"/{python,shell}.log; fail "a copy is not the mirror"; }
+    { python3 tests/consumers/verify.py "$socket" '' "$python" "$shell" &&
+        python3 tests/consumers/verify.py "$socket" "$filter" "$python.filter" "$shell.filter"; } >"$SCRATCH/verify.log" ||
+        { cat "$SCRATCH/verify.log"; tail -n 3 "$SCRATCH"/{python,shell}*.log; fail "a copy is not the mirror"; }
     proved "$(sed "s,$SCRATCH/,," "$SCRATCH/verify.log" | paste -sd';')"
 }
 
@@ -94,15 +102,14 @@ done
 
 start daemon
 check "the daemon settles" eventually 90 settled
-start python
-start shell
+for name in python{,-filter} shell{,-filter}; do start "$name"; done
 
 RANDOM=7
 for ((number = 0; number < kills; number++)); do
     change $((5 + RANDOM % 30))
     sleep "0.$((RANDOM % 10))"
-    victims=(daemon python shell)
-    victim=${victims[RANDOM % 3]}
+    victims=(daemon python shell python-filter shell-filter)
+    victim=${victims[RANDOM % 5]}
     strike "$victim"
     change $((1 + RANDOM % 10))
     start "$victim"
@@ -110,11 +117,15 @@ for ((number = 0; number < kills; number++)); do
 done
 eventually 30 ask /readyz >/dev/null || fail "the daemon does not come back"
 quiet
-strike python
-strike shell
-catch_up || fail "a consumer did not get to the end: $(tail -n 3 "$SCRATCH"/{python,shell}.log)"
+for name in python{,-filter} shell{,-filter}; do strike "$name"; done
+catch_up || fail "a consumer did not get to the end: $(tail -n 3 "$SCRATCH"/{python,shell}*.log)"
 proved "through $kills kills: $(grep -c changes "$SCRATCH/python.log") answers of changes to Python, $(grep -c changes "$SCRATCH/shell.log") to the shell"
-equal "$python" "$shell"
+equal
+filtered=$(sqlite3 "$python.filter" 'SELECT count(*) FROM event')
+check "the filter leaves $filtered of $(sqlite3 "$python" 'SELECT count(*) FROM event') events" \
+    [ "$filtered" -lt "$(sqlite3 "$python" 'SELECT count(*) FROM event')" ]
+if refused=$(ONCE=1 timeout 20 docs/consume/consume.sh "$shell.filter" "$socket" 2>&1); then fail "a copy took another filter"; fi
+check "a copy keeps to its filter: $refused" grep -q 'filter' <<<"$refused"
 
 # Removals are trimmed after an hour; two hours pass.
 change 200
@@ -140,7 +151,7 @@ catch_up || fail "a consumer did not get to the end"
 check "removals are forgotten: a new snapshot, killed three times in its midst, its copy never empty" \
     grep -q 'new snapshot' "$SCRATCH/python.log"
 check "the shell consumer read everything again" grep -q 'reading everything again' "$SCRATCH/shell.log"
-equal "$python" "$shell"
+equal
 
 # Another store.
 strike daemon
@@ -151,4 +162,4 @@ check "a new store settles" eventually 90 settled
 quiet
 catch_up || fail "a consumer did not get to the end"
 check "the cursor of another store is recognised" grep -q 'new snapshot' "$SCRATCH/python.log"
-equal "$python" "$shell"
+equal
