@@ -4,13 +4,14 @@
 //
 // CALMIRROR_SCREENSHOTS   a directory for screenshots of every view
 // CALMIRROR_WINDOWS       the number of windows of the large fleet (100000)
-// CALMIRROR_ONLY          a pattern of the checks to run: fleet, calendars, live, dead, months, states, rounds, keyboard, forms, masked, large
+// CALMIRROR_ONLY          a pattern of the checks to run: fleet, calendars, live, dead, months, states, rounds, keyboard, forms, masked, availability, large
 // CALMIRROR_PAGE          a directory with files that replace the daemon's page, for experiments
 
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 
+import { availability } from "./availability.mjs";
 import { Rig, TOKEN, check, fail, same, sleep, until } from "./rig.mjs";
 
 const [program, scratch, modules, chrome] = process.argv.slice(2);
@@ -27,7 +28,8 @@ const complaints = [];
 // Failing requests are expected while the daemon is down.
 let away = false;
 
-async function open(rig, hash, options = {}) {
+// `before` prepares the page before it is loaded.
+async function open(rig, hash, options = {}, before = async () => {}) {
   const context = await browser.newContext({
     ...WHERE.light, timezoneId: "Europe/Berlin", locale: "en-GB", httpCredentials: { username: "", password: TOKEN }, ...options,
   });
@@ -45,6 +47,7 @@ async function open(rig, hash, options = {}) {
     if (!request.url().startsWith(rig.origin)) complaints.push(`asked ${request.url()}`);
   });
   await page.addInitScript(() => addEventListener("securitypolicyviolation", (event) => console.error(`violates ${event.violatedDirective}`)));
+  await before(page);
   await page.goto(`${rig.origin}/${hash}`);
   await ready(page);
   return page;
@@ -594,6 +597,7 @@ async function pictures(rig, name, day, directory) {
     }
     await page.context().close();
   }
+  await rig.control("faults", undefined, "DELETE");
 }
 
 // ---- all of it
@@ -640,6 +644,11 @@ try {
     await rig.run();
     await rig.settled();
     await masked(rig, name, day);
+    await rig.kill();
+  }
+
+  if (wants(availability)) {
+    await availability(rig, mailboxes, { browser, open, go, accessible, plus, forms: WHERE }, (expected) => (away = expected));
   }
   await rig.stop();
 

@@ -14,6 +14,7 @@ export class Refusal extends Error {
 const PATIENCE_MS = 20_000;
 
 async function refuse(answer) {
+  if (answer.status < 500) connection.heard();
   let detail = answer.statusText;
   try {
     detail = (await answer.json()).detail ?? detail;
@@ -23,10 +24,13 @@ async function refuse(answer) {
   throw new Refusal(answer.status, detail);
 }
 
+// Without the user and password that the address of the page may have: browsers refuse them here.
+const at = (path) => location.origin + path;
+
 async function get(path, signal, cache = "default") {
   const late = AbortSignal.timeout(PATIENCE_MS);
   const end = signal ? AbortSignal.any([signal, late]) : late;
-  const answer = await fetch(path, { signal: end, cache, headers: { accept: "application/json" } });
+  const answer = await fetch(at(path), { signal: end, cache, headers: { accept: "application/json" } });
   if (!answer.ok) return refuse(answer);
   const value = await answer.json();
   connection.heard();
@@ -69,6 +73,23 @@ export async function ianaZone(name) {
   }
 }
 
+// When the windows of a selection are busy, and the times of at least `minutes` in which all are
+// free. A window of which that is not known has the reason in `unknown`. Needs only the level
+// `busy`. It bypasses the browser's cache, in which the age of the data would be an old one.
+export async function availability(select, { from, to, minutes }, signal) {
+  const query = `${select}&from=${new Date(from).toISOString()}&to=${new Date(to).toISOString()}`;
+  const [busy, free] = await Promise.all([
+    get(`/v1/busy?${query}`, signal, "no-store"),
+    get(`/v1/free?${query}&duration=${minutes}m`, signal, "no-store"),
+  ]);
+  const unknown = new Map(free.unknown.map(({ window, reason }) => [window, reason]));
+  const windows = busy.value.map((one) => ({ ...one, unknown: unknown.get(one.window) ?? (one.complete ? null : "never_settled") }));
+  return { windows, slots: free.value };
+}
+
+// Only asks whether the daemon answers.
+export const ping = (signal) => get("/healthz", signal);
+
 // All events of a window between two instants, and the cursor of the changes made meanwhile. It
 // bypasses the browser's cache: cached pages of two different listings do not belong together.
 export async function events(name, from, to, signal) {
@@ -87,7 +108,7 @@ export async function events(name, from, to, signal) {
 // Resolves at the next change in any window, or after `seconds` without one. It transfers at most
 // one line, because it only wakes the caller.
 export async function changed(seconds, signal) {
-  const answer = await fetch(`/v1/changes?after=now&limit=1&wait=${seconds}s`, { signal });
+  const answer = await fetch(at(`/v1/changes?after=now&limit=1&wait=${seconds}s`), { signal });
   if (!answer.ok) await refuse(answer);
   await answer.text();
 }
@@ -110,7 +131,7 @@ export async function follow(name, cursor, take, signal) {
     };
     try {
       heard();
-      const answer = await fetch(`/v1/changes?window=${encodeURIComponent(name)}`, {
+      const answer = await fetch(at(`/v1/changes?window=${encodeURIComponent(name)}`), {
         signal: end,
         cache: "no-store",
         headers: { accept: "text/event-stream", "last-event-id": cursor },

@@ -2,6 +2,8 @@
 // the address changes or the page is hidden, and restarts when it fails.
 
 import * as api from "./api.js";
+import * as availability from "./availability.js";
+import * as board from "./board.js";
 import * as calendar from "./calendar.js";
 import * as connection from "./connection.js";
 import { lasting, moment, zone } from "./dates.js";
@@ -12,7 +14,7 @@ import { h, morph, tell } from "./markup.js";
 import * as route from "./route.js";
 import { tick } from "./words.js";
 
-const VIEWS = { fleet, health, calendar };
+const VIEWS = { fleet, health, calendar, availability, board };
 const main = document.getElementById("main");
 
 let place = null;
@@ -57,6 +59,9 @@ setInterval(() => {
   if (document.hidden) return;
   notice(connection.look());
   tick();
+  // A board follows the clock.
+  const again = VIEWS[place?.view]?.redraw?.(place);
+  if (again) show(again);
 }, 1000);
 
 // Runs one view until `signal` aborts.
@@ -73,7 +78,6 @@ async function run(view, here, signal) {
     } catch (error) {
       if (signal.aborted) return;
       if (error instanceof api.Refusal && error.status < 500) {
-        connection.heard();
         show(refused(error, here));
       } else {
         // The daemon or the network is down, or a proxy says so; the shown content stays.
@@ -88,7 +92,7 @@ async function run(view, here, signal) {
 }
 
 function refused(error, here) {
-  const unknown = error.status === 404 && here.view !== "fleet";
+  const unknown = error.status === 404 && ["health", "calendar"].includes(here.view);
   return h("div", { class: "empty" },
     h("h1", { id: "title", tabindex: "-1" }, unknown ? "No such window" : "The daemon refused"),
     h("p", null, unknown ? `No window is named “${here.name}”. It may have left the configuration.` : error.message),
@@ -114,6 +118,7 @@ function navigate() {
   const onlyEvent = same && place.view === "calendar" && before.date === place.date;
   event.show(place, onlyEvent);
   if (onlyEvent) return;
+  document.body.classList.toggle("wall", place?.view === "board");
   running.abort();
   running = new AbortController();
   if (place === null) {
@@ -132,7 +137,7 @@ function navigate() {
     show(view.recall(place) ?? h("div", null, h("h1", { id: "title", tabindex: "-1" }, title)), { busy: true });
   }
   if (!same && before) scrollTo(0, 0);
-  if (same && place.view === "calendar") tell(title);
+  if (same && place.date) tell(title);
   if (!document.hidden) run(view, place, running.signal);
 }
 
@@ -174,4 +179,5 @@ document.getElementById("zone").textContent = zone;
 addEventListener("hashchange", navigate);
 event.begin(() => place);
 navigate();
-about();
+// Readers of a board may be refused the status.
+if (place?.view !== "board") about();

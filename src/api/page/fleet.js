@@ -65,7 +65,8 @@ function render(place, status, list) {
   return [
     h("div", { class: "heading" },
       h("h1", { id: "title", tabindex: "-1" }, "Windows"),
-      h("p", { class: "lead" }, summary(status))),
+      h("p", { class: "lead" }, summary(status)),
+      list.value.length > 0 && h("p", null, h("a", { href: route.availability(String(new URLSearchParams({ windows: list.value.map(({ name }) => name) }))) }, "When they are free"))),
     troubles(status),
     search(place),
     filters(place, status),

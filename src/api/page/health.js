@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import * as dates from "./dates.js";
 import { h } from "./markup.js";
 import * as route from "./route.js";
-import { condition, count, ending, many, reason, remedy, since, until } from "./words.js";
+import { condition, count, ending, many, reason, remedy, since, until, where } from "./words.js";
 
 export const title = ({ name }) => name;
 
@@ -89,9 +89,6 @@ const at = (time) => dates.moment(Date.parse(time));
 
 const list = (pairs) => h("dl", null, pairs.filter(([, value]) => value).map(([name, value]) => h("div", null, h("dt", null, name), h("dd", null, value))));
 
-const place = ({ building, floor, capacity }) =>
-  [building, floor && `floor ${floor}`, capacity && `${count(capacity)} people`].filter(Boolean).join(", ");
-
 function facts(window) {
   return h("section", { "aria-labelledby": "facts", key: "facts" },
     h("h2", { id: "facts" }, "Details"),
@@ -101,8 +98,8 @@ function facts(window) {
       ["Mailbox", window.mailbox],
       ["Calendar", window.calendar],
       ["Account", window.account],
-      ["Fleet", window.fleet],
-      ["Place", window.place && place(window.place)],
+      ["Fleet", window.fleet && h("a", { href: route.availability(String(new URLSearchParams({ group: window.fleet }))) }, window.fleet)],
+      ["Place", where(window)],
       ["Mirrored from", at(window.start)],
       ["Mirrored until", at(window.end)],
       ["Delta streams", window.segments.map(({ mode }) => mode).join(", ")],

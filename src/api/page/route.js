@@ -2,6 +2,8 @@
 //   #/?q=…&state=…&page=…                 the fleet
 //   #/windows/NAME                        a window's health
 //   #/windows/NAME/week/2026-11-22[/ID]   its calendar (day, week, month), and one event of it
+//   #/availability?group=…&day=…          when windows are busy; beside the day, what /v1/busy takes
+//   #/board/GROUP                         a board for a wall display
 
 import { isDate, today } from "./dates.js";
 
@@ -22,6 +24,12 @@ export function parse(hash) {
   if (parts.length === 0) {
     return { view: "fleet", q: query.get("q") ?? "", state: query.get("state") ?? "", page: query.get("page") ?? "" };
   }
+  if (parts.length === 1 && parts[0] === "availability") {
+    const date = query.get("day") ?? today();
+    query.delete("day");
+    return isDate(date) ? { view: "availability", select: query.toString(), date } : null;
+  }
+  if (parts.length === 2 && parts[0] === "board") return { view: "board", name: parts[1], select: query.toString() };
   const [windows, name, span, date, id, ...rest] = parts;
   if (windows !== "windows" || !name || rest.length > 0) return null;
   if (span === undefined) return { view: "health", name };
@@ -38,6 +46,11 @@ export function fleet({ q = "", state = "", page = "" } = {}) {
   const text = query.toString();
   return text ? `#/?${text}` : "#/";
 }
+
+// `select`: parameters as `/v1/busy` takes them.
+export const availability = (select, day = today()) => `#/availability?${select ? `${select}&` : ""}day=${day}`;
+
+export const board = (group) => `#/board/${encodeURIComponent(group)}`;
 
 export const health = (name) => `#/windows/${encodeURIComponent(name)}`;
 

@@ -91,6 +91,10 @@ export const count = (number) => number.toLocaleString();
 
 export const many = (number, one, more = `${one}s`) => `${count(number)} ${number === 1 ? one : more}`;
 
+// Where a room is, and for how many people; nothing for other windows.
+export const where = ({ place }) => place &&
+  [place.building, place.floor && `floor ${place.floor}`, place.capacity && `${count(place.capacity)} people`].filter(Boolean).join(", ");
+
 const NOTHING = "no change";
 
 // What a round changed, in short.
