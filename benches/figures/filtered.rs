@@ -158,7 +158,7 @@ fn event(window: WindowId, number: usize, turn: usize) -> Item {
 }
 
 fn is_free(number: usize) -> bool {
-    number % 4 == 0
+    number.is_multiple_of(4)
 }
 
 fn is_cancelled(number: usize) -> bool {

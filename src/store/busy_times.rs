@@ -1,7 +1,7 @@
 //! When a window is busy, read from the index by start alone wherever that says it.
 //!
 //! The index has the start and the end of every event, because an event whose times cannot be read
-//! never gets into the store, and its availability. Only rows of 0.1 and 0.2 lack that: they need
+//! never gets into the store, and its availability. Only rows of 0.1 lack that: they need
 //! their content, and bare occurrences their master.
 
 use std::collections::BTreeMap;

@@ -32,7 +32,7 @@ pub(super) struct EventRow {
     /// Microseconds.
     pub(super) end: i64,
     pub(super) all_day: bool,
-    /// That of its master for a bare occurrence. `None` if 0.1 or 0.2 wrote the row.
+    /// That of its master for a bare occurrence. `None` if 0.1 wrote the row.
     pub(super) availability: Option<Availability>,
     pub(super) full: bool,
     /// The seq of its latest change; 0 for masters.
@@ -96,7 +96,7 @@ impl EventRow {
         self.compressed.as_ref().is_some_and(|body| body.dictionary.number == dictionary)
     }
 
-    /// The row with the availability that its content says; 0.1 and 0.2 did not store it.
+    /// The row with the availability that its content says; 0.1 did not store it.
     pub(super) fn with_availability(self) -> Self {
         let availability = Availability::of_event(&self.content).filter(|_| !self.is_bare());
         Self { availability, ..self }

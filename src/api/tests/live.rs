@@ -168,7 +168,7 @@ async fn a_slow_stream_ends_with_every_state_as_it_is() {
     }
     fixture.set_state("alice", WindowState::Settled);
     fixture.set_state("last", WindowState::Held);
-    let frames = stream.map(|frame| apply(frame));
+    let frames = stream.map(apply);
     frames.take_while(|known| std::future::ready(*known < 602)).count().await;
     assert_eq!((&known["w5990"], &known["last"]), (&json!("backing_off"), &json!("held")));
 }
