@@ -15,6 +15,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, timeout};
 
 use super::AppState;
+use super::change_feed::ChangeFeed;
 use super::extract::ApiRequest;
 use super::feed_reader::{BatchSummary, FeedReader, LineFormat, RemainingLines};
 use super::limits::{RequestLimits, SLICE_BYTES, TURN_TIMEOUT};
@@ -74,7 +75,8 @@ async fn negotiate(request: ApiRequest) -> Result<Response, Problem> {
     let shows_pending = sees_changes && access.windows.is_none();
     let live = (states || upcoming.is_some())
         .then(|| Box::new(LiveLines::new(&app, selection, states, upcoming)));
-    let reader = FeedReader { app, view, scope, follower, sees_changes, live };
+    let feed = ChangeFeed { view, scope, follower };
+    let reader = FeedReader { app, feed, sees_changes, live };
     match (streams, unknown) {
         (false, unknown) => {
             let request = FeedRequest { limit, wait, unknown, shows_pending };
@@ -176,7 +178,7 @@ impl FeedReader {
         };
         let (reader, end) = match at_end {
             true => {
-                let (seq, cursor) = (reader.follower.seq(), reader.cursor());
+                let (seq, cursor) = (reader.seq(), reader.cursor());
                 (reader, FeedEnd { seq, cursor, pending: shows_pending.then_some(0) })
             }
             false => {
@@ -278,7 +280,7 @@ impl FeedReader {
     ) -> Result<(Self, FeedEnd), Problem> {
         let measuring = async move {
             let measured = async {
-                let follower = &self.follower;
+                let follower = &self.feed.follower;
                 let (seq, cursor) = match limit {
                     0 => (follower.seq(), follower.cursor()),
                     limit => follower.reach(limit, bytes).await?,
@@ -287,7 +289,7 @@ impl FeedReader {
                     true => Some(follower.pending(seq).await?),
                     false => None,
                 };
-                Ok::<_, FeedError>(FeedEnd { seq, cursor: self.scope.add_to(cursor), pending })
+                Ok::<_, FeedError>(FeedEnd { seq, cursor: self.feed.scope.add_to(cursor), pending })
             };
             (measured.await, self)
         };

@@ -6,13 +6,12 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 
 use super::AppState;
+use super::change_feed::ChangeFeed;
 use super::limits::SliceProducer;
 use super::live_lines::LiveLines;
 use super::problem::Problem;
-use super::selection::FeedScope;
-use super::view::EventView;
 use crate::mirror::change::Seq;
-use crate::store::{Change, Follower};
+use crate::store::Change;
 
 /// Changes read from the store at a time, if they are not too large together.
 pub(super) const BATCH: usize = 500;
@@ -20,9 +19,7 @@ pub(super) const BATCH: usize = 500;
 /// One reader of the feed.
 pub(super) struct FeedReader {
     pub(super) app: Arc<AppState>,
-    pub(super) view: EventView,
-    pub(super) scope: FeedScope,
-    pub(super) follower: Follower,
+    pub(super) feed: ChangeFeed,
     /// Whether the reader gets changes. Others get live lines only.
     pub(super) sees_changes: bool,
     /// The lines that are not stored, if the reader wants any. Boxed, because few readers do, and
@@ -77,9 +74,8 @@ impl FeedReader {
         form: LineFormat,
         (limit, bytes, end): (usize, usize, Seq),
     ) -> Result<BatchSummary, Problem> {
-        let first = self.follower.initial_end().unwrap_or_default();
-        let changes = self.follower.read_to(end, limit.min(BATCH), bytes).await?;
-        if let Some(live) = self.live.as_mut().filter(|_| !changes.value.is_empty()) {
+        let changes = self.feed.read_to(end, limit.min(BATCH), bytes).await?;
+        if let Some(live) = self.live.as_mut().filter(|_| changes.moved) {
             live.on_changes();
         }
         let mut summary = BatchSummary { lines: 0, at_end: changes.at_end };
@@ -88,9 +84,6 @@ impl FeedReader {
         }
         text.reserve(changes.value.iter().map(line_size).sum());
         for change in changes.value {
-            let is_first = change.seq <= first;
-            let Some(mut change) = self.view.show_change(change, is_first) else { continue };
-            change.cursor = self.scope.add_to(change.cursor);
             summary.lines += 1;
             form.write(text, ("change", &change.cursor), |text| change.write_line(text));
         }
@@ -101,7 +94,7 @@ impl FeedReader {
     pub(super) async fn look(&mut self) -> Result<bool, Problem> {
         match &mut self.live {
             Some(live) => {
-                live.look(&self.view).await?;
+                live.look(&self.feed.view).await?;
                 Ok(live.is_due())
             }
             None => Ok(false),
@@ -115,7 +108,7 @@ impl FeedReader {
         (form, cursor, bytes): (LineFormat, &str, usize),
     ) -> Result<(), Problem> {
         match &mut self.live {
-            Some(live) => live.write(text, (form, cursor, bytes), &self.view).await,
+            Some(live) => live.write(text, (form, cursor, bytes), &self.feed.view).await,
             None => Ok(()),
         }
     }
@@ -127,7 +120,7 @@ impl FeedReader {
 
     /// Waits until there may be lines; `false` when the daemon stops or its store ends.
     pub(super) async fn wait_until(&mut self, until: Instant) -> Result<bool, Elapsed> {
-        let Self { app, follower, live, .. } = self;
+        let Self { app, feed, live, .. } = self;
         let live = async {
             match live {
                 Some(live) => live.wait().await,
@@ -138,7 +131,7 @@ impl FeedReader {
             tokio::select! {
                 biased;
                 () = app.stopping.cancelled() => false,
-                changed = follower.wait() => changed.is_ok(),
+                changed = feed.wait() => changed.is_ok(),
                 () = live => true,
             }
         };
@@ -147,7 +140,12 @@ impl FeedReader {
 
     /// The cursor to continue from.
     pub(super) fn cursor(&self) -> String {
-        self.scope.add_to(self.follower.cursor())
+        self.feed.cursor()
+    }
+
+    /// The seq up to which the feed was read.
+    pub(super) fn seq(&self) -> Seq {
+        self.feed.follower.seq()
     }
 }
 
@@ -186,6 +184,6 @@ impl SliceProducer for RemainingLines {
 
     fn is_over(&self) -> bool {
         let has_lines = self.reader.has_live_lines() || !self.first.is_empty();
-        !has_lines && self.reader.follower.seq() >= self.end
+        !has_lines && self.reader.seq() >= self.end
     }
 }

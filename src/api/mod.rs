@@ -10,6 +10,7 @@ mod accounts;
 mod auth;
 mod busy;
 mod busy_times;
+mod change_feed;
 mod changes;
 mod coding;
 mod consumers;
@@ -63,6 +64,7 @@ use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate as _, SizeAbove};
 
+pub use change_feed::{ChangeFeed, FeedView, ShownChanges};
 pub use consumers::{Consumer, ConsumerIdentity, ConsumerJson, ConsumerLog};
 pub use fleets::{FleetBoard, FleetFaultJson, FleetStatusJson, HeldListingJson, WindowOrigins};
 pub use limits::RequestLimits;

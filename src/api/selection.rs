@@ -14,7 +14,7 @@ use super::problem::Problem;
 use super::query::Parameters;
 use super::view::EventView;
 use crate::mirror::name_pattern::NamePattern;
-use crate::store::NameFilter;
+use crate::store::{NameFilter, Store};
 
 /// The most patterns of a selection: each is compared with the name of each window.
 const MAX_PATTERNS: usize = 1000;
@@ -79,6 +79,21 @@ impl SelectedWindows {
         };
         self.app.settings.groups.contains_key(group)
             && (self.access.windows.is_none() || sees_some())
+    }
+
+    /// The selection of a reader inside of the daemon.
+    pub(super) fn new(
+        app: &Arc<AppState>,
+        access: Access,
+        windows: &[NamePattern],
+        groups: &[Arc<str>],
+    ) -> Self {
+        let patterns = windows.iter().cloned().collect();
+        Self { app: app.clone(), access, patterns, groups: groups.iter().cloned().collect() }
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.app.store
     }
 
     /// The selection of one window.

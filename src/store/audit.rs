@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 
 use super::error::TreeError;
 use super::keys::{
-    self, COUNTERS, DROPPING, EVENT, FEED, FLEET, INCARNATION, LONG, NAME, POSITION, SEEN, TIME,
-    TOMBSTONE, WINDOW,
+    self, COUNTERS, DROPPING, EVENT, FEED, FLEET, INCARNATION, LONG, NAME, POSITION, SEEN, SINK,
+    TIME, TOMBSTONE, WINDOW,
 };
 use super::record::{self, FeedChecksum, FeedEntry, FeedPack, WindowRecord};
 use super::rows::StoredRow;
@@ -96,7 +96,7 @@ fn audit_all(tree: &Tree) -> Result<(), TreeError> {
             Some(&FLEET) if keys::is_fleet(&key) => {
                 tree.fleet_listing(&key, &value)?;
             }
-            Some(b'm' | &(INCARNATION | NAME | DROPPING | COUNTERS | SEEN | TOMBSTONE)) => {
+            Some(b'm' | &(INCARNATION | NAME | DROPPING | COUNTERS | SEEN | SINK | TOMBSTONE)) => {
                 record::unseal(&value, "record")?;
             }
             // Pending entries and what has no checksum.

@@ -193,6 +193,16 @@ fn read_slice(
     Ok(slice)
 }
 
+/// The seq and the time of the first entry after a seq and up to another.
+pub(super) fn first_after(
+    tree: &Tree,
+    after: Seq,
+    end: Seq,
+) -> Result<Option<(Seq, i64)>, TreeError> {
+    let first = entries(tree, after, end).next().transpose()?;
+    Ok(first.map(|(seq, entry)| (seq, entry.at)))
+}
+
 /// The entries after a seq and up to another, in order.
 fn entries(
     tree: &Tree,

@@ -42,6 +42,7 @@ pub(super) const TOMBSTONE: u8 = b'x';
 pub(super) const AGE: u8 = b'y';
 pub(super) const DICTIONARY: u8 = b'z';
 pub(super) const FLEET: u8 = b'g';
+pub(super) const SINK: u8 = b'q';
 
 /// Length of the key of a fleet's record; the keys of its parts are longer.
 const FLEET_LEN: usize = 1 + 16;
@@ -259,6 +260,11 @@ pub(super) fn age(seq: Seq) -> Vec<u8> {
 /// A dictionary that the store trained.
 pub(super) fn dictionary(number: u32) -> Vec<u8> {
     key(DICTIONARY, &number.to_be_bytes())
+}
+
+/// The saved state of a sink.
+pub(super) fn sink(name: &str) -> Vec<u8> {
+    key(SINK, name.as_bytes())
 }
 
 /// The record of a fleet's listing, and the prefix of the parts. A name may have any length, so the

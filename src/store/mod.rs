@@ -69,6 +69,7 @@ mod row;
 mod row_commit;
 mod rows;
 mod shared;
+mod sink_record;
 mod tree;
 mod types;
 mod watermark;
