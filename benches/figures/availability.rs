@@ -1,9 +1,8 @@
 //! `free`, `busy` and `events`: when 500 people are free together in two weeks, when each of them is
 //! busy, and what they do, over the daemon's Unix socket.
 //!
-//! Each has five events a workday, at random half hours. Every second one is an occurrence of a
-//! series, which needs its master to be judged. Graph does not respond, so that only reads are
-//! measured.
+//! Each has five events a workday, at random half hours. Two of the five are occurrences of series,
+//! which their masters complete. Graph does not respond, so that only reads are measured.
 
 use std::fmt::Write as _;
 use std::path::Path;
