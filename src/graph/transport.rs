@@ -24,8 +24,10 @@ use super::page_memory::{PageMemory, Reservation};
 mod route;
 mod unreachable;
 
+pub(crate) use route::client_builder;
 pub use route::{Route, RouteSettings};
 use unreachable::UnreachableHost;
+pub(crate) use unreachable::UsedProxy;
 
 /// The maximum time to set up a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -253,18 +255,25 @@ impl TransportError {
     }
 
     /// The error of clients that could not be set up.
-    fn of_setup(error: reqwest::Error) -> Self {
+    pub(crate) fn of_setup(error: reqwest::Error) -> Self {
         let source: Option<Box<dyn Error + Send + Sync>> = Some(Box::new(error.without_url()));
         Self { source, ..Self::new(TransportErrorKind::Tls) }
     }
 
     /// The error of a request that was sent to `uri` by `route`.
     fn of_request(error: reqwest::Error, uri: &Uri, route: &Route) -> Self {
-        let unreached = error.is_connect().then(|| {
-            let found = UnreachableHost::read(&error, error.is_timeout(), uri, route.proxy(uri));
-            Box::new(if error.is_dns() { found.without_name() } else { found })
-        });
+        let unreached = unreached(&error, uri, route.proxy(uri)).map(Box::new);
         Self { unreached, ..Self::from_reqwest(error) }
+    }
+
+    /// The error of a request that no account sent, to `uri` and through `proxy`.
+    pub(crate) fn without_account(
+        error: reqwest::Error,
+        uri: &Uri,
+        proxy: Option<UsedProxy>,
+    ) -> Self {
+        let unreached = unreached(&error, uri, proxy).map(UnreachableHost::without_account);
+        Self { unreached: unreached.map(Box::new), ..Self::from_reqwest(error) }
     }
 
     fn from_reqwest(error: reqwest::Error) -> Self {
@@ -282,6 +291,18 @@ impl TransportError {
         };
         Self { fault, unreached: None, source: Some(Box::new(error)) }
     }
+}
+
+/// The host that was not reached, and why, if that is the error.
+fn unreached(
+    error: &reqwest::Error,
+    uri: &Uri,
+    proxy: Option<UsedProxy>,
+) -> Option<UnreachableHost> {
+    error.is_connect().then(|| {
+        let found = UnreachableHost::read(error, error.is_timeout(), uri, proxy);
+        if error.is_dns() { found.without_name() } else { found }
+    })
 }
 
 /// Whether the peer ended the connection, at any depth of the error chain.
@@ -359,4 +380,4 @@ impl Transport for HttpTransport {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -6,4 +6,6 @@
 
 pub mod batch;
 pub mod error;
+pub mod secret;
 pub mod target;
+pub mod webhook;

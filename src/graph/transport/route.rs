@@ -174,6 +174,19 @@ fn read_credentials(path: &Path) -> io::Result<(String, String)> {
     }
 }
 
+/// What all clients have in common: no redirects, and connections that do not hang.
+pub(crate) fn client_builder() -> ClientBuilder {
+    reqwest::Client::builder()
+        .user_agent(concat!("calmirror/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_idle_timeout(POOL_IDLE)
+        .tcp_keepalive(KEEP_ALIVE)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .http2_keep_alive_timeout(CONNECT_TIMEOUT)
+}
+
 /// Clients that keep their connections, and one that opens a new one for every request.
 #[derive(Debug)]
 pub(super) struct HttpClients {
@@ -188,16 +201,7 @@ impl HttpClients {
         shape: impl Fn(ClientBuilder) -> ClientBuilder,
     ) -> Result<Self, TransportError> {
         let build = |idle: usize| {
-            let client = reqwest::Client::builder()
-                .user_agent(concat!("calmirror/", env!("CARGO_PKG_VERSION")))
-                .redirect(reqwest::redirect::Policy::none())
-                .referer(false)
-                .connect_timeout(CONNECT_TIMEOUT)
-                .pool_idle_timeout(POOL_IDLE)
-                .pool_max_idle_per_host(idle)
-                .tcp_keepalive(KEEP_ALIVE)
-                .http2_keep_alive_interval(KEEP_ALIVE)
-                .http2_keep_alive_timeout(CONNECT_TIMEOUT);
+            let client = client_builder().pool_max_idle_per_host(idle);
             shape(client).build().map_err(TransportError::of_setup)
         };
         // Without room for idle connections the pool is off, so no connection is shared.

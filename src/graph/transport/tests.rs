@@ -1,7 +1,7 @@
 //! The real transport against a small server on a port of its own.
 
 mod network;
-mod servers;
+pub(crate) mod servers;
 
 use std::io::Write;
 use std::sync::Arc;

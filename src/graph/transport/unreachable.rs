@@ -13,6 +13,7 @@ use std::time::Duration;
 use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::proxy::matcher::Intercept;
 use jiff::Timestamp;
 use rustls::CertificateError;
 use rustls_pki_types::UnixTime;
@@ -63,11 +64,13 @@ pub(super) struct UnreachableHost {
     proxy: Option<UsedProxy>,
     /// Whether the proxy itself was not reached.
     at_proxy: bool,
+    /// Whether an account sends the request; its keys can name a proxy.
+    of_account: bool,
 }
 
 /// The proxy of a request, and where it is configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct UsedProxy {
+pub(crate) struct UsedProxy {
     /// Its host and port.
     place: Box<str>,
     /// The key or the variable that names it.
@@ -92,6 +95,15 @@ impl UsedProxy {
         let key = if of_account { "proxy of the account" } else { VARIABLE };
         Self { place: host_and_port(address), key, credentials }
     }
+
+    /// The proxy of the environment, for a request that no account sends.
+    pub(crate) fn of_environment(used: &Intercept) -> Self {
+        let credentials = match used.basic_auth() {
+            Some(_) => ProxyCredentials::InAddress,
+            None => ProxyCredentials::Absent,
+        };
+        Self::new(used.uri(), false, credentials)
+    }
 }
 
 impl UnreachableHost {
@@ -108,6 +120,7 @@ impl UnreachableHost {
             host: host_and_port(uri),
             proxy,
             at_proxy: false,
+            of_account: true,
         };
         let mut cause = Some(error);
         while let Some(error) = cause {
@@ -131,6 +144,12 @@ impl UnreachableHost {
     /// Sets the cause to a name without an address, which only reqwest can tell.
     pub(super) fn without_name(mut self) -> Self {
         self.cause = ConnectFailure::UnknownName;
+        self
+    }
+
+    /// No account sends the request.
+    pub(super) fn without_account(mut self) -> Self {
+        self.of_account = false;
         self
     }
 }
@@ -260,7 +279,10 @@ impl UnreachableHost {
     fn write_cause(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let host = &*self.host;
         let seconds = CONNECT_TIMEOUT.as_secs();
-        let need = "whether a proxy has to be named (proxy of the account, or HTTPS_PROXY)";
+        let need = match self.of_account {
+            true => "whether a proxy has to be named (proxy of the account, or HTTPS_PROXY)",
+            false => "whether a proxy has to be named (HTTPS_PROXY)",
+        };
         match &self.cause {
             ConnectFailure::Refused => {
                 write!(f, "{host} refused the connection; check the address and the firewall")
@@ -302,7 +324,7 @@ impl UnreachableHost {
         let UsedProxy { place, key, credentials } = proxy;
         match &self.cause {
             ConnectFailure::ProxyWantsPassword => {
-                credentials.write_refused(f, place, *key == VARIABLE)
+                credentials.write_refused(f, place, *key == VARIABLE, self.of_account)
             }
             ConnectFailure::ProxyRefused => write!(
                 f,
@@ -370,11 +392,20 @@ impl ProxyCredentials {
         f: &mut fmt::Formatter<'_>,
         place: &str,
         of_environment: bool,
+        of_account: bool,
     ) -> fmt::Result {
         let wants = format!("the proxy {place} wants a user and a password (407)");
         let write =
             "write user:password into a file that proxy_credentials_file of the account names";
         match self {
+            Self::Absent if !of_account => {
+                write!(f, "{wants}; put them into the address in HTTPS_PROXY")
+            }
+            Self::InAddress if !of_account => write!(
+                f,
+                "the proxy {place} does not accept the user and the password in HTTPS_PROXY (407); \
+                 correct them"
+            ),
             Self::Absent if of_environment => {
                 write!(f, "{wants}; {write}, or put them into the address in HTTPS_PROXY")
             }

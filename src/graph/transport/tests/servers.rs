@@ -16,18 +16,18 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 
 /// Years in which no clock is.
-pub(super) const PAST: (i32, i32) = (2001, 2002);
-pub(super) const FUTURE: (i32, i32) = (2999, 3000);
+pub(crate) const PAST: (i32, i32) = (2001, 2002);
+pub(crate) const FUTURE: (i32, i32) = (2999, 3000);
 const ALWAYS: (i32, i32) = (2001, 3000);
 
 /// An authority that no system trusts.
-pub(super) struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key.
-pub(super) struct Identity(CertificateDer<'static>, PrivateKeyDer<'static>);
+pub(crate) struct Identity(CertificateDer<'static>, PrivateKeyDer<'static>);
 
 impl Authority {
-    pub(super) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, name);
@@ -35,16 +35,16 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, key).unwrap())
     }
 
-    pub(super) fn der(&self) -> CertificateDer<'static> {
+    pub(crate) fn der(&self) -> CertificateDer<'static> {
         self.0.der().clone()
     }
 
-    pub(super) fn issue(&self, name: &str) -> Identity {
+    pub(crate) fn issue(&self, name: &str) -> Identity {
         self.issue_for(name, ALWAYS)
     }
 
     /// A certificate for the name that is valid in these years.
-    pub(super) fn issue_for(&self, name: &str, (from, to): (i32, i32)) -> Identity {
+    pub(crate) fn issue_for(&self, name: &str, (from, to): (i32, i32)) -> Identity {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         params.not_before = rcgen::date_time_ymd(from, 1, 1);
         params.not_after = rcgen::date_time_ymd(to, 1, 1);
@@ -69,7 +69,7 @@ impl Identity {
 
 /// What a proxy does with `CONNECT`.
 #[derive(Clone, Copy)]
-pub(super) enum ConnectDeed {
+pub(crate) enum ConnectDeed {
     /// Connects to this address, whatever was asked for.
     Tunnel(SocketAddr),
     /// Answers with this status.
@@ -81,27 +81,27 @@ pub(super) enum ConnectDeed {
 }
 
 /// A proxy that remembers what it was asked for.
-pub(super) struct Proxy {
-    pub(super) address: SocketAddr,
-    pub(super) memory: Arc<ProxyMemory>,
+pub(crate) struct Proxy {
+    pub(crate) address: SocketAddr,
+    pub(crate) memory: Arc<ProxyMemory>,
     tasks: JoinSet<()>,
 }
 
 #[derive(Default)]
-pub(super) struct ProxyMemory {
+pub(crate) struct ProxyMemory {
     /// `user:password` that is required.
-    pub(super) required: Mutex<Option<String>>,
+    pub(crate) required: Mutex<Option<String>>,
     heads: Mutex<Vec<String>>,
-    pub(super) open: AtomicUsize,
+    pub(crate) open: AtomicUsize,
 }
 
 impl Proxy {
-    pub(super) async fn new(deed: ConnectDeed) -> Self {
+    pub(crate) async fn new(deed: ConnectDeed) -> Self {
         Self::serve(deed, None).await
     }
 
     /// A proxy that speaks TLS itself.
-    pub(super) async fn with_tls(deed: ConnectDeed, identity: Identity) -> Self {
+    pub(crate) async fn with_tls(deed: ConnectDeed, identity: Identity) -> Self {
         Self::serve(deed, Some(identity.acceptor())).await
     }
 
@@ -132,19 +132,19 @@ impl Proxy {
     }
 
     /// Its address as it is configured.
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// The hosts that it was asked for.
-    pub(super) fn asked(&self) -> Vec<String> {
+    pub(crate) fn asked(&self) -> Vec<String> {
         let heads = self.memory.heads.lock().unwrap();
         let host = |head: &String| head.split(' ').nth(1).unwrap().to_owned();
         heads.iter().map(host).collect()
     }
 
     /// Ends it, so that nothing listens on its port.
-    pub(super) async fn end(mut self) -> SocketAddr {
+    pub(crate) async fn end(mut self) -> SocketAddr {
         self.tasks.shutdown().await;
         self.address
     }
@@ -179,7 +179,7 @@ impl ProxyMemory {
 }
 
 /// An HTTPS server that answers every request with `body`.
-pub(super) async fn https(identity: Identity, body: &'static str) -> (SocketAddr, JoinSet<()>) {
+pub(crate) async fn https(identity: Identity, body: &'static str) -> (SocketAddr, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let acceptor = identity.acceptor();
@@ -210,7 +210,7 @@ pub(super) async fn https(identity: Identity, body: &'static str) -> (SocketAddr
 }
 
 /// A server that writes this to everybody and hangs up once the client has said something.
-pub(super) async fn blurt(text: &'static str) -> (SocketAddr, JoinSet<()>) {
+pub(crate) async fn blurt(text: &'static str) -> (SocketAddr, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let mut tasks = JoinSet::new();
