@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use self::receiver::{Ending, WebhookReceiver, answer};
+use self::receiver::{Ending, PATIENCE, WebhookReceiver, answer};
 use super::*;
 use crate::mirror::change::{ChangeKind, RemovalReason};
 use crate::mirror::page::EventId;
@@ -218,7 +218,7 @@ async fn an_endless_answer_is_not_read() {
     let head = answer("200 OK", "transfer-encoding: chunked\r\n", "");
     let mut receiver = WebhookReceiver::new(head, Ending::Endless).await;
     let mut target = target(&settings(dir.path(), &receiver.url("/canary")));
-    deliver(&mut target).await.unwrap();
+    tokio::time::timeout(PATIENCE, deliver(&mut target)).await.unwrap().unwrap();
     receiver.next().await;
     // The target hangs up, although it is still there.
     receiver.hung_up().await;

@@ -2,11 +2,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// The longest wait for what has to happen.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What follows an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +84,7 @@ impl WebhookReceiver {
 
     /// The next request.
     pub(super) async fn next(&mut self) -> ReceivedRequest {
-        self.requests.recv().await.unwrap()
+        timeout(PATIENCE, self.requests.recv()).await.unwrap().unwrap()
     }
 
     /// Whether no request is left.
@@ -89,7 +94,7 @@ impl WebhookReceiver {
 
     /// Waits until a connection has ended.
     pub(super) async fn hung_up(&mut self) {
-        self.ended.recv().await.unwrap();
+        timeout(PATIENCE, self.ended.recv()).await.unwrap().unwrap();
     }
 }
 
