@@ -19,7 +19,6 @@ mod commit;
 mod daemon;
 mod disk;
 mod feed;
-mod filtered;
 mod graph;
 mod idle;
 mod initial;
@@ -29,6 +28,7 @@ mod process;
 mod query;
 mod quiet;
 mod reload;
+mod sql;
 mod stages;
 mod table;
 
@@ -72,8 +72,8 @@ fn main() {
         if table.wants(feed::NAME) {
             feed::run(&mut table).await;
         }
-        if table.wants(filtered::NAME) {
-            filtered::run(&mut table).await;
+        if table.wants(sql::NAME) {
+            sql::run(&mut table).await;
         }
         if table.wants(reload::NAME) {
             reload::run(&mut table).await;

@@ -202,11 +202,11 @@ fn is_any(pattern: &NamePattern) -> bool {
 }
 
 /// Names of windows and patterns, ordered, so that only a difference that matters is one.
-fn patterns(written: RawValue<'_>) -> Result<Vec<NamePattern>, Issue> {
+pub(super) fn patterns(written: RawValue<'_>) -> Result<Vec<NamePattern>, Issue> {
     let texts = written.texts()?;
     if texts.is_empty() {
         let remedy = "write names or patterns, or remove the line for all windows";
-        return Err(Issue::new("a consumer without windows", remedy));
+        return Err(Issue::new("no windows", remedy));
     }
     if let Some(problem) = texts.iter().find_map(|text| window_name_problem(text)) {
         let remedy = "write the names of windows, or patterns such as \"room-*\"";

@@ -55,6 +55,7 @@ pub fn diff(old: &Config, new: &Config) -> ConfigDiff {
     let mut difference = ConfigDiff { accounts, fleets, ..ConfigDiff::default() };
     old.sections.changes(&new.sections, &mut difference);
     difference.settings.extend(consumers(old, new));
+    difference.settings.extend(sinks(old, new));
     if groups::differ(&old.groups, &new.groups) {
         difference.settings.push("groups".to_owned());
     }
@@ -168,6 +169,14 @@ fn consumers(old: &Config, new: &Config) -> BTreeSet<String> {
     let gone = old.iter().filter(|one| !new.contains(one));
     let added = new.iter().filter(|one| !old.contains(one));
     gone.chain(added).map(|one| format!("consumer.{}", one.name)).collect()
+}
+
+/// The sinks that are new, gone, or have different settings.
+fn sinks(old: &Config, new: &Config) -> BTreeSet<String> {
+    let (old, new) = (&old.sinks, &new.sinks);
+    let gone = old.iter().filter(|one| !new.contains(one));
+    let added = new.iter().filter(|one| !old.contains(one));
+    gone.chain(added).map(|one| format!("sink.{}", one.name)).collect()
 }
 
 fn fleets(old: &Config, new: &Config) -> Vec<Arc<str>> {

@@ -112,7 +112,14 @@ impl ConfigFile {
                         self.named(section, &name, value, lines, report);
                     }
                 }
-                (Section::Window | Section::Fleet | Section::Account | Section::Consumer, _) => {
+                (
+                    Section::Window
+                    | Section::Fleet
+                    | Section::Account
+                    | Section::Consumer
+                    | Section::Sink,
+                    _,
+                ) => {
                     let remedy = format!("open each with a line {}", section.header());
                     let problem = format!("not a list of {name}s");
                     report.fault(&self.origin(line), &name, Issue::new(problem, remedy));

@@ -31,6 +31,7 @@ pub(super) struct Layers {
     sections: BTreeMap<&'static str, LayeredTable>,
     pub(super) accounts: BTreeMap<String, LayeredTable>,
     pub(super) consumers: BTreeMap<String, LayeredTable>,
+    pub(super) sinks: BTreeMap<String, LayeredTable>,
     pub(super) windows: Vec<LayeredTable>,
     pub(super) fleets: Vec<LayeredTable>,
 }
@@ -107,14 +108,16 @@ impl Layers {
                 Map::new()
             }
         };
-        let (sections, accounts, consumers) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let mut layers = Self { sections, accounts, consumers, windows, fleets };
+        let (sections, accounts) = (BTreeMap::new(), BTreeMap::new());
+        let (consumers, sinks) = (BTreeMap::new(), BTreeMap::new());
+        let mut layers = Self { sections, accounts, consumers, sinks, windows, fleets };
         for (name, value) in merged {
             let Ok(section) = Section::find(&name) else { continue };
             let Ok(values) = value.into_table() else { continue };
             if section.is_named() {
                 let named = match section {
                     Section::Consumer => &mut layers.consumers,
+                    Section::Sink => &mut layers.sinks,
                     _ => &mut layers.accounts,
                 };
                 for (name, value) in values {

@@ -33,6 +33,7 @@ mod secret;
 mod sections;
 mod settings;
 mod signed_in;
+mod sinks;
 mod sources;
 mod table;
 mod token_command;
@@ -61,6 +62,7 @@ pub use origin::{EffectiveValue, ValueOrigin};
 pub use secret::trimmed;
 pub use sections::{FeedConfig, LogConfig, LogFormat, Sections, StoreConfig, level};
 pub use settings::{ReloadEffect, default_settings};
+pub use sinks::{SinkConfig, SinkTargetConfig, SinkUrl, WebhookConfig};
 pub use sources::Sources;
 
 use crate::mirror::account::Account;
@@ -73,6 +75,7 @@ use layers::Layers;
 use origin::DiagnosticSink;
 use sections::Section;
 use settings::LayeredSettings;
+use sinks::SinkCollector;
 use windows::WindowCollector;
 
 /// The validated and resolved configuration.
@@ -91,6 +94,8 @@ pub struct Config {
     pub groups: BTreeMap<Arc<str>, WindowGroup>,
     /// Every `[consumer.*]`, ordered by name.
     pub consumers: Vec<ConsumerConfig>,
+    /// Every `[sink.*]`, ordered by name.
+    pub sinks: Vec<SinkConfig>,
     /// Settings that are valid but probably unintended.
     pub warnings: Vec<Diagnostic>,
     /// The main file.
@@ -208,6 +213,11 @@ impl Config {
             consumers.read(name, table, report);
         }
         let consumers = consumers.all;
+        let mut sinks = SinkCollector::new(sources, &groups);
+        for (name, table) in &layers.sinks {
+            sinks.read(name, table, report);
+        }
+        let sinks = sinks.all;
         let sections = sections?;
         let graph = &sections.graph;
         if concurrency > graph.max_concurrent as f64 {
@@ -230,6 +240,7 @@ impl Config {
             fleets,
             groups,
             consumers,
+            sinks,
             warnings: Vec::new(),
             file: sources.file.clone(),
             explained: Vec::new(),

@@ -90,14 +90,31 @@ impl<'a> TableReader<'a> {
                 RawValue::of_default(&shipped)
             }
         };
+        self.explain(key, written, written.kind.to_string(), read)
+    }
+
+    /// The same for a value that is never shown, and has no default.
+    pub(super) fn read_hidden<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(RawValue<'_>) -> Result<T, Issue>,
+    ) -> Option<T> {
+        let (kind, origin) = self.table.values.get(key)?;
+        self.explain(key, RawValue { kind, origin }, "(hidden)".to_owned(), read)
+    }
+
+    fn explain<T>(
+        &mut self,
+        key: &'static str,
+        written: RawValue<'_>,
+        value: String,
+        read: impl FnOnce(RawValue<'_>) -> Result<T, Issue>,
+    ) -> Option<T> {
         match read(written) {
-            Ok(value) => {
-                self.report.explained.push(EffectiveValue {
-                    key: self.name(key),
-                    value: written.kind.to_string(),
-                    origin: written.origin.clone(),
-                });
-                Some(value)
+            Ok(result) => {
+                let (key, origin) = (self.name(key), written.origin.clone());
+                self.report.explained.push(EffectiveValue { key, value, origin });
+                Some(result)
             }
             Err(wrong) => {
                 self.fault(key, wrong);

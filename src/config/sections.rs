@@ -95,6 +95,7 @@ sections! {
         Defaults "defaults" "[defaults]" settings::KEYS;
         Account "account" "[account.NAME]" ACCOUNT;
         Consumer "consumer" "[consumer.NAME]" CONSUMER;
+        Sink "sink" "[sink.NAME]" SINK;
         Window "window" "[[window]]" WINDOW;
         Fleet "fleet" "[[fleet]]" FLEET;
     }
@@ -235,6 +236,23 @@ const CONSUMER: &[ConfigKey] = &[
     ConfigKey::without_default("origins"),
 ];
 
+const SINK: &[ConfigKey] = &[
+    ConfigKey::without_default("type"),
+    ConfigKey::without_default("windows"),
+    ConfigKey::without_default("groups"),
+    ConfigKey::without_default("filter"),
+    ConfigKey::with_default("level", r#""all""#),
+    ConfigKey::with_default("batch", r#""2s""#),
+    ConfigKey::without_default("url_file"),
+    ConfigKey::without_default("url"),
+    ConfigKey::without_default("ca_file"),
+    ConfigKey::without_default("secret_file"),
+    ConfigKey::with_default("format", r#""lines""#),
+    ConfigKey::with_default("allow_private", "false"),
+    ConfigKey::with_default("schema", r#""calmirror""#),
+    ConfigKey::without_default("path"),
+];
+
 /// The keys of a window, in addition to every key of `[defaults]`.
 const WINDOW: &[ConfigKey] = &[
     ConfigKey::without_default("name"),
@@ -275,7 +293,7 @@ impl Section {
 
     /// Whether each of its tables has a name in its header, such as `[account.contoso]`.
     pub(super) fn is_named(self) -> bool {
-        matches!(self, Self::Account | Self::Consumer)
+        matches!(self, Self::Account | Self::Consumer | Self::Sink)
     }
 
     /// One of its tables, in messages: `an account`.

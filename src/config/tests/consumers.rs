@@ -208,10 +208,7 @@ fn a_consumer_has_windows_and_a_level() {
     let key = "token_file = \"a.token\"";
     let names = "write the names of windows, or patterns such as \"room-*\"";
     for (line, fault) in [
-        (
-            "windows = []",
-            "a consumer without windows; write names or patterns, or remove the line for all windows",
-        ),
+        ("windows = []", "no windows; write names or patterns, or remove the line for all windows"),
         (
             "windows = [\"room-1\", \"\"]",
             &format!(

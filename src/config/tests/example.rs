@@ -39,7 +39,7 @@ fn the_example_is_valid() {
 
 #[test]
 fn the_example_is_valid_with_everything_uncommented() {
-    // An account has one credential, a fleet one source, and a consumer one key.
+    // An account has one credential, a fleet one source, a consumer one key, and a sink one target.
     let others = [
         "client_secret_env",
         "certificate_file",
@@ -54,6 +54,9 @@ fn the_example_is_valid_with_everything_uncommented() {
         "users",
         "calendars_of",
         "uid",
+        "url",
+        "schema",
+        "path",
     ];
     let fixture = ConfigFixture::new();
     let text: String = EXAMPLE
@@ -70,6 +73,10 @@ fn the_example_is_valid_with_everything_uncommented() {
         fixture.secret(file, &format!("{file} of a good length"), 0o600);
     }
     fixture.secret("contoso.proxy", "user:word", 0o600);
+    for file in ["crm.url", "crm.whsec"] {
+        fixture.secret(file, "https://crm.contoso.com", 0o600);
+    }
+    fixture.write("ca.pem", &authority());
     fixture.write("proxy-ca.pem", &authority());
     fixture.write("rooms.txt", "r1@contoso.com\nr2@contoso.com\n");
     let config = fixture.config();
@@ -78,6 +85,8 @@ fn the_example_is_valid_with_everything_uncommented() {
     assert_eq!(config.fleets.len(), 1);
     let [consumer] = &config.consumers[..] else { panic!("{:?}", config.consumers) };
     assert_eq!((&*consumer.name, consumer.level), ("lobby", AccessLevel::Busy));
+    let [sink] = &config.sinks[..] else { panic!("{:?}", config.sinks) };
+    assert_eq!((&*sink.name, sink.batch.as_secs()), ("crm", 2));
     assert_eq!(config.warnings, []);
 }
 
@@ -144,6 +153,7 @@ fn the_manual_has_every_key_with_its_default() {
             let title = match section {
                 Section::Account => "Accounts",
                 Section::Consumer => "Consumers",
+                Section::Sink => "Sinks",
                 _ => section.name(),
             };
             let stated = rows.get(&(title.to_owned(), key.name.to_owned()));

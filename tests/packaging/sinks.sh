@@ -1,0 +1,123 @@
+#!/usr/bin/env bash
+# Tests the webhook sink against libraries of others: the receivers of docs/sinks.md check its
+# signatures with the official libraries of Standard Webhooks for Python and Node, and the
+# CloudEvents SDK for Python reads its batches.
+#
+#   CALMIRROR_SENDER    the example `webhook` (default: built here, dev profile)
+#   CALMIRROR_CLIENTS   a directory where the libraries are kept between runs (default: none)
+. "$(dirname "$0")/kit.sh"
+
+need curl curl
+need openssl openssl
+need python3 python3-minimal
+sender=${CALMIRROR_SENDER:-}
+if [ -z "$sender" ]; then
+    cargo build --locked --quiet --example webhook >&2
+    sender=${CARGO_TARGET_DIR:-target}/debug/examples/webhook
+fi
+clients=${CALMIRROR_CLIENTS:-$SCRATCH/clients}
+mkdir -p "$clients"
+clients=$(realpath "$clients")
+reasons=()
+
+python=$clients/venv/bin/python
+has_python() { "$python" -c 'import standardwebhooks, cloudevents.http'; }
+if ! has_python 2>/dev/null; then
+    python3 -m venv "$clients/venv" >"$SCRATCH/venv.log" 2>&1 &&
+        "$python" -m pip install --quiet standardwebhooks 'cloudevents<2' >"$SCRATCH/pip.log" 2>&1 ||
+        reasons+=("the Python libraries cannot be had: $(cat "$SCRATCH"/venv.log "$SCRATCH"/pip.log 2>/dev/null | tail -n 1)")
+fi
+if ! command -v npm >/dev/null 2>&1; then
+    reasons+=("npm is not here")
+elif [ ! -d "$clients/node_modules/standardwebhooks" ]; then
+    (cd "$clients" && npm install --silent --no-audit --no-fund --no-package-lock --prefix . standardwebhooks) \
+        >"$SCRATCH/npm.log" 2>&1 ||
+        reasons+=("the Node library cannot be had: $(tail -n 1 "$SCRATCH/npm.log")")
+fi
+# The receivers are on this machine.
+unset HTTP_PROXY http_proxy HTTPS_PROXY https_proxy ALL_PROXY all_proxy
+
+# block LANGUAGE: prints the block of code in that language in the documentation.
+block() { sed -n "/^\`\`\`$1\$/,/^\`\`\`\$/p" docs/sinks.md | sed '1d;$d'; }
+block python >"$SCRATCH/receive.py"
+block js >"$clients/receive.mjs"
+
+secret() { (umask 077 && echo "whsec_$(openssl rand -base64 32)" >"$SCRATCH/$1"); }
+secret new
+secret old
+secret wrong
+cat "$SCRATCH/new" "$SCRATCH/old" >"$SCRATCH/both"
+
+# received NAME SECRET COMMAND...: starts a receiver with that secret and sets $url and $log.
+received() {
+    local name=$1 key=$SCRATCH/$2
+    shift 2
+    log=$SCRATCH/$name.log
+    "$@" "$key" 0 >"$log" 2>"$log.err" &
+    receiver=$!
+    at_end "kill $receiver 2>/dev/null"
+    eventually 20 grep -q '^listening' "$log" || fail "$name does not start: $(tail -n 1 "$log.err")"
+    url=http://127.0.0.1:$(sed -n 's/^listening on port //p' "$log")/
+}
+
+verified() {
+    local name=$1
+    shift
+    for key in new old; do
+        received "$name-$key" "$key" "$@"
+        "$sender" "$url" "$SCRATCH/both" >"$SCRATCH/sent" 2>&1 || fail "$name, $key secret: $(cat "$SCRATCH/sent" "$log" "$log.err")"
+        printf '%s\n' 'test' 'snapshot_begins' 'created alice AAMk1' 'removed alice AAMk2' 'snapshot_ends' >"$SCRATCH/expected"
+        sed '/^listening/d; s/ \(None\|undefined\)//g' "$log" | diff "$SCRATCH/expected" - ||
+            fail "$name has not received what was sent"
+        [ "$(grep -o 'msg_[0-9a-f]*' "$SCRATCH/sent" | sort -u | wc -l)" = 3 ] || fail "ids: $(cat "$SCRATCH/sent")"
+    done
+    proved "$name verifies requests with the new and with the older secret of a rotation"
+    received "$name-wrong" wrong "$@"
+    ! "$sender" "$url" "$SCRATCH/both" >"$SCRATCH/sent" 2>&1 || fail "$name accepts another secret"
+    grep -q 'refused: No matching signature found' "$log" || fail "$name: $(cat "$log" "$log.err")"
+    grep -q 'answered 401' "$SCRATCH/sent" || fail "$(cat "$SCRATCH/sent")"
+    proved "$name refuses another secret"
+}
+
+tried=0
+if has_python 2>/dev/null; then
+    verified "the library for Python" "$python" "$SCRATCH/receive.py"
+    tried=$((tried + 1))
+    # As the receiver of the documentation, but its lines are CloudEvents.
+    cat >"$SCRATCH/events.py" <<'P'
+import http.server
+import json
+import sys
+
+from cloudevents.http import from_json
+from standardwebhooks.webhooks import Webhook
+
+webhook = Webhook(open(sys.argv[1]).readline().strip())
+
+
+class Receiver(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["content-length"]))
+        for event in webhook.verify(body, dict(self.headers)):
+            event = from_json(json.dumps(event))
+            print(self.headers["content-type"], event["type"], event["source"], event.data["change"], flush=True)
+        self.send_response(204)
+        self.end_headers()
+
+
+server = http.server.HTTPServer(("127.0.0.1", int(sys.argv[2])), Receiver)
+print("listening on port", server.server_port, flush=True)
+server.serve_forever()
+P
+    received events new "$python" "$SCRATCH/events.py"
+    "$sender" "$url" "$SCRATCH/new" cloudevents >"$SCRATCH/sent" 2>&1 || fail "$(cat "$SCRATCH/sent" "$log" "$log.err")"
+    of() { printf 'application/cloudevents-batch+json dev.calmirror.%s %s %s\n' "$1" "$2" "$1"; }
+    { of test /sinks/crm; of snapshot_begins /sinks/crm; of created /windows/alice; of removed /windows/alice; of snapshot_ends /sinks/crm; } \
+        >"$SCRATCH/expected"
+    check "the CloudEvents SDK reads each event of a batch" diff "$SCRATCH/expected" <(sed 1d "$log")
+fi
+if [ -d "$clients/node_modules/standardwebhooks" ] && command -v node >/dev/null 2>&1; then
+    verified "the library for Node" node "$clients/receive.mjs"
+    tried=$((tried + 1))
+fi
+[ "$tried" = 2 ] || skip "$(printf '%s; ' "${reasons[@]}")"
