@@ -33,6 +33,7 @@ use crate::platform::notify::Notify;
 use crate::platform::start_progress::StartProgress;
 use crate::platform::telemetry::Telemetry;
 use crate::reload::{ReloadHandle, ReloadQueue, ReloadRequest};
+use crate::sinks::{SinkBoard, Sinks};
 use crate::store::{self, OpenError, Store, StoreError, WindowCount};
 use crate::supervisor::{Fleet, STOP_TIMEOUT, Supervisor, TaskExit};
 use crate::worker::{Services, StateFeed};
@@ -129,6 +130,7 @@ pub struct Daemon {
     accounts: AccountRegistry,
     fleets: Fleets,
     supervisor: Supervisor,
+    sinks: Sinks,
     listeners: Listeners,
 }
 
@@ -162,8 +164,7 @@ impl Daemon {
         let DaemonOptions { config, reloads, env, transport, .. } = options;
         let settings = api_settings(&config, options.open_loopback)?;
         let store = open(&config, &env).await?;
-        let base = Arc::new(config);
-        let listings = stored_listings(&store).await?;
+        let (base, listings) = (Arc::new(config), stored_listings(&store).await?);
         let (config, windows) = extended(&base, &listings);
         // Bound before the first request to Graph, so that a taken address fails early.
         let bound = PreparedListeners::all(&config.sections.api).await?;
@@ -198,18 +199,15 @@ impl Daemon {
         let specs = window_specs(&config, &config.windows, &accounts);
         let permit = |count| check_drops(count, options.accept_drops);
         supervisor.start(specs, &options.progress, permit).await?;
-        // Fleets that left the configuration while no daemon ran.
-        for name in listings.keys() {
-            if config.fleets.iter().all(|fleet| fleet.name != *name) {
-                store.save_fleet_listing(name, None).await?;
-            }
-        }
+        forget_fleets(&store, &config, &listings).await?;
 
+        let sink_board = SinkBoard::new(env.clone());
         let app = AppState {
             store: store.clone(),
             fleet: Arc::new(supervisor.fleet()),
             fleets: board,
             logins: Arc::new(registry.clone()),
+            sinks: Arc::new(sink_board.clone()),
             reloads: reloads.handle(),
             env: env.clone(),
             build: Arc::new(options.about),
@@ -219,6 +217,8 @@ impl Daemon {
             limits: RequestLimits::new(env.clone()),
             stopping: CancellationToken::new(),
         };
+        let mut sinks = Sinks::new(sink_board, &env);
+        sinks.configure(&config.sinks, &app).await?;
         let listeners = Listeners::serve(app, bound);
         Ok(Self {
             base,
@@ -236,6 +236,7 @@ impl Daemon {
             accounts: registry,
             fleets,
             supervisor,
+            sinks,
             listeners,
         })
     }
@@ -321,7 +322,7 @@ impl Daemon {
         }
         self.listeners.stop();
         let notify = self.supervisor.notify();
-        let stopping = stop(self.supervisor, self.listeners, reading, self.store);
+        let stopping = stop(self.supervisor, self.sinks, self.listeners, reading, self.store);
         // The watchdog is fed from this task, so that it fires only if the task does not run.
         let feeding = async {
             let mut ticks = tokio::time::interval(notify.interval());
@@ -358,12 +359,18 @@ impl Daemon {
 /// Waits for workers, requests and the reading of files, and closes the store, within [`STOP`].
 async fn stop(
     supervisor: Supervisor,
+    sinks: Sinks,
     mut listeners: Listeners,
     reading: Option<JoinHandle<LoadResult>>,
     store: Store,
 ) -> Result<(), StoreError> {
     let until = Instant::now() + STOP;
-    supervisor.drain(STOP_TIMEOUT).await;
+    // What a target is still being sent is sent again after the next start.
+    let sinks = timeout_at(until - CLOSE, sinks.stop());
+    let (stopped, _) = tokio::join!(sinks, supervisor.drain(STOP_TIMEOUT));
+    if stopped.is_err() {
+        tracing::warn!("sinks not stopped in time, cut off");
+    }
     if timeout_at(until - CLOSE, listeners.stopped()).await.is_err() {
         tracing::warn!("requests not ended in time, cut off");
     }
@@ -379,6 +386,20 @@ async fn stop(
             Ok(())
         }
     }
+}
+
+/// Forgets the fleets that left the configuration while no daemon ran.
+async fn forget_fleets(
+    store: &Store,
+    config: &Config,
+    listings: &Listings,
+) -> Result<(), StoreError> {
+    for name in listings.keys() {
+        if config.fleets.iter().all(|fleet| fleet.name != *name) {
+            store.save_fleet_listing(name, None).await?;
+        }
+    }
+    Ok(())
 }
 
 /// The last listing of each fleet.

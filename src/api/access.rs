@@ -46,7 +46,7 @@ enum RouteNeed {
 }
 
 /// What each route needs. A route that is missing needs all rights.
-const ROUTES: [(&str, RouteNeed); 25] = [
+const ROUTES: [(&str, RouteNeed); 30] = [
     ("/", RouteNeed::Nothing),
     ("/page/{file}", RouteNeed::Nothing),
     ("/page/zone/{name}", RouteNeed::Nothing),
@@ -72,6 +72,11 @@ const ROUTES: [(&str, RouteNeed); 25] = [
     ("/v1/accounts/{name}/login", RouteNeed::Full),
     ("/v1/accounts/{name}/logout", RouteNeed::Full),
     ("/v1/export", RouteNeed::Full),
+    ("/v1/sinks", RouteNeed::AllWindows(AccessLevel::Times)),
+    ("/v1/sinks/{name}/test", RouteNeed::Full),
+    ("/v1/sinks/{name}/pause", RouteNeed::Full),
+    ("/v1/sinks/{name}/resume", RouteNeed::Full),
+    ("/v1/sinks/{name}/replay", RouteNeed::Full),
 ];
 
 impl Access {

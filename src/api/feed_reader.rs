@@ -8,6 +8,7 @@ use tokio::time::{Instant, timeout_at};
 use super::AppState;
 use super::change_feed::ChangeFeed;
 use super::limits::SliceProducer;
+use super::line_format::LineFormat;
 use super::live_lines::LiveLines;
 use super::problem::Problem;
 use crate::mirror::change::Seq;
@@ -25,38 +26,6 @@ pub(super) struct FeedReader {
     /// The lines that are not stored, if the reader wants any. Boxed, because few readers do, and
     /// each waiting reader keeps the room.
     pub(super) live: Option<Box<LiveLines>>,
-}
-
-/// The format of a line.
-#[derive(Clone, Copy)]
-pub(super) enum LineFormat {
-    /// An NDJSON line.
-    Line,
-    /// A server-sent event.
-    Frame,
-}
-
-impl LineFormat {
-    /// Writes a line: the name and the id of its event, and its JSON.
-    pub(super) fn write(
-        self,
-        text: &mut Vec<u8>,
-        (name, cursor): (&str, &str),
-        json: impl FnOnce(&mut Vec<u8>),
-    ) {
-        match self {
-            Self::Line => {
-                json(text);
-                text.push(b'\n');
-            }
-            Self::Frame => {
-                let head = format!("id: {cursor}\nevent: {name}\ndata: ");
-                text.extend_from_slice(head.as_bytes());
-                json(text);
-                text.extend_from_slice(b"\n\n");
-            }
-        }
-    }
 }
 
 /// The outcome of [`FeedReader::read_batch`].

@@ -10,8 +10,9 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::time::Instant;
 
-use super::feed_reader::{BATCH, BatchSummary, FeedReader, LineFormat};
+use super::feed_reader::{BATCH, BatchSummary, FeedReader};
 use super::limits::{RequestLimits, SLICE_BYTES};
+use super::line_format::LineFormat;
 use super::problem::Problem;
 use crate::mirror::change::Seq;
 

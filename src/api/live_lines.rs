@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::AppState;
-use super::feed_reader::LineFormat;
+use super::line_format::LineFormat;
 use super::model::{ErrorJson, StrJson};
 use super::problem::Problem;
 use super::selection::SelectedWindows;

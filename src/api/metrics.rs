@@ -1,7 +1,7 @@
 //! `GET /metrics`: the counters of all modules and a survey of the fleet, as Prometheus text.
 //!
 //! The set of series is the same from the first scrape on, whatever happens and however many
-//! windows there are: no label value comes from outside but the names of `[[fleet]]` entries.
+//! windows there are: no label value comes from outside but the names of fleets and sinks.
 //! Gauges over windows are computed at each scrape, so that nothing is kept per window.
 //! `docs/monitoring/README.md` describes the metrics and what to watch.
 
@@ -24,6 +24,7 @@ use super::BuildInfo;
 use super::extract::ApiRequest;
 use super::fleets::FleetStatusJson;
 use super::problem::Problem;
+use super::sink_status::SinkStatusJson;
 use crate::metrics::Metrics;
 use crate::mirror::change::Seq;
 use crate::mirror::status::WindowState;
@@ -63,6 +64,24 @@ const FLEET_GAUGES: [(&str, &str, FleetGauge); 7] = [
     ),
 ];
 
+/// The value of a metric of a `[sink.NAME]`.
+type SinkValue = fn(&SinkStatusJson) -> f64;
+
+/// The gauges of each sink: name, help and value.
+const SINK_GAUGES: [(&str, &str, SinkValue); 3] = [
+    ("calmirror_sink_pending", "About how many entries of the feed are left to send", |sink| {
+        sink.pending as f64
+    }),
+    (
+        "calmirror_sink_behind_seconds",
+        "Seconds since everything was sent; 0 if everything is",
+        |sink| sink.behind_s,
+    ),
+    ("calmirror_sink_failing", "Whether the last attempt failed, or the sink stopped", |sink| {
+        f64::from(matches!(&*sink.state, "waiting" | "stopped"))
+    }),
+];
+
 /// `GET /metrics`.
 pub(super) async fn read(request: ApiRequest) -> Result<Response, Problem> {
     request.parameters(&[])?;
@@ -74,6 +93,7 @@ pub(super) async fn read(request: ApiRequest) -> Result<Response, Problem> {
     let scrape = Scrape {
         fleet: FleetSurvey::of(&app.fleet.summaries()),
         fleets: app.fleets.fleets(),
+        sinks: app.sinks.list(),
         metrics: app.metrics.clone(),
         about: app.build.clone(),
         reloads: app.reloads.counts(),
@@ -127,6 +147,7 @@ impl FleetSurvey {
 struct Scrape {
     fleet: FleetSurvey,
     fleets: Arc<[FleetStatusJson]>,
+    sinks: Vec<SinkStatusJson>,
     metrics: Metrics,
     about: Arc<BuildInfo>,
     reloads: ReloadCounts,
@@ -143,6 +164,7 @@ impl Collector for Scrape {
         let mut page = MetricsWriter(encoder);
         self.windows(&mut page)?;
         self.fleets(&mut page)?;
+        self.sinks(&mut page)?;
         self.rounds(&mut page)?;
         self.graph(&mut page)?;
         self.store(&mut page)?;
@@ -177,6 +199,14 @@ impl Scrape {
             "Windows by time since their last success, now (not cumulative: do not use rate)",
             &fleet.stale,
         )
+    }
+
+    fn sinks(&self, page: &mut MetricsWriter<'_>) -> fmt::Result {
+        for (name, help, value) in SINK_GAUGES {
+            let sinks = self.sinks.iter().map(|sink| (&*sink.name, value(sink)));
+            page.family(name, help, "sink", sinks)?;
+        }
+        Ok(())
     }
 
     fn fleets(&self, page: &mut MetricsWriter<'_>) -> fmt::Result {

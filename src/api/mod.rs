@@ -25,6 +25,7 @@ mod free;
 mod health;
 pub mod ics;
 mod limits;
+mod line_format;
 mod listen;
 mod live_lines;
 mod login;
@@ -38,9 +39,11 @@ mod redact;
 mod reload;
 mod rounds;
 mod selection;
+mod sink_status;
+mod sinks;
 mod slow_client;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod token_hash;
 mod upcoming;
 mod view;
@@ -70,6 +73,9 @@ pub use fleets::{FleetBoard, FleetFaultJson, FleetStatusJson, HeldListingJson, W
 pub use limits::RequestLimits;
 pub use listen::{BindError, UnixEndpoint, UnixOwner, bind_tcp, bind_unix, serve_tcp, serve_unix};
 pub use login::{CompletedLogin, LoginApi, LoginRefusal, StartedLogin};
+pub use sink_status::{
+    ReplayFrom, SinkApi, SinkAttemptJson, SinkCommand, SinkErrorJson, SinkRefusal, SinkStatusJson,
+};
 pub use token_hash::TokenHash;
 
 use crate::config::WindowGroup;
@@ -94,6 +100,8 @@ pub struct AppState {
     pub fleets: FleetBoard,
     /// Signs people in to accounts.
     pub logins: Arc<dyn LoginApi>,
+    /// Where changes are sent.
+    pub sinks: Arc<dyn SinkApi>,
     /// Requests reloads of the configuration.
     pub reloads: ReloadHandle,
     /// The wall clock.
@@ -116,7 +124,7 @@ pub struct AppState {
 
 impl AppState {
     /// One window's status, with its fleet.
-    fn window(&self, name: &str) -> Option<WindowStatus> {
+    pub fn window(&self, name: &str) -> Option<WindowStatus> {
         let mut status = self.fleet.window(name)?;
         self.fleets.describe(&mut status);
         Some(status)
@@ -249,6 +257,11 @@ fn routes(app: AppState) -> Router {
         .route("/v1/accounts/{name}/login", post(accounts::login))
         .route("/v1/accounts/{name}/logout", post(accounts::logout))
         .route("/v1/export", get(export::export))
+        .route("/v1/sinks", get(sinks::list))
+        .route("/v1/sinks/{name}/test", post(sinks::test))
+        .route("/v1/sinks/{name}/pause", post(sinks::pause))
+        .route("/v1/sinks/{name}/resume", post(sinks::resume))
+        .route("/v1/sinks/{name}/replay", post(sinks::replay))
         .merge(web::routes())
         .fallback(|uri: Uri| async move { Problem::NotFound(uri.path().to_owned()) })
         .method_not_allowed_fallback(|method: Method, uri: Uri| async move {

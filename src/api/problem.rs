@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::login::LoginRefusal;
+use super::sink_status::SinkRefusal;
 use crate::config::Diagnostic;
 use crate::reload::ReloadError;
 use crate::store::{FeedError, StoreError};
@@ -107,6 +108,9 @@ pub(super) enum Problem {
     /// The sign-in of a person failed.
     #[error(transparent)]
     Login(#[from] LoginRefusal),
+    /// A sink did not do what it was asked.
+    #[error(transparent)]
+    Sink(#[from] SinkRefusal),
     /// A command to a window could not be carried out.
     #[error(transparent)]
     Fleet(#[from] FleetError),
@@ -159,6 +163,12 @@ impl Problem {
             }
             Self::Login(LoginRefusal::NotReloaded { .. }) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "login-not-used", "Sign-in not used yet")
+            }
+            Self::Sink(SinkRefusal::Unknown(_)) => {
+                (StatusCode::NOT_FOUND, "unknown-sink", "Unknown sink")
+            }
+            Self::Sink(SinkRefusal::BadPlace(_) | SinkRefusal::Failed(_)) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "sink-failed", "Sink failed")
             }
             Self::UnknownGroup(_) => (StatusCode::NOT_FOUND, "unknown-group", "Unknown group"),
             Self::UnknownEvent { .. } => (StatusCode::NOT_FOUND, "unknown-event", "Unknown event"),

@@ -16,6 +16,7 @@ mod logins;
 mod merged_events;
 mod problems;
 mod rounds;
+mod sinks;
 mod windows;
 mod work;
 
@@ -119,10 +120,10 @@ fn summary(status: &WindowStatus) -> WindowSummary {
     }
 }
 
-struct Fixture {
-    store: Store,
+pub(crate) struct Fixture {
+    pub(crate) store: Store,
     fleet: Arc<Double>,
-    env: Env,
+    pub(crate) env: Env,
     stopping: CancellationToken,
     settings: ApiSettings,
     work: RequestLimits,
@@ -131,7 +132,7 @@ struct Fixture {
 
 impl Fixture {
     /// A store with the windows `alice` and `room a/b`, without events.
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let env = Env::simulated(7, at(NOON));
         let store = open(&directory.path().join("store"), &env);
@@ -165,12 +166,17 @@ impl Fixture {
         id
     }
 
-    fn id(&self, name: &str) -> WindowId {
+    pub(crate) fn id(&self, name: &str) -> WindowId {
         self.fleet.id(name).unwrap()
     }
 
     /// Writes events that begin at the given hours of the day, and removes others.
-    async fn write(&self, window: WindowId, present: &[(&str, u8, &str)], gone: &[&str]) {
+    pub(crate) async fn write(
+        &self,
+        window: WindowId,
+        present: &[(&str, u8, &str)],
+        gone: &[&str],
+    ) {
         let item = |&(id, hour, more): &(&str, u8, &str)| {
             let start = at(&format!("2026-11-21T{hour:02}:00:00Z"));
             let end = at(&format!("2026-11-21T{hour:02}:30:00Z"));
@@ -198,12 +204,13 @@ impl Fixture {
         self.store.commit(commit).await.unwrap();
     }
 
-    fn app(&self) -> AppState {
+    pub(crate) fn app(&self) -> AppState {
         AppState {
             store: self.store.clone(),
             fleet: self.fleet.clone(),
             fleets: FleetBoard::default(),
             logins: Arc::new(logins::ScriptedLogins),
+            sinks: Arc::new(sinks::ScriptedSinks),
             env: self.env.clone(),
             build: Arc::new(BuildInfo {
                 version: "0.1.0".into(),

@@ -15,8 +15,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::AppState;
 use super::busy_times::{BusyQuery, read_times};
-use super::feed_reader::LineFormat;
 use super::limits::SLICE_BYTES;
+use super::line_format::LineFormat;
 use super::problem::Problem;
 use super::query::Parameters;
 use super::selection::SelectedWindows;

@@ -1,6 +1,7 @@
 //! Defines the command line: commands, options and their help.
 
 mod availability;
+mod sink;
 
 use std::path::PathBuf;
 
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::engine::ArgValueCompleter;
 
 pub use availability::{BusyArgs, FreeArgs, WindowPatterns};
+pub use sink::SinkRequestArgs;
 
 use super::complete;
 pub use super::time_range::TimeRange;
@@ -192,6 +194,16 @@ pub enum Command {
     Logout {
         /// The account's name in the configuration.
         account: String,
+    },
+
+    /// Show where changes are sent, test it, pause it, or send again.
+    #[command(
+        after_help = "Examples:\n  calmirror sink list\n  calmirror sink test crm\n  calmirror sink replay crm --from -1d"
+    )]
+    Sink {
+        /// What is asked.
+        #[command(subcommand)]
+        request: SinkRequestArgs,
     },
 
     /// Write the whole store into a new file, made by the running daemon.

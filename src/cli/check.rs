@@ -15,11 +15,12 @@ use serde_json::{Value, json};
 use super::client::ApiClient;
 use super::exit::{CONFIGURATION, CliError, DONE};
 use super::terminal::{printable, printable_lines};
-use crate::config::{Config, Diagnostics, Sources};
+use crate::config::{Config, Diagnostic, Diagnostics, SinkConfig, Sources};
 use crate::daemon::Loader;
 use crate::env::Env;
 use crate::mirror::fleet::{CalendarSelection, FleetSource, FleetSpec};
 use crate::mirror::window::Window;
+use crate::sinks;
 
 /// The function with which the daemon reloads its configuration.
 pub(super) fn loader(sources: Sources, env: &Env) -> Loader {
@@ -65,7 +66,9 @@ pub(super) async fn check(
     let CheckOptions { explain: explained, online, json } = options;
     let now = Timestamp::now();
     match Config::load(sources, now) {
-        Ok(config) => {
+        Ok(mut config) => {
+            let unusable: Vec<Diagnostic> = config.sinks.iter().flat_map(sink_warnings).collect();
+            config.warnings.extend(unusable);
             let checked = match online {
                 true => Some(online::checks(&config).await?),
                 false => None,
@@ -109,6 +112,18 @@ pub(super) async fn check(
             Ok(CONFIGURATION)
         }
     }
+}
+
+/// The daemon would start, and the sink would wait until its files are mended.
+fn sink_warnings(sink: &SinkConfig) -> impl Iterator<Item = Diagnostic> {
+    let key = format!("sink.{}", sink.name);
+    sinks::problems(sink).into_iter().map(move |problem| Diagnostic {
+        file: None,
+        line: None,
+        key: key.clone(),
+        problem,
+        remedy: "the sink sends nothing until then".to_owned(),
+    })
 }
 
 /// The warnings (valid but probably unintended), one per line.

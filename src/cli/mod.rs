@@ -22,6 +22,7 @@ mod run;
 pub mod signal_loop;
 #[cfg(feature = "simulator")]
 mod simulate;
+mod sink;
 mod status;
 mod suggest;
 mod sync;
@@ -161,6 +162,7 @@ async fn dispatch(arguments: Arguments) -> Result<u8, CliError> {
         Command::Login { account, replace } => {
             login::login(&client()?, account, *replace, json, out).await
         }
+        Command::Sink { request } => sink::sink(&client()?, request, json, out).await,
         Command::Logout { account } => login::logout(&client()?, account, json, out).await,
         Command::Check { online, explain } => {
             let options = check::CheckOptions { online: *online, explain: *explain, json };

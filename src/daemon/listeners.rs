@@ -141,6 +141,11 @@ impl Listeners {
         listeners
     }
 
+    /// The state that the listeners serve.
+    pub(super) fn app(&self) -> &AppState {
+        &self.app
+    }
+
     /// The TCP address, if there is one.
     pub(super) fn address(&self) -> Option<SocketAddr> {
         self.tcp.as_ref().map(|active| active.place)

@@ -175,6 +175,10 @@ impl Daemon {
         // Before the groups of the new settings, which readers select by the fleets of windows.
         self.fleets.configure(&config, &accounts, &self.fleets.listings(), windows);
         self.listeners.change(bound, settings);
+        if let Err(error) = self.sinks.configure(&config.sinks, self.listeners.app()).await {
+            // The store has ended, and so will the daemon.
+            tracing::error!(reason = error_chain(&error), "sinks could not be changed");
+        }
         self.change_settings(&config.sections);
         let retried = self.supervisor.retry_sign_ins().into_iter().collect();
         self.accounts.replace(accounts);

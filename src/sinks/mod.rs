@@ -1,4 +1,4 @@
-//! Sends changes on: to webhooks, databases and message logs, each sink in a task of its own.
+//! Sends changes on: to webhooks and databases, each sink in a task of its own.
 //!
 //! A sink is a reader of the feed like any other, whose position is durable. It starts with a
 //! snapshot of its windows, and again if its windows, filter or level changed or if it was away for
@@ -6,6 +6,202 @@
 
 pub mod batch;
 pub mod error;
+pub mod postgres;
 pub mod secret;
+mod sql;
+pub mod sqlite;
+mod status;
 pub mod target;
+mod task;
+#[cfg(test)]
+mod tests;
 pub mod webhook;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use secrecy::SecretString;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::AppState;
+use crate::config::{
+    AuthorityFile, SinkConfig, SinkTargetConfig, SinkUrl, WebhookConfig, WindowGroup,
+};
+use crate::env::Env;
+use crate::store::StoreError;
+use postgres::{PostgresSettings, PostgresTarget};
+use secret::SinkSecret;
+use sqlite::{SqliteSettings, SqliteTarget};
+pub use status::SinkBoard;
+use status::StatusCell;
+use target::SinkTarget;
+use task::SinkTask;
+use webhook::{WebhookFormat, WebhookSettings, WebhookTarget};
+
+/// Commands that wait for a sink.
+const COMMANDS: usize = 4;
+
+/// Makes the target of a sink.
+type TargetMaker = Arc<dyn Fn(&SinkConfig) -> Box<dyn SinkTarget> + Send + Sync>;
+
+/// The running sinks.
+pub struct Sinks {
+    running: BTreeMap<Arc<str>, RunningSink>,
+    board: SinkBoard,
+    make: TargetMaker,
+}
+
+struct RunningSink {
+    config: SinkConfig,
+    /// What its view depends on beside its configuration.
+    context: ViewContext,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct ViewContext {
+    groups: Arc<BTreeMap<Arc<str>, WindowGroup>>,
+    mask_private: bool,
+}
+
+impl Sinks {
+    /// No sinks yet.
+    pub fn new(board: SinkBoard, env: &Env) -> Self {
+        Self { running: BTreeMap::new(), board, make: targets(env.clone()) }
+    }
+
+    /// Starts, stops and changes sinks, so that these run. Others are not touched. What the store
+    /// keeps of sinks that are gone is deleted.
+    ///
+    /// # Errors
+    /// If the store can no longer be used.
+    pub async fn configure(
+        &mut self,
+        configs: &[SinkConfig],
+        app: &AppState,
+    ) -> Result<(), StoreError> {
+        let app = &Arc::new(app.clone());
+        let context = ViewContext {
+            groups: app.settings.groups.clone(),
+            mask_private: app.settings.mask_private,
+        };
+        let stays =
+            |running: &RunningSink| running.context == context && configs.contains(&running.config);
+        let ended: Vec<RunningSink> =
+            self.running.extract_if(.., |_, running| !stays(running)).map(|(_, one)| one).collect();
+        for RunningSink { config, stop, task, .. } in ended {
+            self.board.lock().remove(&config.name);
+            stop.cancel();
+            // A task is only cancelled while it waits, so this is soon.
+            task.await.ok();
+        }
+        for name in app.store.sinks().await?.into_keys() {
+            if configs.iter().all(|config| config.name != name) {
+                app.store.save_sink(&name, None).await?;
+            }
+        }
+        for config in configs {
+            if !self.running.contains_key(&config.name) {
+                let running = self.start(config, app, context.clone());
+                self.running.insert(config.name.clone(), running);
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&self, config: &SinkConfig, app: &Arc<AppState>, context: ViewContext) -> RunningSink {
+        let (sender, commands) = mpsc::channel(COMMANDS);
+        let (kind, to) = shown(&config.target);
+        let status = StatusCell::new(&config.name, kind, to);
+        let stop = CancellationToken::new();
+        self.board.lock().insert(config.name.clone(), (status.clone(), sender));
+        let task = SinkTask {
+            config: config.clone(),
+            app: app.clone(),
+            make: self.make.clone(),
+            status,
+            commands,
+            stop: stop.clone(),
+        };
+        RunningSink { config: config.clone(), context, stop, task: tokio::spawn(task.run()) }
+    }
+
+    /// Stops all sinks. What was sent stays known.
+    pub async fn stop(self) {
+        for running in self.running.values() {
+            running.stop.cancel();
+        }
+        for running in self.running.into_values() {
+            running.task.await.ok();
+        }
+    }
+}
+
+/// What is wrong with the address or the secret of a sink, which its configuration does not show.
+pub fn problems(config: &SinkConfig) -> Vec<String> {
+    match &config.target {
+        SinkTargetConfig::Webhook(webhook) => {
+            let problems = webhook_settings(webhook).problems().into_iter();
+            problems.map(|problem| problem.message).collect()
+        }
+        SinkTargetConfig::Postgres { .. } | SinkTargetConfig::Sqlite { .. } => Vec::new(),
+    }
+}
+
+/// The type of a target, and where it is, for people: nothing that may be secret.
+fn shown(target: &SinkTargetConfig) -> (&'static str, String) {
+    match target {
+        SinkTargetConfig::Webhook(webhook) => {
+            ("webhook", webhook_settings(webhook).origin().unwrap_or_default())
+        }
+        SinkTargetConfig::Postgres { schema, .. } => ("postgres", format!("schema {schema}")),
+        SinkTargetConfig::Sqlite { path } => ("sqlite", path.display().to_string()),
+    }
+}
+
+/// The address of a target.
+fn secret_of(url: &SinkUrl) -> SinkSecret {
+    match url {
+        SinkUrl::Text(text) => SinkSecret::Inline(SecretString::from(&**text)),
+        SinkUrl::File(path) => SinkSecret::File(path.clone()),
+    }
+}
+
+fn webhook_settings(config: &WebhookConfig) -> WebhookSettings {
+    WebhookSettings {
+        url: secret_of(&config.url),
+        secret_file: config.secret_file.clone(),
+        format: match config.cloud_events {
+            true => WebhookFormat::CloudEvents,
+            false => WebhookFormat::Lines,
+        },
+        allow_private: config.allow_private,
+        authorities: certificates(config.ca_file.as_ref()),
+    }
+}
+
+fn certificates(file: Option<&AuthorityFile>) -> Arc<[rustls_pki_types::CertificateDer<'static>]> {
+    file.map(|file| file.certificates.clone()).unwrap_or_default()
+}
+
+/// Makes the targets that the configuration names.
+fn targets(env: Env) -> TargetMaker {
+    Arc::new(move |config| -> Box<dyn SinkTarget> {
+        match &config.target {
+            SinkTargetConfig::Webhook(webhook) => {
+                Box::new(WebhookTarget::new(&webhook_settings(webhook), &env))
+            }
+            SinkTargetConfig::Postgres { url, schema, ca_file } => {
+                let (url, authorities) = (secret_of(url), certificates(ca_file.as_ref()));
+                let schema = schema.clone();
+                Box::new(PostgresTarget::new(&PostgresSettings { url, schema, authorities }))
+            }
+            SinkTargetConfig::Sqlite { path } => {
+                Box::new(SqliteTarget::new(&SqliteSettings { path: path.clone() }))
+            }
+        }
+    })
+}

@@ -19,7 +19,7 @@ use super::tree::Tree;
 const RECORD: usize = 4096;
 
 #[derive(Serialize, Deserialize)]
-struct SinkRecord {
+struct StoredSink {
     name: Arc<str>,
     state: String,
 }
@@ -47,7 +47,7 @@ impl Store {
     /// After [`StoreError::Full`] the store has the old state.
     pub async fn save_sink(&self, name: &str, state: Option<String>) -> Result<(), StoreError> {
         let key = keys::sink(name);
-        let value = state.map(|state| record::json(&SinkRecord { name: name.into(), state }));
+        let value = state.map(|state| record::json(&StoredSink { name: name.into(), state }));
         let edit: TreeEdit = Box::new(move |_: &Tree, batch: &mut WriteBatch| {
             match value {
                 Some(value) => batch.put(key, value),
@@ -83,6 +83,6 @@ impl Store {
 }
 
 /// Reads a sealed record.
-fn decode(value: &[u8]) -> Result<SinkRecord, TreeError> {
+fn decode(value: &[u8]) -> Result<StoredSink, TreeError> {
     record::from_json(value, "sink")
 }

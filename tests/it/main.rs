@@ -40,6 +40,7 @@ mod rig;
 mod seams;
 mod sign_in;
 mod signals;
+mod sinks;
 mod socket;
 mod spin;
 mod stores;

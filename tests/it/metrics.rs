@@ -11,7 +11,8 @@ use axum::body::{Body as ApiBody, to_bytes};
 use bytes::Bytes;
 use calmirror::api::{
     ApiSettings, AppState, BuildInfo, FleetBoard, FleetStatusJson, HeldListingJson, LoginApi,
-    LoginRefusal, RequestLimits, StartedLogin, router, tcp_router,
+    LoginRefusal, RequestLimits, SinkApi, SinkCommand, SinkRefusal, SinkStatusJson, StartedLogin,
+    router, tcp_router,
 };
 use calmirror::env::Env;
 use calmirror::graph::transport::{BodyStream, Transport, TransportError};
@@ -49,6 +50,31 @@ impl LoginApi for NoLogins {
     }
 }
 
+/// A sink that is `behind`, or not.
+#[derive(Clone, Default)]
+struct OneSink(Arc<AtomicBool>);
+
+impl SinkApi for OneSink {
+    fn list(&self) -> Vec<SinkStatusJson> {
+        let behind = self.0.load(Ordering::Relaxed);
+        let sink = serde_json::json!({
+            "name": "crm", "type": "webhook", "to": "https://crm.example", "snapshot": false,
+            "state": if behind { "waiting" } else { "running" }, "sent": 7, "cursor": null,
+            "pending": if behind { 12 } else { 0 }, "behind_s": if behind { 60.5 } else { 0.0 },
+            "last_error": null, "next_attempt": null, "attempts": [],
+        });
+        vec![serde_json::from_value(sink).unwrap()]
+    }
+
+    fn ask(
+        &self,
+        sink: String,
+        _: SinkCommand,
+    ) -> BoxFuture<'_, Result<SinkStatusJson, SinkRefusal>> {
+        Box::pin(async { Err(SinkRefusal::Unknown(sink)) })
+    }
+}
+
 fn api(rig: &Rig, env: &Env, reloads: ReloadHandle) -> Router {
     router(access(rig, env, reloads))
 }
@@ -77,6 +103,7 @@ fn access(rig: &Rig, env: &Env, reloads: ReloadHandle) -> AppState {
     AppState {
         fleets: FleetBoard::default(),
         logins: Arc::new(NoLogins),
+        sinks: Arc::new(OneSink::default()),
         store: rig.store.clone(),
         fleet: Arc::new(rig.fleet.clone()),
         env: env.clone(),
@@ -180,7 +207,9 @@ async fn every_documented_metric_exists_and_changes() {
     let rig = Rig::start(directory.path(), Arc::new(transport), &env, vec![window(MAILBOX)]).await;
     let mut queue = ReloadQueue::default();
     let reloads = queue.handle();
-    let app = access(&rig, &env, reloads.clone());
+    let sink = OneSink::default();
+    let sinks = Arc::new(sink.clone());
+    let app = AppState { sinks, ..access(&rig, &env, reloads.clone()) };
     let fleets = app.fleets.clone();
     fleets.set_fleets(vec![unlisted_fleet()]);
     let api = router(app);
@@ -304,6 +333,14 @@ async fn every_documented_metric_exists_and_changes() {
     let calendars_held = Some(HeldListingJson { missing: 30, until: noon() });
     fleets.set_fleets(vec![FleetStatusJson { calendars_held, ..unlisted_fleet() }]);
     assert_eq!(scrape(&api).await["calmirror_fleet_held{fleet=\"staff\"}"], 1.0);
+
+    // A sink whose target is away.
+    sink.0.store(true, Ordering::Relaxed);
+    let behind = scrape(&api).await;
+    for (name, value) in [("pending", 12.0), ("behind_seconds", 60.5), ("failing", 1.0)] {
+        assert_eq!(behind[&format!("calmirror_sink_{name}{{sink=\"crm\"}}")], value, "{name}");
+    }
+    scrapes.push(behind);
 
     // Readers of the feed are counted while they are connected.
     let ask = |path: &str, accept: &str| {

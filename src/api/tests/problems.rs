@@ -147,6 +147,7 @@ async fn an_invalid_name_is_refused_on_every_route() {
             let (actual, _, problem) = problem(&fixture, &method, &uri, &[]).await;
             let kind = match kind {
                 "unknown-window" if path.starts_with("/v1/accounts/") => "unknown-account",
+                "unknown-window" if path.starts_with("/v1/sinks/") => "unknown-sink",
                 kind => kind,
             };
             let kind = format!("https://calmirror.dev/problems/{kind}");
