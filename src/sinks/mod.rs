@@ -126,7 +126,14 @@ impl Sinks {
             commands,
             stop: stop.clone(),
         };
-        RunningSink { config: config.clone(), context, stop, task: tokio::spawn(task.run()) }
+        let (status, env) = (task.status.clone(), app.env.clone());
+        let running = tokio::spawn(async move {
+            // A panic is logged by its hook.
+            if tokio::spawn(task.run()).await.is_err() {
+                status.broke(env.now());
+            }
+        });
+        RunningSink { config: config.clone(), context, stop, task: running }
     }
 
     /// Stops all sinks. What was sent stays known.

@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
-use super::error::SinkError;
+use super::error::{SinkError, SinkErrorKind};
 use super::target::Receipt;
 use crate::api::{
     SinkApi, SinkAttemptJson, SinkCommand, SinkErrorJson, SinkRefusal, SinkStatusJson,
@@ -127,6 +127,14 @@ impl StatusCell {
         parts.json.next_attempt = next_attempt;
         parts.behind_since.get_or_insert(at);
         parts.log(SinkAttemptJson { at, took_ms, changes, outcome: kind, status, id: None });
+    }
+
+    /// The task of the sink has failed.
+    pub(super) fn broke(&self, now: Timestamp) {
+        let message = "its task failed, which is a bug: the log says where; restart the daemon";
+        let error = SinkError::new(SinkErrorKind::Unavailable, message);
+        self.set_state(SinkState::Stopped);
+        self.failed(now, (0, 0), &error, None);
     }
 
     pub(super) fn json(&self, now: Timestamp) -> SinkStatusJson {

@@ -34,6 +34,9 @@ const MAX_PAUSE: Duration = Duration::from_secs(15 * 60);
 /// The longest pause that a target may ask for.
 const MAX_ASKED_PAUSE: Duration = Duration::from_secs(24 * 3600);
 
+/// How often a sink that rests shows how much there is to send.
+const MEASURE: Duration = Duration::from_secs(30);
+
 /// How old the position of a sink may become while the feed brings nothing for it: otherwise it
 /// would expire with the removals after it.
 const MAX_POSITION_AGE: Duration = Duration::from_secs(3600);
@@ -128,11 +131,9 @@ impl SinkTask {
             let resting = rests || due.is_some();
             let (app, config, make, status) = (&self.app, &self.config, &self.make, &self.status);
             let session = async {
-                if rests {
-                    return std::future::pending().await;
-                }
-                if let Some(due) = due {
-                    tokio::time::sleep_until(due).await;
+                let until = if rests { None } else { due };
+                if rests || until.is_some() {
+                    rest(app, config, status, &record, until).await;
                     return None;
                 }
                 Some(session(app, config, make, status, &mut record, &mut failures).await)
@@ -249,6 +250,11 @@ impl SinkTask {
         from: ReplayFrom,
         record: &mut SinkRecord,
     ) -> Result<Result<(), SinkRefusal>, StoreError> {
+        let is_in_snapshot = record.position.as_ref().is_some_and(|at| at.snapshot.is_some());
+        if is_in_snapshot && from != ReplayFrom::Start {
+            let why = "a snapshot is being sent, which would never end: wait, or start another one";
+            return Ok(Err(SinkRefusal::BadPlace(why.to_owned())));
+        }
         let view = match view(&self.app, &self.config) {
             Ok(view) => view,
             Err(error) => return Ok(Err(SinkRefusal::Failed(error.message))),
@@ -329,6 +335,31 @@ fn view(app: &Arc<AppState>, config: &SinkConfig) -> Result<FeedView, SinkError>
     }
     let view = FeedView::new(app, windows, groups, &filter, *level);
     view.map_err(|why| SinkError::new(SinkErrorKind::Misconfigured, why))
+}
+
+/// Waits until the next attempt is due, forever if none is, and shows how much there is to send.
+async fn rest(
+    app: &Arc<AppState>,
+    config: &SinkConfig,
+    status: &StatusCell,
+    record: &SinkRecord,
+    until: Option<Instant>,
+) {
+    loop {
+        let known = record.position.as_ref().zip(view(app, config).ok());
+        let feed = known.and_then(|(position, view)| view.after(&position.cursor).ok().flatten());
+        if let Some(feed) = feed
+            && let Ok(pending) = feed.pending().await
+        {
+            status.set_pending(pending, app.env.now());
+        }
+        let again = Instant::now() + MEASURE;
+        let due = until.filter(|due| *due <= again);
+        tokio::time::sleep_until(due.unwrap_or(again)).await;
+        if due.is_some() {
+            return;
+        }
+    }
 }
 
 /// Sends until something fails.

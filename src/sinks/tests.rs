@@ -311,6 +311,8 @@ async fn a_paused_sink_sends_nothing_and_a_test_changes_nothing() {
     rig.restart(&[config("crm", "")]).await;
     assert_eq!(rig.ask(SinkCommand::Test).await, "paused");
     rig.settle().await;
+    let status = rig.board.list().remove(0);
+    assert!(status.pending == 1 && status.behind_s >= 30.0, "{status:?}");
     assert_eq!((rig.batches().len(), rig.copy().tests), (0, 2));
     rig.ask(SinkCommand::Resume).await;
     rig.settle().await;
