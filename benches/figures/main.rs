@@ -19,6 +19,7 @@ mod commit;
 mod daemon;
 mod disk;
 mod feed;
+mod filtered;
 mod graph;
 mod idle;
 mod initial;
@@ -71,6 +72,9 @@ fn main() {
         }
         if table.wants(feed::NAME) {
             feed::run(&mut table).await;
+        }
+        if table.wants(filtered::NAME) {
+            filtered::run(&mut table).await;
         }
         if table.wants(sql::NAME) {
             sql::run(&mut table).await;
