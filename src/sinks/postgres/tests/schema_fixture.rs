@@ -27,6 +27,9 @@ pub(super) async fn with_schema(test: impl AsyncFnOnce(&SchemaFixture)) {
     let ended = AssertUnwindSafe(test(&fixture)).catch_unwind().await;
     fixture.execute(&format!("DROP SCHEMA IF EXISTS {} CASCADE", fixture.name)).await;
     if let Err(panic) = ended {
+        // One test has a user, too.
+        let user = format!("DROP ROLE IF EXISTS {}_user", fixture.name);
+        fixture.client.batch_execute(&user).await.ok();
         std::panic::resume_unwind(panic);
     }
 }
