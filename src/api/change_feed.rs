@@ -22,6 +22,7 @@ pub struct FeedView {
 
 /// A reader of the changes, at a position.
 pub struct ChangeFeed {
+    pub(super) selection: SelectedWindows,
     pub(super) view: EventView,
     pub(super) scope: FeedScope,
     pub(super) follower: Follower,
@@ -80,13 +81,20 @@ impl FeedView {
         }
     }
 
+    /// Everything that decides what this reader sees, besides `fields`.
+    pub fn meaning(&self) -> Vec<String> {
+        [self.selection.canonical(), self.selection.meaning(), self.view.filter.canonical()]
+            .concat()
+    }
+
     /// A cursor of this view, made of one of the store.
     pub fn cursor(&self, of_store: String) -> String {
         self.scope.add_to(of_store)
     }
 
     fn feed(&self, follower: Follower) -> ChangeFeed {
-        ChangeFeed { view: self.view.clone(), scope: self.scope.clone(), follower }
+        let (selection, view) = (self.selection.clone(), self.view.clone());
+        ChangeFeed { selection, view, scope: self.scope.clone(), follower }
     }
 
     fn filter(&self) -> FeedFilter {
@@ -118,9 +126,16 @@ impl ChangeFeed {
             let is_first = change.seq <= first;
             let mut change = self.view.show_change(change, is_first)?;
             change.cursor = self.scope.add_to(change.cursor);
+            // A window that is gone may have been a member of a selected group, or not.
+            change.summary = change.summary.filter(|_| self.selection.contains(&change.window));
             Some(change)
         });
         Ok(ShownChanges { value: shown.collect(), at_end, moved })
+    }
+
+    /// The seq up to which the feed was read.
+    pub fn seq(&self) -> Seq {
+        self.follower.seq()
     }
 
     /// Whether the reader began at the beginning and has not had every event yet.

@@ -75,8 +75,8 @@ async fn negotiate(request: ApiRequest) -> Result<Response, Problem> {
     // Others would see how much happens in windows that they do not see.
     let shows_pending = sees_changes && access.windows.is_none();
     let live = (states || upcoming.is_some())
-        .then(|| Box::new(LiveLines::new(&app, selection, states, upcoming)));
-    let feed = ChangeFeed { view, scope, follower };
+        .then(|| Box::new(LiveLines::new(&app, selection.clone(), states, upcoming)));
+    let feed = ChangeFeed { selection, view, scope, follower };
     let reader = FeedReader { app, feed, sees_changes, live };
     match (streams, unknown) {
         (false, unknown) => {

@@ -181,7 +181,7 @@ impl SelectedWindows {
     }
 
     /// What the selection means by the configuration in force, and what its reader sees.
-    fn meaning(&self) -> Vec<String> {
+    pub(super) fn meaning(&self) -> Vec<String> {
         let settings = &self.app.settings;
         let mut parts = vec![
             format!("level={}", self.access.level.as_str()),
@@ -199,7 +199,7 @@ impl SelectedWindows {
     }
 
     /// The same parts for every way to write the same selection.
-    fn canonical(&self) -> Vec<String> {
+    pub(super) fn canonical(&self) -> Vec<String> {
         let windows = self.patterns.iter().map(|pattern| format!("window={}", pattern.as_str()));
         let groups = self.groups.iter().map(|group| format!("group={group}"));
         windows.chain(groups).collect()

@@ -20,6 +20,7 @@ use super::fleets::FleetStatusJson;
 use super::limits::{SliceProducer, end_list};
 use super::model::{StrEnum as _, StrJson, WindowJson};
 use super::problem::Problem;
+use super::sink_status::SinkStatusJson;
 use crate::mirror::status::WindowState;
 use crate::reload::LastReload;
 use crate::worker::WindowSummary;
@@ -38,6 +39,9 @@ pub(super) struct StatusJson {
     clock: ClockJson,
     last_reload: Option<LastReload>,
     fleets: Arc<[FleetStatusJson]>,
+    /// For readers of all windows only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    sinks: Vec<SinkStatusJson>,
     /// For readers with all rights only.
     #[serde(skip_serializing_if = "Option::is_none")]
     consumers: Option<Vec<ConsumerJson>>,
@@ -89,6 +93,7 @@ pub(super) async fn status(request: ApiRequest) -> Result<Json<StatusJson>, Prob
         // Both name windows and accounts.
         last_reload: app.reloads.last().filter(|_| is_whole),
         fleets: if is_whole { app.fleets.fleets() } else { Arc::default() },
+        sinks: if is_whole { app.sinks.list() } else { Vec::new() },
         consumers: (request.access.rights == Rights::Full)
             .then(|| app.consumers.status(&app.settings.consumers)),
     }))

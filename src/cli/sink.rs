@@ -71,7 +71,7 @@ async fn list(client: &ApiClient, json: bool, out: &mut impl Write) -> Result<u8
 }
 
 /// A sink in a line, and its last error in another.
-fn described(sink: &SinkStatusJson, now: Timestamp, zone: &TimeZone) -> String {
+pub(super) fn described(sink: &SinkStatusJson, now: Timestamp, zone: &TimeZone) -> String {
     let SinkStatusJson { name, r#type, to, state, pending, .. } = sink;
     let snapshot = if sink.snapshot { ", sends a snapshot" } else { "" };
     let left = match pending {

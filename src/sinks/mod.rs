@@ -5,9 +5,12 @@
 //! longer than removals are kept.
 
 pub mod batch;
+mod context;
 pub mod error;
 pub mod postgres;
+mod record;
 pub mod secret;
+mod session;
 mod sql;
 pub mod sqlite;
 mod status;
@@ -20,10 +23,12 @@ pub mod webhook;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
 
 use crate::api::AppState;
 use crate::config::{
@@ -31,6 +36,7 @@ use crate::config::{
 };
 use crate::env::Env;
 use crate::store::StoreError;
+use context::SinkContext;
 use postgres::{PostgresSettings, PostgresTarget};
 use secret::SinkSecret;
 use sqlite::{SqliteSettings, SqliteTarget};
@@ -55,10 +61,22 @@ pub struct Sinks {
 
 struct RunningSink {
     config: SinkConfig,
+    files: SinkFiles,
     /// What its view depends on beside its configuration.
-    context: ViewContext,
+    view: ViewContext,
     stop: CancellationToken,
     task: JoinHandle<()>,
+}
+
+/// What is in the files that a sink's configuration names.
+#[derive(Clone, PartialEq, Eq)]
+struct SinkFiles {
+    /// A hash of the address.
+    address: [u8; 32],
+    /// A hash of the secret that signs.
+    secret: [u8; 32],
+    /// The type of the target, and where it is, for people.
+    shown: (&'static str, String),
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -84,12 +102,20 @@ impl Sinks {
         app: &AppState,
     ) -> Result<(), StoreError> {
         let app = &Arc::new(app.clone());
-        let context = ViewContext {
+        let view = ViewContext {
             groups: app.settings.groups.clone(),
             mask_private: app.settings.mask_private,
         };
-        let stays =
-            |running: &RunningSink| running.context == context && configs.contains(&running.config);
+        let wanted = configs.to_vec();
+        let read = move || wanted.iter().map(SinkFiles::read).collect::<Vec<_>>();
+        let files = tokio::task::spawn_blocking(read).await.unwrap_or_default();
+        let wanted: Vec<(&SinkConfig, SinkFiles)> = configs.iter().zip(files).collect();
+        let stays = |running: &RunningSink| {
+            let same = |(config, files): &(&SinkConfig, SinkFiles)| {
+                running.config == **config && running.files == *files
+            };
+            running.view == view && wanted.iter().any(same)
+        };
         let ended: Vec<RunningSink> =
             self.running.extract_if(.., |_, running| !stays(running)).map(|(_, one)| one).collect();
         for RunningSink { config, stop, task, .. } in ended {
@@ -98,42 +124,52 @@ impl Sinks {
             // A task is only cancelled while it waits, so this is soon.
             task.await.ok();
         }
-        for name in app.store.sinks().await?.into_keys() {
-            if configs.iter().all(|config| config.name != name) {
-                app.store.save_sink(&name, None).await?;
+        for (config, files) in wanted {
+            if !self.running.contains_key(&config.name) {
+                let running = self.start(config, files, app, view.clone());
+                self.running.insert(config.name.clone(), running);
             }
         }
-        for config in configs {
-            if !self.running.contains_key(&config.name) {
-                let running = self.start(config, app, context.clone());
-                self.running.insert(config.name.clone(), running);
+        for name in app.store.sinks().await?.into_keys() {
+            if configs.iter().all(|config| config.name != name) {
+                match app.store.save_sink(&name, None).await {
+                    // The next start deletes it.
+                    Ok(()) | Err(StoreError::Full) => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
         Ok(())
     }
 
-    fn start(&self, config: &SinkConfig, app: &Arc<AppState>, context: ViewContext) -> RunningSink {
+    fn start(
+        &self,
+        config: &SinkConfig,
+        files: SinkFiles,
+        app: &Arc<AppState>,
+        view: ViewContext,
+    ) -> RunningSink {
         let (sender, commands) = mpsc::channel(COMMANDS);
-        let (kind, to) = shown(&config.target);
+        let (kind, to) = files.shown.clone();
         let status = StatusCell::new(&config.name, kind, to);
         let stop = CancellationToken::new();
         self.board.lock().insert(config.name.clone(), (status.clone(), sender));
-        let task = SinkTask {
+        let context = SinkContext {
             config: config.clone(),
             app: app.clone(),
             make: self.make.clone(),
-            status,
-            commands,
-            stop: stop.clone(),
+            status: status.clone(),
+            address: files.address,
         };
-        let (status, env) = (task.status.clone(), app.env.clone());
-        let running = tokio::spawn(async move {
+        let task = SinkTask { context, commands, stop: stop.clone() };
+        let env = app.env.clone();
+        let task = tokio::spawn(async move {
             // A panic is logged by its hook.
             if tokio::spawn(task.run()).await.is_err() {
                 status.broke(env.now());
             }
         });
-        RunningSink { config: config.clone(), context, stop, task: running }
+        RunningSink { config: config.clone(), files, view, stop, task }
     }
 
     /// Stops all sinks. What was sent stays known.
@@ -158,14 +194,28 @@ pub fn problems(config: &SinkConfig) -> Vec<String> {
     }
 }
 
-/// The type of a target, and where it is, for people: nothing that may be secret.
-fn shown(target: &SinkTargetConfig) -> (&'static str, String) {
-    match target {
-        SinkTargetConfig::Webhook(webhook) => {
-            ("webhook", webhook_settings(webhook).origin().unwrap_or_default())
-        }
-        SinkTargetConfig::Postgres { schema, .. } => ("postgres", format!("schema {schema}")),
-        SinkTargetConfig::Sqlite { path } => ("sqlite", path.display().to_string()),
+impl SinkFiles {
+    /// Reads the files of a sink. Blocking. What cannot be read is empty: the sink says so.
+    fn read(config: &SinkConfig) -> Self {
+        let address = |url: &SinkUrl| {
+            let text = secret_of(url).read().ok();
+            text.map_or_else(Vec::new, |text| text.expose_secret().as_bytes().to_vec())
+        };
+        let (address, secret, shown) = match &config.target {
+            SinkTargetConfig::Webhook(webhook) => {
+                let to = webhook_settings(webhook).origin().unwrap_or_default();
+                let secret = std::fs::read(&webhook.secret_file).unwrap_or_default();
+                (address(&webhook.url), secret, ("webhook", to))
+            }
+            SinkTargetConfig::Postgres { url, schema, .. } => {
+                (address(url), Vec::new(), ("postgres", format!("schema {schema}")))
+            }
+            SinkTargetConfig::Sqlite { path } => {
+                (Vec::new(), Vec::new(), ("sqlite", path.display().to_string()))
+            }
+        };
+        let hash = |content: Vec<u8>| Sha256::digest(Zeroizing::new(content)).into();
+        Self { address: hash(address), secret: hash(secret), shown }
     }
 }
 

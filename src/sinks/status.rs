@@ -51,8 +51,10 @@ pub(super) struct StatusCell(Arc<Mutex<StatusParts>>);
 #[derive(Debug)]
 struct StatusParts {
     json: SinkStatusJson,
-    /// Since when not everything was sent.
+    /// Until when the changes are that were sent; `None` if all are.
     behind_since: Option<Timestamp>,
+    /// Whether the last attempt failed.
+    is_failing: bool,
 }
 
 impl StatusCell {
@@ -71,7 +73,7 @@ impl StatusCell {
             next_attempt: None,
             attempts: Vec::new(),
         };
-        Self(Arc::new(Mutex::new(StatusParts { json, behind_since: None })))
+        Self(Arc::new(Mutex::new(StatusParts { json, behind_since: None, is_failing: false })))
     }
 
     fn lock(&self) -> MutexGuard<'_, StatusParts> {
@@ -79,21 +81,35 @@ impl StatusCell {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Shows what the sink does. One that could not deliver is waiting until it has delivered.
     pub(super) fn set_state(&self, state: SinkState) {
         let mut parts = self.lock();
+        let is_trying = matches!(state, SinkState::Starting | SinkState::Running);
+        let state = if is_trying && parts.is_failing { SinkState::Waiting } else { state };
         parts.json.state = state.as_str().to_owned();
-        parts.json.next_attempt = None;
     }
 
-    /// About how much is left to send at a time.
+    /// Everything is sent.
+    pub(super) fn caught_up(&self) {
+        let mut parts = self.lock();
+        (parts.json.pending, parts.behind_since) = (0, None);
+        parts.recover();
+    }
+
+    /// About how much is left to send.
     pub(super) fn set_pending(&self, pending: u64, now: Timestamp) {
         let mut parts = self.lock();
         parts.json.pending = pending;
         match pending {
             0 => parts.behind_since = None,
-            _ => {
-                parts.behind_since.get_or_insert(now);
-            }
+            _ => drop(parts.behind_since.get_or_insert(now)),
+        }
+    }
+
+    /// Until when the changes are that were sent.
+    pub(super) fn set_sent_until(&self, at: Option<Timestamp>) {
+        if let Some(at) = at {
+            self.lock().behind_since = Some(at);
         }
     }
 
@@ -108,9 +124,13 @@ impl StatusCell {
         let mut parts = self.lock();
         parts.json.sent += u64::try_from(changes).unwrap_or(u64::MAX);
         parts.json.last_error = None;
-        let outcome = "delivered".to_owned();
-        let Receipt { status, id } = receipt;
-        parts.log(SinkAttemptJson { at, took_ms, changes, outcome, status, id });
+        parts.recover();
+        parts.log(at, took_ms, changes, Ok(receipt));
+    }
+
+    /// A test was delivered, or not: it says nothing about the changes.
+    pub(super) fn tested(&self, at: Timestamp, took_ms: u64, result: &Result<Receipt, SinkError>) {
+        self.lock().log(at, took_ms, 0, result.clone());
     }
 
     pub(super) fn failed(
@@ -121,19 +141,21 @@ impl StatusCell {
         next_attempt: Option<Timestamp>,
     ) {
         let mut parts = self.lock();
-        let (kind, status) = (error.kind.as_str().to_owned(), error.status);
-        let message = error.message.clone();
-        parts.json.last_error = Some(SinkErrorJson { at, kind: kind.clone(), status, message });
+        let state = if next_attempt.is_some() { SinkState::Waiting } else { SinkState::Stopped };
+        parts.json.state = state.as_str().to_owned();
+        parts.is_failing = true;
+        let SinkError { kind, message, status, .. } = error.clone();
+        let kind = kind.as_str().to_owned();
+        parts.json.last_error = Some(SinkErrorJson { at, kind, status, message });
         parts.json.next_attempt = next_attempt;
         parts.behind_since.get_or_insert(at);
-        parts.log(SinkAttemptJson { at, took_ms, changes, outcome: kind, status, id: None });
+        parts.log(at, took_ms, changes, Err(error.clone()));
     }
 
     /// The task of the sink has failed.
     pub(super) fn broke(&self, now: Timestamp) {
         let message = "its task failed, which is a bug: the log says where; restart the daemon";
         let error = SinkError::new(SinkErrorKind::Unavailable, message);
-        self.set_state(SinkState::Stopped);
         self.failed(now, (0, 0), &error, None);
     }
 
@@ -146,7 +168,26 @@ impl StatusCell {
 }
 
 impl StatusParts {
-    fn log(&mut self, attempt: SinkAttemptJson) {
+    fn recover(&mut self) {
+        if std::mem::take(&mut self.is_failing) {
+            self.json.state = SinkState::Running.as_str().to_owned();
+        }
+        self.json.next_attempt = None;
+    }
+
+    fn log(
+        &mut self,
+        at: Timestamp,
+        took_ms: u64,
+        changes: usize,
+        result: Result<Receipt, SinkError>,
+    ) {
+        let (outcome, status, id) = match result {
+            Ok(Receipt { status, id }) => ("delivered", status, id),
+            Err(error) => (error.kind.as_str(), error.status, None),
+        };
+        let outcome = outcome.to_owned();
+        let attempt = SinkAttemptJson { at, took_ms, changes, outcome, status, id };
         self.json.attempts.insert(0, attempt);
         self.json.attempts.truncate(ATTEMPTS);
     }

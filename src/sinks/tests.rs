@@ -29,6 +29,8 @@ struct SinkCopy {
     attempts: Vec<Instant>,
     /// How many attempts fail, and how.
     fails: Vec<SinkError>,
+    /// After how many batches one fails, and how.
+    fails_at: Option<(usize, SinkError)>,
     /// Whether it keeps the position itself, and which.
     keeps: bool,
     kept: Option<SinkPosition>,
@@ -88,7 +90,9 @@ impl SinkTarget for CopyTarget {
     ) -> BoxFuture<'a, Result<Receipt, SinkError>> {
         let mut copy = self.lock();
         copy.attempts.push(Instant::now());
-        let result = match copy.fails.pop() {
+        let batches = copy.batches.len();
+        let now = copy.fails_at.take_if(|(at, _)| *at == batches).map(|(_, error)| error);
+        let result = match now.or_else(|| copy.fails.pop()) {
             Some(error) => Err(error),
             None => {
                 copy.take(batch);
@@ -229,11 +233,14 @@ async fn a_restart_continues_and_another_view_begins_again() {
     rig.write(&["b"], &[]).await;
     rig.restart(&[config("crm", "")]).await;
     assert_eq!(rig.batches(), ["b"]);
-    let room = SinkConfig { windows: vec![NamePattern::new("room*")], ..config("crm", "") };
+    let windows = |name| SinkConfig { windows: vec![NamePattern::new(name)], ..config("crm", "") };
     for (config, batch) in [
+        (windows("alice"), "begins a b ends"),
+        (windows("room a/b"), "begins ends"),
+        (config("crm", ""), "begins a b ends"),
         (config("crm", "cancelled=false"), "begins a b ends"),
         (SinkConfig { level: AccessLevel::Times, ..config("crm", "") }, "begins a b ends"),
-        (room, "begins ends"),
+        (windows("room*"), "begins ends"),
     ] {
         rig.configure(std::slice::from_ref(&config)).await;
         assert_eq!(rig.batches(), [batch], "{config:?}");
@@ -386,21 +393,78 @@ async fn what_cannot_be_continued_begins_again_without_a_gap() {
 
 /// Interrupted snapshots go on, and events that change meanwhile are never missing.
 #[tokio::test(start_paused = true)]
-async fn a_large_snapshot_survives_failures_and_changes() {
+async fn a_large_snapshot_survives_failures_restarts_and_changes() {
     let mut rig = SinkFixture::new().await;
-    let ids: Vec<String> = (0..2500).map(|number| format!("e{number:04}")).collect();
+    let ids: Vec<String> = (0..3500).map(|number| format!("e{number:04}")).collect();
     let all: Vec<&str> = ids.iter().map(String::as_str).collect();
     rig.write(&all, &[]).await;
     rig.copy().events.insert("ghost".to_owned(), None);
-    rig.copy().fails = vec![error(SinkErrorKind::Unreachable); 2];
+    // Batches are sent until the third fails for long.
+    let patient = SinkError {
+        retry_after: Some(Duration::from_secs(3600)),
+        ..error(SinkErrorKind::Unreachable)
+    };
+    rig.copy().fails_at = Some((2, patient));
     rig.configure(&[config("crm", "")]).await;
-    rig.copy().fails = vec![error(SinkErrorKind::Unreachable)];
-    rig.write(&all[..3], &[all[4]]).await;
-    rig.settle().await;
-    let expected: BTreeSet<&str> = all.iter().filter(|id| **id != all[4]).copied().collect();
+    assert_eq!((rig.batches().len(), rig.board.list()[0].snapshot), (2, true));
+    let refused = rig.ask(SinkCommand::Replay(ReplayFrom::Time(rig.fixture.env.now()))).await;
+    assert!(refused.starts_with("a snapshot is being sent"), "{refused}");
+    // Of events that were sent, and of others.
+    let (sent, unsent): (Vec<&str>, Vec<&str>) =
+        all.iter().partition(|id| rig.copy().events.contains_key(**id));
+    rig.write(&[sent[0], unsent[0]], &[sent[1], unsent[1]]).await;
+    rig.restart(&[config("crm", "")]).await;
+    let expected: BTreeSet<&str> =
+        all.iter().copied().filter(|id| *id != sent[1] && *id != unsent[1]).collect();
     let copy = rig.copy();
     assert_eq!(copy.events.keys().map(String::as_str).collect::<BTreeSet<_>>(), expected);
-    let begins = copy.batches.iter().filter(|batch| batch.starts_with("begins")).count();
-    let ends = copy.batches.iter().filter(|batch| batch.ends_with("ends")).count();
-    assert_eq!((begins, ends), (1, 1));
+    assert!(copy.batches.last().unwrap().ends_with("ends"));
+    assert!(copy.batches.iter().all(|batch| !batch.starts_with("begins")), "it went on");
+}
+
+/// What the old target has is of no use to the new one, whatever happens to its first batch.
+#[tokio::test(start_paused = true)]
+async fn another_target_gets_a_snapshot_even_if_its_first_delivery_fails() {
+    for keeps in [false, true] {
+        let mut rig = SinkFixture::new().await;
+        rig.copy().keeps = keeps;
+        rig.write(&["a"], &[]).await;
+        rig.configure(&[config("crm", "")]).await;
+        rig.batches();
+        rig.copy().fails = vec![error(SinkErrorKind::Unavailable); 2];
+        let mut other = config("crm", "");
+        other.target = SinkTargetConfig::Sqlite { path: "/elsewhere".into() };
+        rig.configure(std::slice::from_ref(&other)).await;
+        rig.ask(SinkCommand::Pause).await;
+        rig.restart(std::slice::from_ref(&other)).await;
+        rig.ask(SinkCommand::Resume).await;
+        rig.settle().await;
+        assert_eq!(rig.batches(), ["begins a ends"], "{keeps}");
+    }
+}
+
+/// A window is replaced by another one of its name, with the same events.
+#[tokio::test(start_paused = true)]
+async fn events_of_a_replaced_window_are_not_removed_after_they_came() {
+    let mut rig = SinkFixture::new().await;
+    rig.write(&["a"], &[]).await;
+    rig.configure(&[config("crm", "")]).await;
+    rig.batches();
+    rig.write(&[], &["a"]).await;
+    rig.write(&["a"], &[]).await;
+    rig.settle().await;
+    assert_eq!((rig.batches(), rig.events()), (vec!["a".to_owned()], "a".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_is_too_large_is_halved() {
+    let mut rig = SinkFixture::new().await;
+    rig.configure(&[config("crm", "")]).await;
+    rig.batches();
+    let too_large = SinkError { status: Some(413), ..error(SinkErrorKind::Refused) };
+    rig.copy().fails = vec![too_large; 2];
+    rig.write(&["a", "b", "c", "d"], &[]).await;
+    rig.settle().await;
+    let sizes: Vec<usize> = rig.batches().iter().map(|batch| batch.split(' ').count()).collect();
+    assert_eq!(sizes, [1, 3]);
 }

@@ -58,12 +58,13 @@ impl Store {
         self.ask(|reply| WriteJob::Edit { edit, bytes: RECORD, reply }).await
     }
 
-    /// The cursor after the changes that were stored before a time. A change moves with its event,
-    /// so that earlier changes of events that changed later come after it, too.
+    /// The cursor after the changes that were stored before a time; `None` if removals since then
+    /// are not kept any more. A change moves with its event, so that earlier changes of events that
+    /// changed later come after it, too.
     ///
     /// # Errors
     /// If the store can no longer be used.
-    pub async fn cursor_at(&self, time: Timestamp) -> Result<String, StoreError> {
+    pub async fn cursor_at(&self, time: Timestamp) -> Result<Option<String>, StoreError> {
         let end = self.durable_seq();
         let seq = self
             .read_tree(move |tree| {
@@ -78,7 +79,7 @@ impl Store {
                 Ok(low)
             })
             .await?;
-        Ok(self.cursor(seq))
+        Ok((seq >= self.min_seq()).then(|| self.cursor(seq)))
     }
 }
 

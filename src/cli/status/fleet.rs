@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use super::format::{full, span};
 use super::table;
 use crate::api::model::WindowJson;
-use crate::api::{ConsumerJson, FleetStatusJson};
+use crate::api::{ConsumerJson, FleetStatusJson, SinkStatusJson};
 use crate::cli::arguments::StatusArgs;
 use crate::cli::client::{ApiClient, parse};
 use crate::cli::exit::CliError;
+use crate::cli::sink::described;
 use crate::cli::terminal::{printable, wrapped};
 use crate::mirror::clock;
 use crate::mirror::status::WindowStatus;
@@ -34,6 +35,8 @@ struct DaemonStatus {
     fleets: Vec<FleetStatusJson>,
     #[serde(default)]
     consumers: Vec<ConsumerJson>,
+    #[serde(default)]
+    sinks: Vec<SinkStatusJson>,
 }
 
 /// The daemon's wall clock compared with Graph's.
@@ -159,6 +162,12 @@ impl FleetStatus {
         for consumer in &self.daemon.consumers {
             let line = consumer_line(consumer, now);
             lines.extend(wrapped(&printable(&line), columns.unwrap_or(0), "  "));
+        }
+        for sink in &self.daemon.sinks {
+            let text = format!("sink {}", described(sink, now, zone));
+            for line in text.lines() {
+                lines.extend(wrapped(line, columns.unwrap_or(0), "  "));
+            }
         }
         if self.windows.is_empty() && self.filtered {
             lines.push("no window matches".to_owned());

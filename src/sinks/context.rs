@@ -1,0 +1,87 @@
+//! What a sink is: its configuration, and what it needs of the daemon.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+use super::TargetMaker;
+use super::batch::SnapshotId;
+use super::error::{SinkError, SinkErrorKind};
+use super::record::SinkRecord;
+use super::status::StatusCell;
+use super::target::SinkTarget;
+use crate::api::{AppState, FeedView};
+use crate::config::{SinkConfig, SinkTargetConfig};
+use crate::store::StoreError;
+
+/// A sink.
+pub(super) struct SinkContext {
+    pub(super) config: SinkConfig,
+    pub(super) app: Arc<AppState>,
+    pub(super) make: TargetMaker,
+    pub(super) status: StatusCell,
+    /// A hash of the address, which is in a file.
+    pub(super) address: [u8; 32],
+}
+
+impl SinkContext {
+    /// A target that is not open yet.
+    pub(super) fn target(&self) -> Box<dyn SinkTarget> {
+        (self.make)(&self.config)
+    }
+
+    /// What is sent.
+    pub(super) fn view(&self) -> Result<FeedView, SinkError> {
+        let SinkConfig { windows, groups, level, target, .. } = &self.config;
+        let mut filter = self.config.filter.clone();
+        if matches!(target, SinkTargetConfig::Webhook(_)) && !filter.contains("ignore=") {
+            // Most changes of a calendar change nothing that a receiver acts upon.
+            let all = "ignore=changeKey,lastModifiedDateTime,@odata.etag";
+            filter = if filter.is_empty() { all.to_owned() } else { format!("{filter}&{all}") };
+        }
+        let view = FeedView::new(&self.app, windows, groups, &filter, *level);
+        view.map_err(|why| SinkError::new(SinkErrorKind::Misconfigured, why))
+    }
+
+    /// What a position belongs to: the target, and everything that decides what is sent to it.
+    pub(super) fn identity(&self, view: &FeedView) -> String {
+        let mut sum = Sha256::new();
+        sum.update(self.address);
+        match &self.config.target {
+            SinkTargetConfig::Webhook(_) => {}
+            SinkTargetConfig::Postgres { schema, .. } => sum.update(schema.as_bytes()),
+            SinkTargetConfig::Sqlite { path } => sum.update(path.as_os_str().as_encoded_bytes()),
+        }
+        for part in view.meaning() {
+            sum.update([0]);
+            sum.update(part);
+        }
+        sum.update(&self.config.filter);
+        let mut text = String::new();
+        for byte in sum.finalize().iter().take(16) {
+            // Writing to a String cannot fail.
+            write!(text, "{byte:02x}").ok();
+        }
+        text
+    }
+
+    pub(super) fn new_snapshot(&self) -> SnapshotId {
+        SnapshotId(self.app.env.random_u64())
+    }
+
+    /// The snapshot that begins next. It is kept before it is sent, so that it has one id however
+    /// often its begin is sent.
+    pub(super) async fn begin_snapshot(
+        &self,
+        record: &mut SinkRecord,
+    ) -> Result<SnapshotId, StoreError> {
+        if let Some(snapshot) = record.begins {
+            return Ok(snapshot);
+        }
+        let (identity, snapshot) = (record.identity.clone(), self.new_snapshot());
+        record.begin_again(&identity, snapshot);
+        record.save(&self.app.store, &self.config.name).await?;
+        Ok(snapshot)
+    }
+}

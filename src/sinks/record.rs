@@ -1,0 +1,58 @@
+//! What the store keeps of a sink.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::batch::{SinkPosition, SnapshotId};
+use crate::store::{Store, StoreError};
+
+/// What the store keeps of a sink. Without a position the next batch begins a snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SinkRecord {
+    /// What the position belongs to: the target, and what is sent to it.
+    pub(super) identity: String,
+    pub(super) position: Option<SinkPosition>,
+    /// A snapshot that the target has to get before anything else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) begins: Option<SnapshotId>,
+    #[serde(default)]
+    pub(super) paused: bool,
+    /// The target is gone for good.
+    #[serde(default)]
+    pub(super) stopped: bool,
+    /// The position counts more than that in the target: a person asked for it.
+    #[serde(default)]
+    pub(super) replays: bool,
+}
+
+impl SinkRecord {
+    /// Reads what is kept of a sink. What a later version wrote in another form is nothing: the
+    /// sink begins again.
+    pub(super) async fn load(store: &Store, sink: &str) -> Result<Self, StoreError> {
+        let state = store.sinks().await?.remove(sink);
+        Ok(state.and_then(|state| serde_json::from_str(&state).ok()).unwrap_or_default())
+    }
+
+    /// Keeps it.
+    ///
+    /// # Errors
+    /// After [`StoreError::Full`] the store has what it had.
+    pub(super) async fn save(&self, store: &Store, sink: &Arc<str>) -> Result<(), StoreError> {
+        // Texts and flags always serialize.
+        let state = serde_json::to_string(self).unwrap_or_default();
+        store.save_sink(sink, Some(state)).await
+    }
+
+    /// Makes the next batch begin a snapshot of what this identity stands for.
+    pub(super) fn begin_again(&mut self, identity: &str, snapshot: SnapshotId) {
+        self.identity = identity.to_owned();
+        (self.position, self.begins, self.replays) = (None, Some(snapshot), false);
+    }
+
+    /// Whether the target has a whole snapshot.
+    pub(super) fn is_complete(&self) -> bool {
+        let whole = |position: &SinkPosition| position.snapshot.is_none();
+        self.begins.is_none() && self.position.as_ref().is_some_and(whole)
+    }
+}
