@@ -17,6 +17,7 @@ use super::problem::Problem;
 use super::selection::{SELECTION, SelectedWindows};
 use super::view::EventView;
 use crate::mirror::busy_time::{self, BusyTime};
+use crate::mirror::status::WindowStatus;
 
 /// Windows that are read before a turn ends: with a filter each may take long.
 const WINDOWS_PER_TURN: usize = 64;
@@ -66,12 +67,13 @@ pub(super) async fn one(request: ApiRequest) -> Result<Response, Problem> {
     if to <= from {
         return Err(Problem::bad_parameter("to", "must be later than from"));
     }
-    let state = (store.version(window), status.settled_once, status.unreadable);
+    let complete = covers(&status, from, to);
+    let state = (store.version(window), complete, status.unreadable);
     let tag = ETag::of(&(state, view.tag(), from, to));
     if let Some(answer) = request.not_modified(&tag) {
         return Ok(answer);
     }
-    let (store, complete, as_of) = (store.clone(), status.settled_once, status.last_success);
+    let (store, as_of) = (store.clone(), status.last_success);
     let computing = async move {
         let times = read_times(&store, &view, BusyQuery { window, from, to }).await?;
         let unplaced = unplaced(&times, status.unreadable);
@@ -104,6 +106,11 @@ pub(super) async fn many(request: ApiRequest) -> Result<Response, Problem> {
     let names = names.into_iter();
     let writer = BusyWriter { app, view, from, to, names, begun: false, wrote: false, over: false };
     Ok(tag.json(work.body(writer, stopping).await?))
+}
+
+/// Whether everything in a range is known: the window has settled once, and is not shorter.
+fn covers(status: &WindowStatus, from: Timestamp, to: Timestamp) -> bool {
+    status.settled_once && !status.is_moving() && status.start <= from && status.end >= to
 }
 
 /// The latest whole number of units that is not after a time.
@@ -201,9 +208,9 @@ impl SliceProducer for BusyWriter {
             let times = read_times(&self.app.store, &self.view, query).await?;
             let json = WindowBusyJson {
                 window: &name,
+                complete: covers(&status, self.from, self.to),
                 place: status.place.map(PlaceJson::from),
                 busy: intervals(&times.times, self.from, self.to),
-                complete: status.settled_once,
                 as_of: status.last_success,
                 unplaced: unplaced(&times, status.unreadable),
             };

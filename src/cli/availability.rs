@@ -163,14 +163,17 @@ fn busy_table(windows: &[BusyWindow], zone: &TimeZone) -> String {
     for window in windows {
         let name = titled(&window.window, window.place.as_ref());
         if window.busy.is_empty() {
-            rows.push([name.clone(), String::new(), String::new(), "free".to_owned()]);
+            let state = if window.complete { "free" } else { "unknown" };
+            rows.push([name.clone(), String::new(), String::new(), state.to_owned()]);
         }
         for ShownInterval { start, end, show_as } in &window.busy {
             let (day, time) = day_and_time(*start, *end, zone);
             rows.push([name.clone(), day, time, printable(show_as)]);
         }
         if !window.complete {
-            notes.push(format!("{name} has not settled yet: events may be missing"));
+            notes.push(format!(
+                "{name} has not settled yet or does not cover this time: events may be missing"
+            ));
         }
         if window.unplaced > 0 {
             notes.push(format!(

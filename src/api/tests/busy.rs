@@ -257,3 +257,19 @@ async fn busy_times_have_the_tag_of_all_of_their_windows() {
     fixture.put(fixture.id("alice"), &[event("a", 1)]).await;
     assert_ne!(tag().await, first);
 }
+
+/// Outside of the window nothing is known, so nothing is free.
+#[tokio::test(start_paused = true)]
+async fn a_range_that_the_window_does_not_cover_is_not_complete() {
+    let fixture = Fixture::new().await;
+    for (range, complete) in [
+        ("from=2026-01-01&to=2027-01-01", true),
+        ("from=2025-12-31&to=2026-02-01", false),
+        ("from=2026-12-31&to=2027-01-02", false),
+    ] {
+        let one = fixture.get(&format!("/v1/windows/alice/busy?{range}")).await;
+        let many = fixture.get(&format!("/v1/busy?windows=alice&{range}")).await;
+        assert_eq!(one["complete"], complete, "{range}");
+        assert_eq!(many["value"][0]["complete"], complete, "{range}");
+    }
+}
