@@ -263,3 +263,35 @@ pub(super) async fn run(
 pub(super) fn millis(begun: Instant) -> u64 {
     u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mirror::change::ChangeKind;
+
+    /// A window is replaced by another one of its name, with the same events.
+    #[test]
+    fn the_latest_change_of_an_event_counts() {
+        let change = |seq, window: &str, id: &str, kind| Change {
+            cursor: String::new(),
+            seq,
+            at: crate::tests::NOON,
+            window: window.into(),
+            kind,
+            reason: None,
+            id: EventId::new(id),
+            event: None,
+            changed: None,
+            is_new_version: false,
+            summary: None,
+        };
+        let changes = vec![
+            change(1, "alice", "a", ChangeKind::Removed),
+            change(2, "alice", "b", ChangeKind::Removed),
+            change(3, "bob", "a", ChangeKind::Updated),
+            change(4, "alice", "a", ChangeKind::Created),
+        ];
+        let seqs: Vec<u64> = latest(changes).iter().map(|change| change.seq).collect();
+        assert_eq!(seqs, [2, 3, 4]);
+    }
+}

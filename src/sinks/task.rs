@@ -130,13 +130,14 @@ impl SinkContext {
     /// send.
     async fn rest(&self, record: &SinkRecord, until: Option<Instant>) {
         loop {
-            let known = record.position.as_ref().zip(self.view().ok());
-            let feed =
-                known.and_then(|(position, view)| view.after(&position.cursor).ok().flatten());
-            if let Some(feed) = feed
-                && let Ok(pending) = feed.pending().await
-            {
-                self.status.set_pending(pending, self.app.env.now());
+            if let Ok(view) = self.view() {
+                let known = record.position.as_ref().filter(|_| record.begins.is_none());
+                let feed = known.and_then(|known| view.after(&known.cursor).ok().flatten());
+                // Without a position that can be used it begins again.
+                let feed = feed.unwrap_or_else(|| view.from_beginning());
+                if let Ok(pending) = feed.pending().await {
+                    self.status.set_pending(pending, self.app.env.now());
+                }
             }
             let again = Instant::now() + MEASURE;
             let due = until.filter(|due| *due <= again);
