@@ -81,3 +81,21 @@ pub struct FreeArgs {
     #[arg(long, value_name = "AS", value_parser = ["busy", "free"])]
     pub tentative: Option<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use crate::cli::arguments::Arguments;
+
+    #[test]
+    fn a_search_for_free_time_begins_now_and_lists_begin_today() {
+        let all = Arguments::command();
+        for (command, begins) in [("events", "today"), ("busy", "today"), ("free", "now")] {
+            let mut options = all.find_subcommand(command).unwrap().get_arguments();
+            let from = options.find(|option| option.get_id() == "from").unwrap();
+            let help = from.get_help().unwrap().to_string();
+            assert!(help.ends_with(&format!("[default: {begins}]")), "{command}: {help}");
+        }
+    }
+}
