@@ -35,7 +35,8 @@ impl SinkContext {
     pub(super) fn view(&self) -> Result<FeedView, SinkError> {
         let SinkConfig { windows, groups, level, target, .. } = &self.config;
         let mut filter = self.config.filter.clone();
-        if matches!(target, SinkTargetConfig::Webhook(_)) && !filter.contains("ignore=") {
+        let has_ignore = filter.split('&').any(|part| part.starts_with("ignore="));
+        if matches!(target, SinkTargetConfig::Webhook(_)) && !has_ignore {
             // Most changes of a calendar change nothing that a receiver acts upon.
             let all = "ignore=changeKey,lastModifiedDateTime,@odata.etag";
             filter = if filter.is_empty() { all.to_owned() } else { format!("{filter}&{all}") };
