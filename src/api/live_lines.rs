@@ -1,7 +1,7 @@
 //! Lines of the feed that are not stored: the states of windows, and when events begin and end.
 //!
-//! They carry the cursor that the reader has at that time. A reader that was away gets no lines of
-//! that time. It learns the states anew: first comes a line for each window in trouble.
+//! They carry the cursor that the reader has at that time. What happened while a reader was away
+//! has no lines later: instead, every response begins with one for each window in trouble.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
