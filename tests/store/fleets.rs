@@ -143,28 +143,28 @@ async fn an_abandoned_save_leaves_a_whole_listing(engine: TestEngine) {
     let dir = engine.directory();
     let store = engine.open(&dir);
     store.save_fleet_listing("a", Some(&listing(2500, 0))).await.unwrap();
-    let mut interrupted = 0;
+    // How many of these saves are interrupted depends on the speed of the writer, which may have
+    // answered before the first poll ends. Where each step is interrupted for certain: see
+    // `a_power_cut_leaves_the_old_listing_or_the_new_one`.
     for polls in 1..20 {
         let other = listing(2500, 2 * polls);
         let mut saving = Box::pin(store.save_fleet_listing("a", Some(&other)));
         // Polled only when it can go on, so it is dropped after each of its steps once.
         let mut left = polls;
-        let abandoned = poll_fn(|context| {
+        poll_fn(|context| {
             left -= 1;
             match saving.as_mut().poll(context) {
-                Poll::Pending if left == 0 => Poll::Ready(true),
-                polled => polled.map(|saved| saved.is_err()),
+                Poll::Pending if left == 0 => Poll::Ready(()),
+                polled => polled.map(Result::unwrap),
             }
-        });
-        interrupted += usize::from(abandoned.await);
+        })
+        .await;
         drop(saving);
         // The times are others, the members those of one of the two.
         let next = FleetListing { listed_at: Some(at(999)), ..listing(2500, 0) };
         store.save_fleet_listing("a", Some(&next)).await.unwrap();
         assert_eq!(listings(&store).await, [named("a", next)].into());
     }
-    // How many steps a save has depends on the speed of the writer: one is enough.
-    assert!(interrupted > 0, "{interrupted}");
     store.close().await.unwrap();
 }
 
