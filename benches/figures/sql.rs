@@ -123,7 +123,7 @@ async fn postgres(table: &mut Table, batches: &[SinkBatch], url: &str, mut clien
         authorities: [].into(),
     };
     let mut target = PostgresTarget::new(&settings);
-    target.open().await.unwrap();
+    target.open(None).await.unwrap();
     client
         .batch_execute(&format!(
             "SET search_path TO {schema};
@@ -229,7 +229,7 @@ async fn sqlite(table: &mut Table, batches: &[SinkBatch]) {
         let directory = directory();
         let path = directory.path().join("copy.sqlite");
         let mut target = SqliteTarget::new(&SqliteSettings { path: path.clone() });
-        target.open().await.unwrap();
+        target.open(None).await.unwrap();
         let began = Instant::now();
         for batch in batches.iter().chain(batches) {
             target.deliver(batch).await.unwrap();

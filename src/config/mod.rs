@@ -62,7 +62,7 @@ pub use origin::{EffectiveValue, ValueOrigin};
 pub use secret::trimmed;
 pub use sections::{FeedConfig, LogConfig, LogFormat, Sections, StoreConfig, level};
 pub use settings::{ReloadEffect, default_settings};
-pub use sinks::{SinkConfig, SinkTargetConfig, SinkUrl, WebhookConfig};
+pub use sinks::{NatsConfig, SinkConfig, SinkTargetConfig, SinkUrl, WebhookConfig};
 pub use sources::Sources;
 
 use crate::mirror::account::Account;
@@ -213,7 +213,8 @@ impl Config {
             consumers.read(name, table, report);
         }
         let consumers = consumers.all;
-        let mut sinks = SinkCollector::new(sources, &groups);
+        let retention = sections.as_ref().map(|sections| sections.feed.retention);
+        let mut sinks = SinkCollector::new(sources, &groups, retention.unwrap_or_default());
         for (name, table) in &layers.sinks {
             sinks.read(name, table, report);
         }

@@ -251,6 +251,9 @@ const SINK: &[ConfigKey] = &[
     ConfigKey::with_default("allow_private", "false"),
     ConfigKey::with_default("schema", r#""calmirror""#),
     ConfigKey::without_default("path"),
+    ConfigKey::without_default("credentials_file"),
+    ConfigKey::with_default("stream", r#""CALMIRROR""#),
+    ConfigKey::with_default("subject", r#""calmirror""#),
 ];
 
 /// The keys of a window, in addition to every key of `[defaults]`.

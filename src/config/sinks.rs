@@ -57,6 +57,25 @@ pub enum SinkTargetConfig {
         /// The file.
         path: PathBuf,
     },
+    /// A stream of NATS JetStream.
+    Nats(NatsConfig),
+}
+
+/// A stream of NATS JetStream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NatsConfig {
+    /// The servers.
+    pub url: SinkUrl,
+    /// The file with the JWT and the key of the user.
+    pub credentials_file: Option<PathBuf>,
+    /// Additional authorities.
+    pub ca_file: Option<AuthorityFile>,
+    /// The stream.
+    pub stream: Arc<str>,
+    /// What the subjects of this sink begin with.
+    pub subject: Arc<str>,
+    /// How long removals stay in the stream, which is as long as in the feed.
+    pub retention: Duration,
 }
 
 /// A receiver of webhooks.
@@ -75,7 +94,7 @@ pub struct WebhookConfig {
 }
 
 /// An address, which may be a secret.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SinkUrl {
     /// As written.
     Text(Arc<str>),
@@ -97,12 +116,14 @@ enum TargetKind {
     Webhook,
     Postgres,
     Sqlite,
+    Nats,
 }
 
-const KINDS: [(&str, TargetKind); 3] = [
+const KINDS: [(&str, TargetKind); 4] = [
     ("webhook", TargetKind::Webhook),
     ("postgres", TargetKind::Postgres),
     ("sqlite", TargetKind::Sqlite),
+    ("nats", TargetKind::Nats),
 ];
 
 impl TargetKind {
@@ -114,6 +135,7 @@ impl TargetKind {
             }
             Self::Postgres => &["url", "url_file", "schema", "ca_file"],
             Self::Sqlite => &["path"],
+            Self::Nats => &["url", "url_file", "credentials_file", "ca_file", "stream", "subject"],
         }
     }
 }
@@ -127,21 +149,26 @@ const LEVELS: [(&str, AccessLevel); 2] = [("times", AccessLevel::Times), ("all",
 pub(super) struct SinkCollector<'a> {
     sources: &'a Sources,
     groups: &'a WindowGroups,
+    /// How long removals stay in the feed.
+    retention: Duration,
     /// The owners of SQLite files.
     paths: BTreeMap<PathBuf, String>,
+    /// The owners of subjects, by stream.
+    subjects: BTreeMap<(SinkUrl, Arc<str>, Arc<str>), String>,
     pub(super) all: Vec<SinkConfig>,
 }
 
 impl<'a> SinkCollector<'a> {
-    pub(super) fn new(sources: &'a Sources, groups: &'a WindowGroups) -> Self {
-        Self { sources, groups, paths: BTreeMap::new(), all: Vec::new() }
+    pub(super) fn new(sources: &'a Sources, groups: &'a WindowGroups, retention: Duration) -> Self {
+        let (paths, subjects) = (BTreeMap::new(), BTreeMap::new());
+        Self { sources, groups, retention, paths, subjects, all: Vec::new() }
     }
 
     /// Reads one `[sink.NAME]`.
     pub(super) fn read(&mut self, name: &str, table: &LayeredTable, report: &mut DiagnosticSink) {
         let mut reader = TableReader::new(table, report);
         if !reader.has("type") {
-            let remedy = "write type = \"webhook\", \"postgres\" or \"sqlite\"";
+            let remedy = "write type = \"webhook\", \"postgres\", \"sqlite\" or \"nats\"";
             reader.missing("", "no type", remedy);
             return;
         }
@@ -159,6 +186,7 @@ impl<'a> SinkCollector<'a> {
             TargetKind::Webhook => self.webhook(&mut reader),
             TargetKind::Postgres => self.postgres(&mut reader),
             TargetKind::Sqlite => self.sqlite(&mut reader),
+            TargetKind::Nats => self.nats(&mut reader),
         };
         let windows = match reader.has("windows") {
             true => reader.read("windows", patterns),
@@ -239,6 +267,44 @@ impl<'a> SinkCollector<'a> {
         Some(SinkTargetConfig::Sqlite { path })
     }
 
+    fn nats(&mut self, reader: &mut TableReader<'_>) -> Option<SinkTargetConfig> {
+        let url = self.url(reader);
+        let credentials_file = match reader.has("credentials_file") {
+            true => reader
+                .read("credentials_file", |written| secret::path(written, self.sources))
+                .map(Some),
+            false => Some(None),
+        };
+        let stream: Option<Arc<str>> = reader.read("stream", |written| {
+            let text = written.text()?;
+            match is_token(text) {
+                true => Ok(Arc::from(text)),
+                false => Err(Issue::new("not a name for a stream", TOKEN_REMEDY)),
+            }
+        });
+        let subject: Option<Arc<str>> = reader.read("subject", |written| {
+            let text = written.text()?;
+            match text.split('.').all(is_token) {
+                true => Ok(Arc::from(text)),
+                false => Err(Issue::new(
+                    "not the beginning of subjects",
+                    "write words of letters, digits, `-` and `_`, with dots between them",
+                )),
+            }
+        });
+        let ca_file = ca_file(reader)?;
+        let (url, credentials_file) = (url?, credentials_file?);
+        let (stream, subject, retention) = (stream?, subject?, self.retention);
+        let place = (url.clone(), stream.clone(), subject.clone());
+        if let Some(owner) = self.subjects.insert(place, reader.name("subject")) {
+            let problem = format!("the same stream and subject as {owner}");
+            reader.fault("subject", Issue::new(problem, "give each sink a subject of its own"));
+            return None;
+        }
+        let nats = NatsConfig { url, credentials_file, ca_file, stream, subject, retention };
+        Some(SinkTargetConfig::Nats(nats))
+    }
+
     /// The address, which is never shown.
     fn url(&self, reader: &mut TableReader<'_>) -> Option<SinkUrl> {
         match (reader.has("url_file"), reader.has("url")) {
@@ -281,6 +347,14 @@ fn ca_file(reader: &mut TableReader<'_>) -> Option<Option<AuthorityFile>> {
         false => Some(None),
     }
 }
+
+/// Whether it is a word of a subject, which is also the name of a file.
+fn is_token(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    (1..=64).contains(&text.len()) && text.chars().all(plain)
+}
+
+const TOKEN_REMEDY: &str = "use 1 to 64 letters, digits, `-` and `_`";
 
 /// Checks a filter. Only lines for people and programs can lack members or changes.
 fn check_filter(text: &str, of_lines: bool) -> Result<(), Issue> {

@@ -198,6 +198,9 @@ fn is_allowed(event: &Metadata<'_>) -> bool {
     };
     let most = if of("calmirror") {
         LevelFilter::TRACE
+    } else if of("async_nats") {
+        // What it has to say, the sink says.
+        LevelFilter::OFF
     } else if of("sled") {
         LevelFilter::WARN
     } else {

@@ -1,4 +1,4 @@
-//! Sends changes on: to webhooks and databases, each sink in a task of its own.
+//! Sends changes on: to webhooks, databases and streams, each sink in a task of its own.
 //!
 //! A sink is a reader of the feed like any other, whose position is durable. It starts with a
 //! snapshot of its windows, and again if its windows, filter or level changed or if it was away for
@@ -7,6 +7,8 @@
 pub mod batch;
 mod context;
 pub mod error;
+pub mod nats;
+mod network;
 pub mod postgres;
 mod record;
 pub mod secret;
@@ -32,11 +34,12 @@ use zeroize::Zeroizing;
 
 use crate::api::AppState;
 use crate::config::{
-    AuthorityFile, SinkConfig, SinkTargetConfig, SinkUrl, WebhookConfig, WindowGroup,
+    AuthorityFile, NatsConfig, SinkConfig, SinkTargetConfig, SinkUrl, WebhookConfig, WindowGroup,
 };
 use crate::env::Env;
 use crate::store::StoreError;
 use context::SinkContext;
+use nats::{NatsSettings, NatsTarget};
 use postgres::{PostgresSettings, PostgresTarget};
 use secret::SinkSecret;
 use sqlite::{SqliteSettings, SqliteTarget};
@@ -73,7 +76,7 @@ struct RunningSink {
 struct SinkFiles {
     /// A hash of the address.
     address: [u8; 32],
-    /// A hash of the secret that signs.
+    /// A hash of the secret that signs, or that logs in.
     secret: [u8; 32],
     /// The type of the target, and where it is, for people.
     shown: (&'static str, String),
@@ -190,6 +193,10 @@ pub fn problems(config: &SinkConfig) -> Vec<String> {
             let problems = webhook_settings(webhook).problems().into_iter();
             problems.map(|problem| problem.message).collect()
         }
+        SinkTargetConfig::Nats(nats) => {
+            let problems = nats_settings(nats).problems().into_iter();
+            problems.map(|problem| problem.message).collect()
+        }
         SinkTargetConfig::Postgres { .. } | SinkTargetConfig::Sqlite { .. } => Vec::new(),
     }
 }
@@ -212,6 +219,11 @@ impl SinkFiles {
             }
             SinkTargetConfig::Sqlite { path } => {
                 (Vec::new(), Vec::new(), ("sqlite", path.display().to_string()))
+            }
+            SinkTargetConfig::Nats(nats) => {
+                let credentials = nats.credentials_file.as_ref().map(std::fs::read);
+                let credentials = credentials.and_then(Result::ok).unwrap_or_default();
+                (address(&nats.url), credentials, ("nats", nats_settings(nats).shown()))
             }
         };
         let hash = |content: Vec<u8>| Sha256::digest(Zeroizing::new(content)).into();
@@ -240,6 +252,17 @@ fn webhook_settings(config: &WebhookConfig) -> WebhookSettings {
     }
 }
 
+fn nats_settings(config: &NatsConfig) -> NatsSettings {
+    NatsSettings {
+        url: secret_of(&config.url),
+        credentials_file: config.credentials_file.clone(),
+        authorities: certificates(config.ca_file.as_ref()),
+        stream: config.stream.clone(),
+        subject: config.subject.clone(),
+        retention: config.retention,
+    }
+}
+
 fn certificates(file: Option<&AuthorityFile>) -> Arc<[rustls_pki_types::CertificateDer<'static>]> {
     file.map(|file| file.certificates.clone()).unwrap_or_default()
 }
@@ -258,6 +281,9 @@ fn targets(env: Env) -> TargetMaker {
             }
             SinkTargetConfig::Sqlite { path } => {
                 Box::new(SqliteTarget::new(&SqliteSettings { path: path.clone() }))
+            }
+            SinkTargetConfig::Nats(nats) => {
+                Box::new(NatsTarget::new(&nats_settings(nats), &config.name))
             }
         }
     })

@@ -100,7 +100,10 @@ impl PostgresTarget {
 }
 
 impl SinkTarget for PostgresTarget {
-    fn open(&mut self) -> BoxFuture<'_, Result<KeptPosition, SinkError>> {
+    fn open<'a>(
+        &'a mut self,
+        _: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<KeptPosition, SinkError>> {
         Box::pin(within_limit(self.connect()))
     }
 

@@ -13,6 +13,9 @@ pub(super) struct SinkRecord {
     /// What the position belongs to: the target, and what is sent to it.
     pub(super) identity: String,
     pub(super) position: Option<SinkPosition>,
+    /// What the target recognises itself by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) mark: Option<String>,
     /// A snapshot that the target has to get before anything else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) begins: Option<SnapshotId>,

@@ -86,7 +86,7 @@ impl<'a> Session<'a> {
     ) -> Result<Self, SessionEnd> {
         let view = context.view()?;
         let mut target = context.target();
-        let kept = target.open().await?;
+        let kept = target.open(record.mark.as_deref()).await?;
         let identity = context.identity(&view);
         let kept_in_target = matches!(kept, KeptPosition::InTarget(_));
         if record.identity != identity {
@@ -96,7 +96,7 @@ impl<'a> Session<'a> {
         }
         let position = match kept {
             _ if record.begins.is_some() => None,
-            KeptPosition::InTarget(None) => None,
+            KeptPosition::InTarget(None) | KeptPosition::Lost => None,
             _ if record.replays => record.position.clone(),
             KeptPosition::InTarget(position) => position,
             KeptPosition::InStore => record.position.clone(),
@@ -163,7 +163,9 @@ impl<'a> Session<'a> {
                 windows: windows(app, &changes),
                 changes,
             };
-            self.deliver(&batch, effort).await?;
+            if let Some(mark) = self.deliver(&batch, effort).await? {
+                record.mark = Some(mark);
+            }
             status.set_sent_until(until);
         }
         (record.position, record.replays) = (Some(after.clone()), false);
@@ -178,13 +180,19 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    async fn deliver(&mut self, batch: &SinkBatch, effort: &mut Effort) -> Result<(), SessionEnd> {
+    /// Delivers a batch; returns the new mark of the target, if it has one.
+    async fn deliver(
+        &mut self,
+        batch: &SinkBatch,
+        effort: &mut Effort,
+    ) -> Result<Option<String>, SessionEnd> {
         let (begun, count) = (Instant::now(), batch.changes.len());
         match self.target.deliver(batch).await {
-            Ok(receipt) => {
+            Ok(mut receipt) => {
+                let mark = receipt.mark.take();
                 *effort = Effort { failures: 0, limit: MAX_CHANGES };
                 self.context.status.delivered(batch.at, millis(begun), count, receipt);
-                Ok(())
+                Ok(mark)
             }
             Err(error) => {
                 if error.status == Some(413) {

@@ -67,7 +67,10 @@ impl SqliteTarget {
 }
 
 impl SinkTarget for SqliteTarget {
-    fn open(&mut self) -> BoxFuture<'_, Result<KeptPosition, SinkError>> {
+    fn open<'a>(
+        &'a mut self,
+        _: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<KeptPosition, SinkError>> {
         Box::pin(async {
             let file = lock(self.path.clone()).await?;
             let migrations = self.migrations;

@@ -183,7 +183,7 @@ impl StatusParts {
         result: Result<Receipt, SinkError>,
     ) {
         let (outcome, status, id) = match result {
-            Ok(Receipt { status, id }) => ("delivered", status, id),
+            Ok(Receipt { status, id, .. }) => ("delivered", status, id),
             Err(error) => (error.kind.as_str(), error.status, None),
         };
         let outcome = outcome.to_owned();

@@ -9,8 +9,12 @@ use super::error::SinkError;
 /// A target: a receiver of webhooks, a database, a message log. After an error it is dropped, and
 /// another one is made for the next attempt.
 pub trait SinkTarget: Send {
-    /// Connects and prepares what is missing, such as tables. Comes before anything else.
-    fn open(&mut self) -> BoxFuture<'_, Result<KeptPosition, SinkError>>;
+    /// Connects and prepares what is missing, such as tables. Comes before anything else. The mark
+    /// is that of the last receipt that had one.
+    fn open<'a>(
+        &'a mut self,
+        mark: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<KeptPosition, SinkError>>;
 
     /// Sends a batch. It is durable at the target, as far as the target promises that, when this
     /// returns. The same batch, or one that overlaps with it, may come again.
@@ -30,6 +34,8 @@ pub trait SinkTarget: Send {
 pub enum KeptPosition {
     /// In the store of the daemon.
     InStore,
+    /// In the store of the daemon; but the target has lost what it was sent.
+    Lost,
     /// In the target, written together with the changes; `None` in an empty one.
     InTarget(Option<SinkPosition>),
 }
@@ -41,4 +47,6 @@ pub struct Receipt {
     pub status: Option<u16>,
     /// The id of the message.
     pub id: Option<String>,
+    /// What the target recognises itself by when it is opened again, for the store.
+    pub mark: Option<String>,
 }

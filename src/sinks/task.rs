@@ -193,7 +193,7 @@ impl SinkContext {
         let now = self.app.env.now();
         let begun = Instant::now();
         let testing = async {
-            target.open().await?;
+            target.open(None).await?;
             target.test(&self.config.name, now).await
         };
         let result = testing.await;

@@ -34,6 +34,8 @@ struct SinkCopy {
     /// Whether it keeps the position itself, and which.
     keeps: bool,
     kept: Option<SinkPosition>,
+    /// What it recognises itself by, if the position is in the store.
+    mark: Option<String>,
     tests: usize,
 }
 
@@ -75,10 +77,14 @@ impl CopyTarget {
 }
 
 impl SinkTarget for CopyTarget {
-    fn open(&mut self) -> BoxFuture<'_, Result<KeptPosition, SinkError>> {
+    fn open<'a>(
+        &'a mut self,
+        mark: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<KeptPosition, SinkError>> {
         let copy = self.lock();
         let kept = match copy.keeps {
             true => KeptPosition::InTarget(copy.kept.clone()),
+            false if copy.mark.as_deref() != mark => KeptPosition::Lost,
             false => KeptPosition::InStore,
         };
         Box::pin(std::future::ready(Ok(kept)))
@@ -96,7 +102,7 @@ impl SinkTarget for CopyTarget {
             Some(error) => Err(error),
             None => {
                 copy.take(batch);
-                Ok(Receipt::default())
+                Ok(Receipt { mark: copy.mark.clone(), ..Receipt::default() })
             }
         };
         Box::pin(std::future::ready(result))
@@ -251,6 +257,22 @@ async fn a_restart_continues_and_another_view_begins_again() {
     // What is kept of a sink that is gone is deleted.
     rig.configure(&[]).await;
     assert!(rig.fixture.store.sinks().await.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_lost_what_it_was_sent_gets_a_snapshot() {
+    let mut rig = SinkFixture::new().await;
+    rig.copy().mark = Some("one".to_owned());
+    rig.write(&["a"], &[]).await;
+    rig.configure(&[config("crm", "")]).await;
+    assert_eq!(rig.batches(), ["begins a ends"]);
+    rig.restart(&[config("crm", "")]).await;
+    assert!(rig.batches().is_empty(), "its mark is that of the last delivery");
+    rig.copy().mark = Some("two".to_owned());
+    rig.restart(&[config("crm", "")]).await;
+    assert_eq!(rig.batches(), ["begins a ends"]);
+    rig.restart(&[config("crm", "")]).await;
+    assert!(rig.batches().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -142,12 +142,15 @@ impl WebhookTarget {
             body,
         };
         let status = client.send(request, now).await?;
-        Ok(Receipt { status: Some(status.as_u16()), id: Some(id) })
+        Ok(Receipt { status: Some(status.as_u16()), id: Some(id), mark: None })
     }
 }
 
 impl SinkTarget for WebhookTarget {
-    fn open(&mut self) -> BoxFuture<'_, Result<KeptPosition, SinkError>> {
+    fn open<'a>(
+        &'a mut self,
+        _: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<KeptPosition, SinkError>> {
         Box::pin(async move {
             let (settings, environment) = (self.settings.clone(), self.environment.clone());
             let open = move || match environment {

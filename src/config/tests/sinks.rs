@@ -40,10 +40,13 @@ fn a_sink_has_a_target_and_sends_everything_unless_it_is_limited() {
 
 #[test]
 fn what_is_wrong_with_a_sink_is_said_with_its_place() {
-    check_sink("", &["sink.crm: no type; write type = \"webhook\", \"postgres\" or \"sqlite\""]);
+    check_sink(
+        "",
+        &["sink.crm: no type; write type = \"webhook\", \"postgres\", \"sqlite\" or \"nats\""],
+    );
     check_sink(
         "type = \"kafka\"",
-        &["sink.crm.type: unknown value \"kafka\"; write one of webhook, postgres, sqlite"],
+        &["sink.crm.type: unknown value \"kafka\"; write one of webhook, postgres, sqlite, nats"],
     );
     check_sink(
         "type = \"sqlite\"\npath = \"/tmp/x\"\nurl = \"x\"",
@@ -76,4 +79,29 @@ fn what_is_wrong_with_a_sink_is_said_with_its_place() {
     let schema = "type = \"postgres\"\nurl = \"x\"\nschema = \"Mine\"";
     let faults = fixture(&format!("[sink.crm]\n{schema}\n")).faults();
     assert!(faults[0].contains("not a name for a schema"), "{faults:?}");
+    let nats = "type = \"nats\"\nurl = \"nats://canary@n\"\n";
+    for (line, fault) in [
+        ("stream = \"A.B\"", "sink.a.stream: not a name for a stream"),
+        ("subject = \"cal..x\"", "sink.a.subject: not the beginning of subjects"),
+        ("subject = \"cal.>\"", "sink.a.subject: not the beginning of subjects"),
+        ("schema = \"x\"", "sink.a.schema: not a key of this type of sink"),
+    ] {
+        let faults = fixture(&format!("[sink.a]\n{nats}{line}\n")).faults();
+        assert!(faults.len() == 1 && faults[0].contains(fault), "{line}: {faults:?}");
+    }
+    let faults = fixture(&format!("[sink.a]\n{nats}[sink.b]\n{nats}")).faults();
+    let shared = "sink.b.subject: the same stream and subject as sink.a.subject";
+    assert!(faults[0].contains(shared) && !faults[0].contains("canary"), "{faults:?}");
+}
+
+#[test]
+fn a_stream_keeps_removals_as_long_as_the_feed() {
+    let text = "[feed]\nretention = \"3d\"\n[sink.a]\ntype = \"nats\"\nurl = \"tls://n:4222\"\n                credentials_file = \"n.creds\"\nsubject = \"cal.prod\"\n[account.contoso]\n                tenant = \"t\"\nclient_id = \"c\"\nclient_secret_file = \"crm.whsec\"\n";
+    let fixture = fixture(text);
+    fixture.secret("n.creds", "canary", 0o600);
+    let config = fixture.config();
+    let SinkTargetConfig::Nats(nats) = &config.sinks[0].target else { panic!("{config:?}") };
+    assert_eq!((&*nats.stream, &*nats.subject), ("CALMIRROR", "cal.prod"));
+    assert_eq!(nats.retention, std::time::Duration::from_secs(3 * 24 * 3600));
+    assert!(nats.credentials_file.as_ref().unwrap().ends_with("n.creds"));
 }

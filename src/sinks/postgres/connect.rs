@@ -15,6 +15,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::loopback::is_loopback;
 use crate::sinks::error::{SinkError, SinkErrorKind};
+use crate::sinks::network::{verifier, without_tls};
 
 /// The longest wait for a connection, with TLS and the password.
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);
@@ -111,23 +112,18 @@ fn tls_config(
     mode: TlsMode,
     authorities: &[CertificateDer<'static>],
 ) -> Result<ClientConfig, SinkError> {
-    let failed = |_: rustls::Error| {
-        let message = "this machine has no certificates of authorities that can be used for TLS";
-        SinkError::new(SinkErrorKind::Misconfigured, message)
-    };
     let provider = Arc::new(aws_lc_rs::default_provider());
     let known = match mode {
         TlsMode::Disable | TlsMode::Prefer => None,
         TlsMode::Require if authorities.is_empty() => None,
         TlsMode::Require | TlsMode::VerifyCa | TlsMode::VerifyFull => {
-            let authorities = authorities.iter().cloned();
-            Some(Verifier::new_with_extra_roots(authorities, provider.clone()).map_err(failed)?)
+            Some(verifier(authorities, provider.clone())?)
         }
     };
     let checks_name = mode == TlsMode::VerifyFull;
     let verifier = SslModeVerifier { known, checks_name, provider: provider.clone() };
     let builder = ClientConfig::builder_with_provider(provider);
-    let builder = builder.with_safe_default_protocol_versions().map_err(failed)?;
+    let builder = builder.with_safe_default_protocol_versions().map_err(without_tls)?;
     Ok(builder
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))

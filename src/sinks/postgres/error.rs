@@ -1,13 +1,10 @@
 //! What an error of PostgreSQL means. The server's texts quote rows and parameters, and a
 //! connection's errors may name hosts, so only the code of an error is shown.
 
-use std::error::Error as StdError;
-use std::io;
-
-use rustls::CertificateError;
 use tokio_postgres::error::SqlState;
 
 use crate::sinks::error::{SinkError, SinkErrorKind};
+use crate::sinks::network::connection_problem;
 
 impl From<tokio_postgres::Error> for SinkError {
     fn from(error: tokio_postgres::Error) -> Self {
@@ -15,7 +12,7 @@ impl From<tokio_postgres::Error> for SinkError {
             return of_state(state);
         }
         let unreachable = |message: String| Self::new(SinkErrorKind::Unreachable, message);
-        if let Some(problem) = cause(&error) {
+        if let Some(problem) = connection_problem(&error, "the database") {
             return unreachable(problem);
         }
         // The text of the library's error is fixed; what it quotes is in its sources.
@@ -30,61 +27,6 @@ impl From<tokio_postgres::Error> for SinkError {
             ),
             other => unreachable(format!("the database cannot be used: {other}")),
         }
-    }
-}
-
-/// What the sources of an error say of a connection.
-fn cause(error: &(dyn StdError + 'static)) -> Option<String> {
-    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-        return Some(match tls {
-            rustls::Error::InvalidCertificate(fault) => {
-                format!("the certificate of the database {}", certificate_problem(fault))
-            }
-            _ => "TLS with the database failed".into(),
-        });
-    }
-    let Some(found) = error.downcast_ref::<io::Error>() else { return cause(error.source()?) };
-    // An error that wraps another is not the source of it.
-    if let Some(inner) = found.get_ref()
-        && let Some(problem) = cause(inner)
-    {
-        return Some(problem);
-    }
-    Some(match found.kind() {
-        io::ErrorKind::ConnectionRefused => "the database refused the connection".into(),
-        io::ErrorKind::TimedOut => "the database did not answer in time".into(),
-        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-            "there is no route to the database".into()
-        }
-        io::ErrorKind::NotFound => "the socket of the database does not exist".into(),
-        io::ErrorKind::PermissionDenied => "the socket of the database is not accessible".into(),
-        io::ErrorKind::ConnectionReset
-        | io::ErrorKind::ConnectionAborted
-        | io::ErrorKind::BrokenPipe
-        | io::ErrorKind::UnexpectedEof => "the connection to the database ended".into(),
-        _ => "the host of the database has no address, or no connection to it is possible".into(),
-    })
-}
-
-/// Continues "the certificate of the database".
-fn certificate_problem(fault: &CertificateError) -> &'static str {
-    match fault {
-        CertificateError::UnknownIssuer => {
-            "is from an unknown authority; name that authority's certificate in ca_file"
-        }
-        CertificateError::BadSignature => {
-            "is signed with another key than that of the trusted authority of the same name"
-        }
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            "is for another name than the host of its URL"
-        }
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            "has expired, or this machine's clock is wrong"
-        }
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            "is not valid yet, or this machine's clock is wrong"
-        }
-        _ => "was not accepted",
     }
 }
 

@@ -30,7 +30,7 @@ async fn interrupted_and_replaced_snapshots_end_right() {
 async fn every_column_is_written_and_views_are_readable() {
     with_schema(async |fixture| {
         let mut target = fixture.target();
-        assert_eq!(target.open().await, Ok(KeptPosition::InTarget(None)));
+        assert_eq!(target.open(None).await, Ok(KeptPosition::InTarget(None)));
         let times = |id: &str, show_as: &str, from: &str, to: &str| {
             let event = format!(
                 r#"{{"subject":"{id}","showAs":"{show_as}","start":{{"dateTime":"2026-11-23T{from}",
@@ -96,7 +96,7 @@ async fn every_column_is_written_and_views_are_readable() {
         target.deliver(&live(vec![removal], &[])).await.unwrap();
         assert_eq!(fixture.query("SELECT name FROM \"window\"").await, ["alice"]);
         drop(target);
-        let position = fixture.target().open().await.unwrap();
+        let position = fixture.target().open(None).await.unwrap();
         let KeptPosition::InTarget(Some(position)) = position else { panic!("{position:?}") };
         assert_eq!((&*position.cursor, position.snapshot), ("2", None));
     })
@@ -107,7 +107,7 @@ async fn every_column_is_written_and_views_are_readable() {
 async fn a_test_shows_that_a_batch_could_be_written_and_writes_nothing() {
     with_schema(async |fixture| {
         let mut target = fixture.target();
-        target.open().await.unwrap();
+        target.open(None).await.unwrap();
         let at = "2026-11-21T10:00:00Z".parse().unwrap();
         target.test("copy", at).await.unwrap();
         let state = "SELECT count(*), (SELECT cursor FROM position) FROM event";
@@ -123,14 +123,14 @@ async fn a_test_shows_that_a_batch_could_be_written_and_writes_nothing() {
 async fn a_schema_has_one_sink() {
     with_schema(async |fixture| {
         let mut first = fixture.target();
-        first.open().await.unwrap();
-        let refused = fixture.target().open().await.unwrap_err();
+        first.open(None).await.unwrap();
+        let refused = fixture.target().open(None).await.unwrap_err();
         assert_eq!(refused.kind, SinkErrorKind::Unsuitable);
         let shown = format!("writes to schema {}", fixture.name);
         assert!(refused.message.contains(&shown), "{refused}");
         first.deliver(&live(vec![change("alice", "AA=", Some(FULL))], &["alice"])).await.unwrap();
         drop(first);
-        fixture.target().open().await.unwrap();
+        fixture.target().open(None).await.unwrap();
     })
     .await;
 }
@@ -141,11 +141,13 @@ async fn versions_are_migrated_and_newer_ones_refused() {
     const FAILING: &[&str] = &[MIGRATIONS[0], STEPS[1], "DROP VIEW agenda", "DROP TABLE nothing"];
     with_schema(async |fixture| {
         let mut old = fixture.target();
-        old.open().await.unwrap();
+        old.open(None).await.unwrap();
         old.deliver(&live(vec![change("alice", "AA=", Some(FULL))], &["alice"])).await.unwrap();
         drop(old);
         let mut new = PostgresTarget { migrations: STEPS, ..fixture.target() };
-        let KeptPosition::InTarget(Some(position)) = new.open().await.unwrap() else { panic!() };
+        let KeptPosition::InTarget(Some(position)) = new.open(None).await.unwrap() else {
+            panic!()
+        };
         assert_eq!(position.cursor, "2");
         new.deliver(&live(vec![change("alice", "BB=", Some("{}"))], &["alice"])).await.unwrap();
         drop(new);
@@ -153,9 +155,9 @@ async fn versions_are_migrated_and_newer_ones_refused() {
             "SELECT id, made_up, (SELECT schema_version FROM position) FROM event ORDER BY id";
         assert_eq!(fixture.query(state).await, ["AA=|-|2", "BB=|-|2"]);
         // A step that fails leaves nothing behind.
-        PostgresTarget { migrations: FAILING, ..fixture.target() }.open().await.unwrap_err();
+        PostgresTarget { migrations: FAILING, ..fixture.target() }.open(None).await.unwrap_err();
         assert_eq!(fixture.query("SELECT count(*) FROM agenda").await.len(), 1);
-        let refused = fixture.target().open().await.unwrap_err();
+        let refused = fixture.target().open(None).await.unwrap_err();
         assert_eq!(refused.kind, SinkErrorKind::Unsuitable);
         let shown = "version 2 and this calmirror writes version 1";
         assert!(refused.message.contains(shown), "{refused}");
@@ -170,7 +172,7 @@ async fn tables_of_others_are_refused_untouched() {
     {
         with_schema(async |fixture| {
             fixture.execute(&format!("CREATE SCHEMA {}; CREATE {foreign}", fixture.name)).await;
-            let refused = fixture.target().open().await.unwrap_err();
+            let refused = fixture.target().open(None).await.unwrap_err();
             assert_eq!(refused.kind, SinkErrorKind::Unsuitable);
             assert!(refused.message.contains("which calmirror did not create"), "{refused}");
             let tables = format!(
@@ -186,7 +188,7 @@ async fn tables_of_others_are_refused_untouched() {
         fixture
             .execute(&format!("CREATE SCHEMA {}; CREATE TABLE other (x int)", fixture.name))
             .await;
-        fixture.target().open().await.unwrap();
+        fixture.target().open(None).await.unwrap();
     })
     .await;
 }
@@ -199,7 +201,7 @@ async fn names_of_schemas_cannot_be_statements() {
             schema: name.into(),
             authorities: [].into(),
         };
-        let refused = PostgresTarget::new(&settings).open().await.unwrap_err();
+        let refused = PostgresTarget::new(&settings).open(None).await.unwrap_err();
         assert_eq!(refused.kind, SinkErrorKind::Misconfigured, "{name}");
     }
 }

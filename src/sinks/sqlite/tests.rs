@@ -86,7 +86,7 @@ async fn interrupted_and_replaced_snapshots_end_right() {
 async fn every_column_is_written_and_views_are_readable() {
     let fixture = SqliteFixture::new();
     let mut target = fixture.target();
-    assert_eq!(target.open().await, Ok(KeptPosition::InTarget(None)));
+    assert_eq!(target.open(None).await, Ok(KeptPosition::InTarget(None)));
     let times = |id: &str, show_as: &str, from: &str, to: &str| {
         let event = format!(
             r#"{{"subject":"{id}","showAs":"{show_as}","start":{{"dateTime":"2026-11-23T{from}",
@@ -152,7 +152,7 @@ async fn every_column_is_written_and_views_are_readable() {
         assert_eq!(mode(Path::new(&path)), 0o600, "{path}");
     }
     drop(target);
-    let position = fixture.target().open().await.unwrap();
+    let position = fixture.target().open(None).await.unwrap();
     let KeptPosition::InTarget(Some(position)) = position else { panic!("{position:?}") };
     assert_eq!((&*position.cursor, position.snapshot), ("2", None));
 }
@@ -161,7 +161,7 @@ async fn every_column_is_written_and_views_are_readable() {
 async fn a_test_shows_that_a_batch_could_be_written_and_writes_nothing() {
     let fixture = SqliteFixture::new();
     let mut target = fixture.target();
-    target.open().await.unwrap();
+    target.open(None).await.unwrap();
     let at = "2026-11-21T10:00:00Z".parse().unwrap();
     target.test("copy", at).await.unwrap();
     assert_eq!(fixture.query("SELECT count(*), (SELECT cursor FROM position) FROM event"), ["0|-"]);
@@ -174,13 +174,13 @@ async fn a_test_shows_that_a_batch_could_be_written_and_writes_nothing() {
 async fn a_file_has_one_sink() {
     let fixture = SqliteFixture::new();
     let mut first = fixture.target();
-    first.open().await.unwrap();
+    first.open(None).await.unwrap();
     // Another path to the same file.
     let link = fixture.directory.path().join("link.sqlite");
     std::os::unix::fs::symlink(&fixture.path, &link).unwrap();
     for path in [&fixture.path, &link] {
         let mut second = SqliteTarget::new(&SqliteSettings { path: path.clone() });
-        let refused = second.open().await.unwrap_err();
+        let refused = second.open(None).await.unwrap_err();
         assert_eq!(refused.kind, SinkErrorKind::Unsuitable);
         assert!(refused.message.contains("another sink or another calmirror"), "{refused}");
         assert!(refused.message.contains("copy.sqlite") || path == &link, "{refused}");
@@ -188,7 +188,7 @@ async fn a_file_has_one_sink() {
     // The first one still has its locks of SQLite.
     first.deliver(&live(vec![change("alice", "AA=", Some(FULL))], &["alice"])).await.unwrap();
     drop(first);
-    fixture.target().open().await.unwrap();
+    fixture.target().open(None).await.unwrap();
 }
 
 #[tokio::test]
@@ -197,19 +197,19 @@ async fn versions_are_migrated_and_newer_ones_refused() {
     const FAILING: &[&str] = &[MIGRATIONS[0], STEPS[1], "DROP VIEW agenda", "DROP TABLE nothing"];
     let fixture = SqliteFixture::new();
     let mut old = fixture.target();
-    old.open().await.unwrap();
+    old.open(None).await.unwrap();
     old.deliver(&live(vec![change("alice", "AA=", Some(FULL))], &["alice"])).await.unwrap();
     drop(old);
     let mut new = SqliteTarget { migrations: STEPS, ..fixture.target() };
-    let KeptPosition::InTarget(Some(position)) = new.open().await.unwrap() else { panic!() };
+    let KeptPosition::InTarget(Some(position)) = new.open(None).await.unwrap() else { panic!() };
     assert_eq!(position.cursor, "2");
     drop(new);
     let state = "SELECT id, made_up, (SELECT schema_version FROM position) FROM event";
     assert_eq!(fixture.query(state), ["AA=|-|2"]);
     // A step that fails leaves nothing behind.
-    SqliteTarget { migrations: FAILING, ..fixture.target() }.open().await.unwrap_err();
+    SqliteTarget { migrations: FAILING, ..fixture.target() }.open(None).await.unwrap_err();
     assert_eq!(fixture.query("SELECT count(*) FROM sqlite_master WHERE name = 'agenda'"), ["1"]);
-    let refused = fixture.target().open().await.unwrap_err();
+    let refused = fixture.target().open(None).await.unwrap_err();
     assert_eq!(refused.kind, SinkErrorKind::Unsuitable);
     assert!(refused.message.contains("version 2 and this calmirror writes version 1"), "{refused}");
     assert_eq!(fixture.query(state), ["AA=|-|2"]);
@@ -219,7 +219,7 @@ async fn versions_are_migrated_and_newer_ones_refused() {
 async fn files_that_are_not_ours_are_refused_untouched() {
     let fixture = SqliteFixture::new();
     std::fs::write(&fixture.path, "canary: a text that is longer than the head of a file").unwrap();
-    let refused = fixture.target().open().await.unwrap_err();
+    let refused = fixture.target().open(None).await.unwrap_err();
     assert_eq!(refused.kind, SinkErrorKind::Unsuitable);
     assert!(refused.message.starts_with("the file is not one of SQLite"), "{refused}");
     for foreign in [
@@ -230,7 +230,7 @@ async fn files_that_are_not_ours_are_refused_untouched() {
         std::fs::remove_file(&fixture.path).unwrap();
         Connection::open(&fixture.path).unwrap().execute_batch(foreign).unwrap();
         let before = std::fs::read(&fixture.path).unwrap();
-        let refused = fixture.target().open().await.unwrap_err();
+        let refused = fixture.target().open(None).await.unwrap_err();
         assert_eq!(refused.kind, SinkErrorKind::Unsuitable);
         assert!(refused.message.contains("which calmirror did not create"), "{refused}");
         assert!(std::fs::read(&fixture.path).unwrap() == before, "{foreign}");
@@ -253,7 +253,7 @@ async fn failures_have_a_kind_and_never_show_contents() {
         ("DROP VIEW busy; DROP VIEW agenda; DROP TABLE event", SinkErrorKind::Unsuitable),
     ] {
         let mut target = fixture.target();
-        target.open().await.unwrap();
+        target.open(None).await.unwrap();
         fixture.reader().execute_batch(spoil).unwrap();
         let failure = target.deliver(&batch).await.unwrap_err();
         assert_eq!(failure.kind, kind, "{spoil}: {failure}");
@@ -264,29 +264,29 @@ async fn failures_have_a_kind_and_never_show_contents() {
         std::fs::remove_file(&fixture.path).unwrap();
     }
     let mut target = fixture.target();
-    target.open().await.unwrap();
+    target.open(None).await.unwrap();
     let database = target.database.as_ref().unwrap();
     database.connection.execute_batch("PRAGMA max_page_count = 1").unwrap();
     let large = format!("{{\"subject\":\"canary\",\"x\":\"{}\"}}", "x".repeat(1 << 20));
     let full = target.deliver(&live(vec![change("a", "b", Some(&large))], &[])).await.unwrap_err();
     assert!(full.message.starts_with("the disk of the file is full"), "{full}");
-    target.open().await.unwrap();
+    target.open(None).await.unwrap();
     target.database.as_ref().unwrap().connection.busy_timeout(Duration::ZERO).unwrap();
     let other = fixture.reader();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let locked = target.deliver(&batch).await.unwrap_err();
     assert!(locked.message.starts_with("another program keeps the file locked"), "{locked}");
     other.execute_batch("ROLLBACK").unwrap();
-    target.open().await.unwrap();
+    target.open(None).await.unwrap();
     target.database.as_ref().unwrap().connection.pragma_update(None, "query_only", true).unwrap();
     let read_only = target.deliver(&batch).await.unwrap_err();
     assert!(read_only.message.contains("is read-only"), "{read_only}");
-    target.open().await.unwrap();
+    target.open(None).await.unwrap();
     std::fs::rename(&fixture.path, fixture.directory.path().join("moved")).unwrap();
     let moved = target.deliver(&batch).await.unwrap_err();
     assert!(moved.message.contains("was moved or deleted"), "{moved}");
     // The next attempt makes it again.
-    assert_eq!(target.open().await, Ok(KeptPosition::InTarget(None)));
+    assert_eq!(target.open(None).await, Ok(KeptPosition::InTarget(None)));
     for failure in [&full, &locked, &read_only, &moved] {
         assert_eq!(failure.kind, SinkErrorKind::Unavailable);
     }
@@ -305,7 +305,7 @@ async fn paths_that_cannot_be_used_are_named() {
         (directory.to_owned(), "is not the path of a file"),
         (PathBuf::from("/"), "is not the path of a file"),
     ] {
-        let refused = SqliteTarget::new(&SqliteSettings { path }).open().await.unwrap_err();
+        let refused = SqliteTarget::new(&SqliteSettings { path }).open(None).await.unwrap_err();
         assert_eq!(refused.kind, SinkErrorKind::Misconfigured, "{refused}");
         assert!(refused.message.contains(problem), "{refused}");
     }

@@ -76,7 +76,7 @@ fn target(settings: &WebhookSettings) -> WebhookTarget {
 
 /// Opens a target and delivers the batch.
 async fn deliver(target: &mut WebhookTarget) -> Result<Receipt, SinkError> {
-    target.open().await?;
+    target.open(None).await?;
     target.deliver(&batch()).await
 }
 
@@ -95,7 +95,7 @@ async fn a_batch_is_posted_once_with_the_headers_of_standard_webhooks() {
     let mut receiver = WebhookReceiver::new(answer("202 Accepted", "", "ok"), Ending::Keep).await;
     let settings = settings(dir.path(), &receiver.url("/canary?token=canary"));
     let mut target = target(&settings);
-    assert_eq!(target.open().await.unwrap(), KeptPosition::InStore);
+    assert_eq!(target.open(None).await.unwrap(), KeptPosition::InStore);
     let before = Timestamp::now().as_second();
     let receipt = target.deliver(&batch()).await.unwrap();
     let request = receiver.next().await;
@@ -112,7 +112,7 @@ async fn a_batch_is_posted_once_with_the_headers_of_standard_webhooks() {
     let secrets = SigningSecrets::parse(SECRET).unwrap();
     let id = header("webhook-id");
     assert_eq!(header("webhook-signature"), secrets.sign(&id, timestamp, &request.body));
-    assert_eq!(receipt, Receipt { status: Some(202), id: Some(id.clone()) });
+    assert_eq!(receipt, Receipt { status: Some(202), id: Some(id.clone()), mark: None });
 
     // Again, as after a restart: the same id, and the connection is kept.
     let again = target.deliver(&batch()).await.unwrap();
@@ -148,7 +148,7 @@ async fn files_are_read_again_and_during_a_rotation_both_secrets_sign() {
     std::fs::write(&file, second.url("/canary\n")).unwrap();
     std::fs::write(&settings.secret_file, format!("{OLDER}\n{SECRET}\n")).unwrap();
     assert_eq!(settings.origin().unwrap(), second.url(""));
-    target.open().await.unwrap();
+    target.open(None).await.unwrap();
     let at = "2026-11-21T10:00:00Z".parse().unwrap();
     let tested = target.test("crm", at).await.unwrap();
     let request = second.next().await;

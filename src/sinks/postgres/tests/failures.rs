@@ -29,7 +29,7 @@ async fn failures_of_a_transaction_have_a_kind_and_show_no_row() {
     let canary = r#"{"subject":"canary","showAs":"canary"}"#;
     let batch = live(vec![change("canary", "canary", Some(canary))], &["canary"]);
     with_schema(async |fixture| {
-        fixture.target().open().await.unwrap();
+        fixture.target().open(None).await.unwrap();
         for (code, kind, start) in [
             ("53100", Unavailable, "the disk of the database is full"),
             ("53200", Unavailable, "the database lacks memory"),
@@ -58,7 +58,7 @@ async fn failures_of_a_transaction_have_a_kind_and_show_no_row() {
             );
             fixture.execute(&trigger).await;
             let mut target = fixture.target();
-            target.open().await.unwrap();
+            target.open(None).await.unwrap();
             let failure = target.deliver(&batch).await.unwrap_err();
             assert_eq!(failure.kind, kind, "{failure}");
             assert!(failure.message.starts_with(start), "{failure}");
@@ -74,17 +74,17 @@ async fn failures_of_a_transaction_have_a_kind_and_show_no_row() {
             )
             .await;
         let mut target = fixture.target();
-        target.open().await.unwrap();
+        target.open(None).await.unwrap();
         // PostgreSQL itself quotes the row here.
         let failure = target.deliver(&batch).await.unwrap_err();
         assert_eq!(failure.kind, Refused);
         assert_plain(&failure);
         assert_eq!(fixture.query("SELECT count(*) FROM event").await, ["0"]);
-        target.open().await.unwrap();
+        target.open(None).await.unwrap();
         fixture.execute("DELETE FROM position").await;
         let failure = target.deliver(&live(Vec::new(), &[])).await.unwrap_err();
         assert_eq!(failure.kind, Unsuitable);
-        let reopened = fixture.target().open().await.unwrap_err();
+        let reopened = fixture.target().open(None).await.unwrap_err();
         assert_eq!(failure, reopened);
     })
     .await;
@@ -94,7 +94,7 @@ async fn failures_of_a_transaction_have_a_kind_and_show_no_row() {
 async fn a_killed_session_is_a_lost_connection() {
     with_schema(async |fixture| {
         let mut target = fixture.target();
-        target.open().await.unwrap();
+        target.open(None).await.unwrap();
         let key = SchemaName::new(&fixture.name).unwrap().lock_key();
         let (high, low) = (key >> 32 & 0xffff_ffff, key & 0xffff_ffff);
         let kill = format!(
@@ -106,7 +106,7 @@ async fn a_killed_session_is_a_lost_connection() {
         let is_lost = [SinkErrorKind::Unreachable, SinkErrorKind::Unavailable];
         assert!(is_lost.contains(&failure.kind), "{failure}");
         assert_plain(&failure);
-        target.open().await.unwrap();
+        target.open(None).await.unwrap();
         target.deliver(&live(Vec::new(), &[])).await.unwrap();
     })
     .await;
@@ -123,13 +123,13 @@ async fn what_the_server_denies_is_said() {
         fixture.execute(&format!("CREATE ROLE {user} LOGIN")).await;
         let denied = fixture
             .target_at(&format!("{scheme}//{user}:canary@{at}?sslmode=disable"))
-            .open()
+            .open(None)
             .await;
         fixture.execute(&format!("CREATE SCHEMA {0} AUTHORIZATION {user}", fixture.name)).await;
         // With a schema of its own, it needs no other permission.
         let allowed = fixture
             .target_at(&format!("{scheme}//{user}:canary@{at}?sslmode=disable"))
-            .open()
+            .open(None)
             .await;
         // Its temporary table goes with its session.
         let sessions = format!("SELECT FROM pg_stat_activity WHERE usename = '{user}'");
@@ -141,10 +141,10 @@ async fn what_the_server_denies_is_said() {
         allowed.unwrap();
         let user = rest.split('@').next().unwrap().to_owned();
         let url = format!("{scheme}//{user}@{host}/canary_missing?sslmode=disable");
-        let missing = fixture.target_at(&url).open().await.unwrap_err();
+        let missing = fixture.target_at(&url).open(None).await.unwrap_err();
         assert_eq!(missing.kind, SinkErrorKind::Unsuitable);
         let read_only = "sslmode=disable&options=-c%20default_transaction_read_only%3Don";
-        let read_only = fixture.target_at(&format!("{}?{read_only}", server())).open().await;
+        let read_only = fixture.target_at(&format!("{}?{read_only}", server())).open(None).await;
         let read_only = read_only.unwrap_err();
         assert_eq!(read_only.kind, SinkErrorKind::Unavailable);
         assert!(read_only.message.contains("read-only"), "{read_only}");
@@ -187,7 +187,7 @@ async fn refused_connections_have_a_kind_and_show_no_secret() {
     ] {
         let (port, _tasks) = refusing(code).await;
         let url = format!("postgres://canary:canary@127.0.0.1:{port}/canary?sslmode=disable");
-        let failure = target_at(&url).open().await.unwrap_err();
+        let failure = target_at(&url).open(None).await.unwrap_err();
         assert_eq!(failure.kind, kind, "{failure}");
         assert!(failure.message.starts_with(start), "{failure}");
         assert_plain(&failure);
@@ -221,7 +221,7 @@ async fn refused_connections_have_a_kind_and_show_no_secret() {
             "sslmode in the URL",
         ),
     ] {
-        let failure = target_at(&url).open().await.unwrap_err();
+        let failure = target_at(&url).open(None).await.unwrap_err();
         assert_eq!(failure.kind, kind, "{url}: {failure}");
         assert!(failure.message.starts_with(start), "{url}: {failure}");
         assert_plain(&failure);

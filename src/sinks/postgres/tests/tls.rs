@@ -98,7 +98,7 @@ async fn each_mode_accepts_what_it_says_and_nothing_weaker() {
                 if has_authority {
                     settings.authorities = [known.der().clone()].into();
                 }
-                match PostgresTarget::new(&settings).open().await {
+                match PostgresTarget::new(&settings).open(None).await {
                     Ok(_) => taken.push(*name),
                     Err(failure) => assert!(
                         matches!(

@@ -9,14 +9,14 @@ use proptest::prelude::*;
 
 use super::super::*;
 use super::{change, live};
-use crate::sinks::target::{KeptPosition, SinkTarget};
+use crate::sinks::target::{KeptPosition, Receipt, SinkTarget};
 
 /// Window and id.
 type ModelKey = (u8, u8);
 /// Window and id with the subject.
 pub(in crate::sinks) type ModelRows = BTreeMap<(String, String), String>;
 
-/// A database under test.
+/// A database or a stream under test.
 pub(in crate::sinks) trait ModelDatabase {
     /// A new target.
     fn target(&self) -> Box<dyn SinkTarget>;
@@ -112,10 +112,10 @@ impl ModelFeed {
         let changes: Vec<_> = found.by_ref().take(limit).collect();
         let at_end = found.next().is_none();
         let end = if at_end { self.seq } else { changes.last().map_or(after, |(seq, _)| **seq) };
-        let changes = changes.into_iter().map(|(_, (key, content))| {
+        let changes = changes.into_iter().map(|(seq, (key, content))| {
             let (window, id) = names(*key);
             let event = content.map(|content| format!("{{\"subject\":\"{content}\"}}"));
-            change(&window, &id, event.as_deref())
+            Change { cursor: seq.to_string(), ..change(&window, &id, event.as_deref()) }
         });
         (changes.collect(), end, at_end)
     }
@@ -130,6 +130,9 @@ struct ModelSink<'a> {
     database: &'a dyn ModelDatabase,
     target: Option<Box<dyn SinkTarget>>,
     position: Option<SinkPosition>,
+    /// Whether the target keeps the position.
+    in_target: bool,
+    mark: Option<String>,
     last: Option<SinkBatch>,
     snapshots: u64,
     /// What was trimmed before each snapshot began: it needs none of that.
@@ -168,19 +171,29 @@ impl ModelSink<'_> {
     async fn open(&mut self) {
         if self.target.is_none() {
             let mut target = self.database.target();
-            let KeptPosition::InTarget(position) = target.open().await.unwrap() else {
-                panic!("a database keeps the position");
-            };
-            (self.target, self.position) = (Some(target), position);
+            let kept = target.open(self.mark.as_deref()).await.unwrap();
+            self.in_target = matches!(kept, KeptPosition::InTarget(_));
+            match kept {
+                KeptPosition::InTarget(position) => self.position = position,
+                KeptPosition::InStore => {}
+                KeptPosition::Lost => self.position = None,
+            }
+            self.target = Some(target);
         }
     }
 
     async fn deliver(&mut self, feed: &ModelFeed, limit: usize) {
         self.open().await;
         let batch = self.batch(feed, limit);
-        self.target.as_mut().unwrap().deliver(&batch).await.unwrap();
-        self.position = Some(batch.after.clone());
+        let receipt = self.target.as_mut().unwrap().deliver(&batch).await.unwrap();
+        self.keep(&batch, receipt);
         self.last = Some(batch);
+    }
+
+    /// What the daemon keeps of a delivery.
+    fn keep(&mut self, batch: &SinkBatch, receipt: Receipt) {
+        self.position = Some(batch.after.clone());
+        self.mark = receipt.mark.or(self.mark.take());
     }
 
     async fn apply(&mut self, step: ModelStep, feed: &mut ModelFeed) {
@@ -199,15 +212,15 @@ impl ModelSink<'_> {
                 drop(target);
                 self.last = None;
                 self.open().await;
-                if self.position == before {
+                if self.in_target && self.position == before {
                     let now = self.database.rows().await;
                     assert_eq!(now, rows, "changes are kept without their position");
                 }
             }
             ModelStep::Again => {
                 if let (Some(target), Some(batch)) = (&mut self.target, &self.last) {
-                    target.deliver(batch).await.unwrap();
-                    self.position = Some(batch.after.clone());
+                    let (receipt, batch) = (target.deliver(batch).await.unwrap(), batch.clone());
+                    self.keep(&batch, receipt);
                 }
             }
             ModelStep::Restart => (self.target, self.last) = (None, None),
@@ -240,6 +253,8 @@ pub(in crate::sinks) async fn check(database: &dyn ModelDatabase, steps: Vec<Mod
         database,
         target: None,
         position: None,
+        in_target: true,
+        mark: None,
         last: None,
         snapshots: 0,
         began: BTreeMap::new(),

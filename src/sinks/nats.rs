@@ -1,0 +1,235 @@
+//! Sends changes to a stream of NATS JetStream, one subject for each event.
+//!
+//! The stream keeps the last message of a subject. So it always holds the mirror, folded, and a
+//! reader that begins at its start gets the mirror. Messages are sent one by one, many in flight,
+//! and the position moves when all of a batch are stored. What is sent again replaces what it was:
+//! within the stream's `duplicate_window` the server drops it by its id, later it comes again.
+//!
+//! A stream that was deleted, or restored from an older copy, is noticed when a session begins, and
+//! gets a snapshot. At the end of each snapshot, removals are sent of the events in the stream that
+//! the mirror does not have: the sink's subjects are its own.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::stream::Stream;
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use rustls_pki_types::CertificateDer;
+use secrecy::{ExposeSecret as _, SecretString};
+
+use self::message::{MessageWriter, NatsMessage};
+use self::servers::NatsServers;
+use self::session::{NatsLoginFiles, NatsSession};
+use self::stream::StreamMark;
+use super::batch::SinkBatch;
+use super::error::{SinkError, SinkErrorKind};
+use super::network::tls_config;
+use super::secret::{SinkSecret, read_file, unusable};
+use super::target::{KeptPosition, Receipt, SinkTarget};
+
+mod error;
+mod message;
+mod reconcile;
+mod servers;
+mod session;
+mod stream;
+
+/// How long a new session waits before it sends anything, if there was one before. What the earlier
+/// connection had sent may still be unread in the server's socket: if it were stored later than
+/// newer messages of the same events, the stream would hold the older ones. A server reads all its
+/// connections at the same time, so that takes milliseconds.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// A stream as the target of a sink.
+#[derive(Clone, Debug)]
+pub struct NatsSettings {
+    /// The addresses of the servers.
+    pub url: SinkSecret,
+    /// The file with the JWT and the key of the user.
+    pub credentials_file: Option<PathBuf>,
+    /// Authorities of certificates, beside those of the system.
+    pub authorities: Arc<[CertificateDer<'static>]>,
+    /// The stream.
+    pub stream: Arc<str>,
+    /// What subjects begin with.
+    pub subject: Arc<str>,
+    /// How long removals stay in the stream.
+    pub retention: Duration,
+}
+
+impl NatsSettings {
+    /// What is wrong with the addresses and with the credentials.
+    pub fn problems(&self) -> Vec<SinkError> {
+        let plain = || {
+            let message = "has an address with nats:// on another machine: events are readable on \
+                           the way unless the server asks for TLS; use tls://";
+            unusable(self.url.place(), message)
+        };
+        let servers = match self.read_servers() {
+            Ok(servers) => servers.is_plain().then(plain),
+            Err(error) => Some(error),
+        };
+        servers.into_iter().chain(self.read_credentials().err()).collect()
+    }
+
+    /// The servers and the stream, for people.
+    pub fn shown(&self) -> String {
+        match self.read_servers() {
+            Ok(servers) => format!("{servers}, stream {}", self.stream),
+            Err(_) => format!("stream {}", self.stream),
+        }
+    }
+
+    fn read_servers(&self) -> Result<NatsServers, SinkError> {
+        let text = self.url.read()?;
+        NatsServers::parse(text.expose_secret())
+            .map_err(|problem| unusable(self.url.place(), problem))
+    }
+
+    fn read_credentials(&self) -> Result<Option<SecretString>, SinkError> {
+        let text = self.credentials_file.as_ref().map(|path| read_file(path)).transpose()?;
+        Ok(text.map(|text| SecretString::from(text.as_str())))
+    }
+
+    fn read(&self) -> Result<NatsLoginFiles, SinkError> {
+        Ok(NatsLoginFiles {
+            servers: self.read_servers()?,
+            credentials: self.read_credentials()?,
+            tls: tls_config(&self.authorities)?,
+        })
+    }
+}
+
+/// A stream of NATS JetStream.
+pub struct NatsTarget {
+    settings: NatsSettings,
+    sink: Arc<str>,
+    /// [`SETTLE`], except in tests.
+    settle: Duration,
+    opened: Option<OpenStream>,
+}
+
+struct OpenStream {
+    session: NatsSession,
+    stream: Stream,
+    writer: MessageWriter,
+    /// The stream, and the last message that is known of it.
+    mark: StreamMark,
+}
+
+impl NatsTarget {
+    /// A target that is not connected yet.
+    pub fn new(settings: &NatsSettings, sink: &Arc<str>) -> Self {
+        Self { settings: settings.clone(), sink: sink.clone(), settle: SETTLE, opened: None }
+    }
+
+    async fn connect(&mut self, mark: Option<&str>) -> Result<KeptPosition, SinkError> {
+        let settings = self.settings.clone();
+        let files =
+            tokio::task::spawn_blocking(move || settings.read()).await.map_err(|_| {
+                SinkError::new(SinkErrorKind::Unavailable, "the files of the sink were not read")
+            })??;
+        let session = NatsSession::connect(files, &self.sink).await?;
+        let NatsSettings { stream: name, subject, retention, .. } = &self.settings;
+        let stream = session.run(stream::open(&session.context, name, subject)).await?;
+        let (config, info) = (&stream.cached_info().config, stream.cached_info());
+        let limit = session.client.max_payload();
+        let writer = MessageWriter {
+            subject: subject.to_string(),
+            stream: name.to_string(),
+            retention: *retention,
+            limit: usize::try_from(config.max_message_size)
+                .map_or(limit, |most| if most == 0 { limit } else { limit.min(most) }),
+        };
+        let kept = match mark.and_then(|mark| mark.parse::<StreamMark>().ok()) {
+            Some(mark) if mark.is_of(info) => KeptPosition::InStore,
+            _ => KeptPosition::Lost,
+        };
+        let created = info.created.unix_timestamp_nanos();
+        let mark_now = StreamMark { created, sequence: info.state.last_sequence };
+        if mark.is_some() {
+            tokio::time::sleep(self.settle).await;
+        }
+        self.opened = Some(OpenStream { session, stream, writer, mark: mark_now });
+        Ok(kept)
+    }
+
+    /// The open stream. It stays closed after an error.
+    fn take(&mut self) -> Result<OpenStream, SinkError> {
+        let not_open = || SinkError::new(SinkErrorKind::Unavailable, "the stream is not open");
+        self.opened.take().ok_or_else(not_open)
+    }
+}
+
+impl OpenStream {
+    /// Sends a batch; returns the new mark.
+    async fn deliver(&self, batch: &SinkBatch) -> Result<StreamMark, SinkError> {
+        let messages = batch.changes.iter();
+        let messages: Vec<_> = messages
+            .map(|change| {
+                let message = self.writer.change(change, batch.snapshot);
+                report_incomplete(batch, &change.window, &message);
+                message
+            })
+            .collect();
+        let mut mark = self.mark.after(self.session.publish(messages).await?)?;
+        if batch.ends {
+            let removed =
+                reconcile::remove_ghosts(&self.session, &self.stream, &self.writer, batch);
+            mark = mark.after(removed.await?)?;
+        }
+        Ok(mark)
+    }
+}
+
+fn report_incomplete(batch: &SinkBatch, window: &str, message: &NatsMessage) {
+    if !message.left_out.is_empty() {
+        tracing::warn!(
+            sink = %batch.sink,
+            window,
+            members = message.left_out.join(","),
+            "an event is larger than the NATS server accepts, so it was sent without large members"
+        );
+    }
+}
+
+impl SinkTarget for NatsTarget {
+    fn open<'a>(
+        &'a mut self,
+        mark: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<KeptPosition, SinkError>> {
+        Box::pin(self.connect(mark))
+    }
+
+    fn deliver<'a>(
+        &'a mut self,
+        batch: &'a SinkBatch,
+    ) -> BoxFuture<'a, Result<Receipt, SinkError>> {
+        Box::pin(async move {
+            let mut open = self.take()?;
+            open.mark = open.session.run(open.deliver(batch)).await?;
+            let mark = Some(open.mark.to_string());
+            self.opened = Some(open);
+            Ok(Receipt { mark, ..Receipt::default() })
+        })
+    }
+
+    fn test<'a>(
+        &'a mut self,
+        sink: &'a str,
+        _: Timestamp,
+    ) -> BoxFuture<'a, Result<Receipt, SinkError>> {
+        Box::pin(async move {
+            let open = self.take()?;
+            let subject = message::trial_subject(&self.settings.subject, sink);
+            let tried = open.session.try_to_publish(subject, &self.settings.stream);
+            open.session.run(tried).await?;
+            Ok(Receipt::default())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

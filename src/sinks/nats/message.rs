@@ -1,0 +1,238 @@
+//! The message of a change.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::message::PublishMessage;
+use bytes::Bytes;
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+
+use crate::json::{JsonMembers, JsonObject};
+use crate::mirror::change::{ChangeKind, RemovalReason};
+use crate::mirror::page::EventId;
+use crate::sinks::batch::{SinkBatch, SnapshotId};
+use crate::store::Change;
+
+/// The header with the snapshot that a message came in.
+pub(super) const SNAPSHOT: &str = "Calmirror-Snapshot";
+/// The header that ends a message's time.
+pub(super) const TTL: &str = "Nats-TTL";
+
+/// What the headers of a message take at most, of what the server accepts.
+const HEADERS: usize = 1 << 10;
+/// A member of an event that is larger than this is left out if the event is too large.
+const LARGE_MEMBER: usize = 2 << 10;
+
+/// Makes messages for a stream.
+#[derive(Clone, Debug)]
+pub(super) struct MessageWriter {
+    /// What subjects begin with.
+    pub(super) subject: String,
+    /// The stream that has to take them.
+    pub(super) stream: String,
+    /// How long removals stay.
+    pub(super) retention: Duration,
+    /// The largest message that is accepted, in bytes.
+    pub(super) limit: usize,
+}
+
+/// A message that is not sent yet.
+pub(super) struct NatsMessage {
+    pub(super) subject: String,
+    pub(super) message: PublishMessage,
+    /// The members of the event that were left out, because it is too large.
+    pub(super) left_out: Vec<String>,
+}
+
+/// What a message says of its event.
+#[derive(Deserialize)]
+pub(super) struct SentLine {
+    pub(super) window: String,
+    pub(super) id: String,
+}
+
+impl MessageWriter {
+    /// The message of a change.
+    pub(super) fn change(&self, change: &Change, snapshot: Option<SnapshotId>) -> NatsMessage {
+        let mut line = Vec::new();
+        change.write_line(&mut line);
+        let limit = self.limit.saturating_sub(HEADERS);
+        let mut left_out = Vec::new();
+        if line.len() > limit
+            && let Some(event) = &change.event
+        {
+            let smaller;
+            (smaller, left_out) = without_large_members(event);
+            line.clear();
+            Change { event: Some(smaller.into()), ..change.clone() }.write_line(&mut line);
+            // What follows replaces the closing brace of the line.
+            line.pop();
+            line.extend_from_slice(b",\"incomplete\":");
+            // Strings always serialize, and a Vec takes every byte.
+            serde_json::to_writer(&mut line, &left_out).ok();
+            line.push(b'}');
+        }
+        // In a snapshot an event comes again at the cursor that it came with before.
+        let id = match snapshot {
+            Some(snapshot) => format!("{snapshot}/{}", change.cursor),
+            None => change.cursor.clone(),
+        };
+        let mut message = PublishMessage::build()
+            .payload(line.into())
+            .message_id(id)
+            .expected_stream(&self.stream);
+        if let Some(snapshot) = snapshot {
+            message = message.header(SNAPSHOT, snapshot.to_string());
+        }
+        if change.kind == ChangeKind::Removed {
+            message = message.ttl(self.retention);
+        }
+        let subject = self.subject_of(&change.window, change.id.as_str());
+        NatsMessage { subject, message, left_out }
+    }
+
+    /// The removal of an event that a snapshot did not bring: the stream still has it at `sequence`.
+    pub(super) fn ghost(&self, batch: &SinkBatch, sent: SentLine, sequence: u64) -> NatsMessage {
+        let snapshot = batch.snapshot.map(|snapshot| snapshot.to_string()).unwrap_or_default();
+        let change = Change {
+            // Every message has an id of its own.
+            cursor: batch.after.cursor.clone(),
+            seq: batch.changes.last().map_or(0, |change| change.seq),
+            at: batch.at,
+            window: sent.window.into(),
+            kind: ChangeKind::Removed,
+            reason: Some(RemovalReason::Deleted),
+            id: EventId::new(sent.id),
+            event: None,
+            changed: None,
+            is_new_version: false,
+            summary: None,
+        };
+        let NatsMessage { subject, message, left_out } = self.change(&change, batch.snapshot);
+        let message = message.message_id(format!("{snapshot}/removed/{sequence}"));
+        NatsMessage { subject, message, left_out }
+    }
+
+    fn subject_of(&self, window: &str, id: &str) -> String {
+        format!("{}.{}.{}", self.subject, hash(window, 8), hash(id, 16))
+    }
+}
+
+/// A subject of a sink that no event has.
+pub(super) fn trial_subject(subject: &str, sink: &str) -> String {
+    format!("{subject}.test.{}", hash(sink, 8))
+}
+
+/// So many bytes of a hash, in hexadecimal: names and ids may have dots and blanks, which subjects
+/// cannot.
+fn hash(text: &str, bytes: usize) -> String {
+    let mut hash = String::with_capacity(2 * bytes);
+    for byte in Sha256::digest(text).iter().take(bytes) {
+        // Writing to a String cannot fail.
+        write!(hash, "{byte:02x}").ok();
+    }
+    hash
+}
+
+/// Whether a message came in the snapshot, or is a removal: it is no ghost after the snapshot.
+pub(super) fn is_current(headers: Option<&HeaderMap>, snapshot: Option<SnapshotId>) -> bool {
+    let Some(headers) = headers else { return false };
+    let came_in = headers.get(SNAPSHOT).map(|value| value.as_str().to_owned());
+    headers.get(TTL).is_some()
+        || (came_in.is_some() && came_in == snapshot.map(|snapshot| snapshot.to_string()))
+}
+
+/// An event without its large members, and the names of these.
+fn without_large_members(event: &Bytes) -> (Vec<u8>, Vec<String>) {
+    let Ok(members) = JsonMembers::parse(event) else { return (b"{}".to_vec(), Vec::new()) };
+    let mut kept = JsonObject::with_capacity(event.len().min(64 << 10));
+    let mut left_out = Vec::new();
+    for (name, value) in &members.0 {
+        match value.get().len() + name.len() <= LARGE_MEMBER {
+            true => kept.raw(name, value.get()),
+            false => left_out.push(name.chars().take(64).collect()),
+        }
+    }
+    (kept.finish(), left_out)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::sinks::sql::tests::{change, live};
+
+    fn writer(limit: usize) -> MessageWriter {
+        MessageWriter {
+            subject: "cal.prod".to_owned(),
+            stream: "CALMIRROR".to_owned(),
+            retention: Duration::from_secs(7200),
+            limit,
+        }
+    }
+
+    fn parts(message: NatsMessage) -> (String, Value, HeaderMap) {
+        let subject = message.subject.clone();
+        let sent = message.message.outbound_message(subject.clone());
+        (subject, serde_json::from_slice(&sent.payload).unwrap(), sent.headers.unwrap())
+    }
+
+    #[test]
+    fn a_message_is_the_line_of_the_feed_under_the_subject_of_its_event() {
+        let mut sent = change("room a.b > *", "AA=", Some(r#"{"id":"AA="}"#));
+        sent.cursor = "c~7".to_owned();
+        let (subject, line, headers) = parts(writer(1 << 20).change(&sent, None));
+        let mut written = Vec::new();
+        sent.write_line(&mut written);
+        assert_eq!(line, serde_json::from_slice::<Value>(&written).unwrap());
+        assert_eq!(subject, "cal.prod.0d622dcd94cd0517.5bcbd9e149b04ee215400e28e5f9dbce");
+        assert_eq!(headers.get("Nats-Msg-Id").unwrap().as_str(), "c~7");
+        assert_eq!(headers.get("Nats-Expected-Stream").unwrap().as_str(), "CALMIRROR");
+        assert!(headers.get(TTL).is_none() && headers.get(SNAPSHOT).is_none());
+        let (again, _, headers) = parts(writer(1 << 20).change(&sent, Some(SnapshotId(255))));
+        assert_eq!(again, subject);
+        assert_eq!(headers.get("Nats-Msg-Id").unwrap().as_str(), "00000000000000ff/c~7");
+        assert!(is_current(Some(&headers), Some(SnapshotId(255))));
+        assert!(!is_current(Some(&headers), Some(SnapshotId(254))));
+        assert!(!is_current(Some(&headers), None) && !is_current(None, Some(SnapshotId(255))));
+        let (_, _, headers) = parts(writer(1 << 20).change(&change("a", "b", None), None));
+        assert_eq!(headers.get(TTL).unwrap().as_str(), "7200");
+        assert!(is_current(Some(&headers), Some(SnapshotId(255))));
+    }
+
+    #[test]
+    fn a_ghost_is_removed_under_its_subject() {
+        let mut batch = live(vec![change("a", "b", None)], &["a"]);
+        batch.snapshot = Some(SnapshotId(255));
+        let sent = SentLine { window: "room a".to_owned(), id: "AA=".to_owned() };
+        let (subject, line, headers) = parts(writer(1 << 20).ghost(&batch, sent, 9));
+        assert_eq!(subject, writer(0).subject_of("room a", "AA="));
+        assert_eq!(
+            line,
+            serde_json::json!({
+                "cursor": "2", "seq": 7, "at": "2026-11-21T10:00:05Z", "window": "room a",
+                "change": "removed", "id": "AA=", "reason": "deleted",
+            })
+        );
+        assert_eq!(headers.get_all("Nats-Msg-Id").count(), 1);
+        assert_eq!(headers.get("Nats-Msg-Id").unwrap().as_str(), "00000000000000ff/removed/9");
+        assert_eq!(headers.get(TTL).unwrap().as_str(), "7200");
+    }
+
+    #[test]
+    fn a_large_event_loses_its_large_members_and_says_which() {
+        let body = "x".repeat(LARGE_MEMBER);
+        let event = format!(r#"{{"id":"AA=","body":"{body}","subject":"a"}}"#);
+        let sent = change("a", "AA=", Some(&event));
+        let large = writer(HEADERS + event.len() + 200).change(&sent, None);
+        assert!(large.left_out.is_empty());
+        let message = writer(HEADERS + event.len() - 100).change(&sent, None);
+        assert_eq!(message.left_out, ["body"]);
+        let (_, line, _) = parts(message);
+        assert_eq!(line["event"], serde_json::json!({"id": "AA=", "subject": "a"}));
+        assert_eq!(line["incomplete"], serde_json::json!(["body"]));
+    }
+}
