@@ -12,7 +12,7 @@ use super::Store;
 use super::error::{StoreError, TreeError};
 use super::keys;
 use super::record::instant;
-use super::row::EventRow;
+use super::row_header::RowHeader;
 use super::rows::{IndexValue, LONG_EVENT};
 use super::tree::Tree;
 use crate::mirror::availability::Availability;
@@ -78,14 +78,14 @@ impl BusyTimeReader<'_> {
         value: IndexValue,
     ) -> Result<Availability, TreeError> {
         let stored = match value {
-            IndexValue::Row(row) => match EventRow::availability_of(&row)? {
+            IndexValue::Row(row) => match RowHeader::availability_of(&row)? {
                 Some(known) => return Ok(known),
                 None => self.tree.indexed_row(self.window, id, IndexValue::Row(row))?,
             },
             IndexValue::End(_) => {
                 let stored = self.tree.row_bytes(self.window, id)?;
                 let stored = stored.ok_or(TreeError::Damaged("index (event missing)"))?;
-                match EventRow::availability_of(&stored.value)? {
+                match RowHeader::availability_of(&stored.value)? {
                     Some(known) => return Ok(known),
                     None => self.tree.decoded(stored, None)?.row,
                 }

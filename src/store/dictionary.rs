@@ -78,6 +78,42 @@ impl fmt::Debug for Dictionary {
     }
 }
 
+/// The body of an event row, compressed.
+#[derive(Clone)]
+pub(super) struct CompressedBody {
+    pub(super) dictionary: Arc<Dictionary>,
+    /// The length of the body.
+    pub(super) length: u32,
+    pub(super) bytes: Bytes,
+}
+
+impl CompressedBody {
+    /// Compresses a body; `None` if that does not make it smaller.
+    pub(super) fn of(body: &[u8], dictionary: &Arc<Dictionary>) -> Option<Self> {
+        let length = u32::try_from(body.len()).ok()?;
+        let bytes = dictionary.compress(body)?;
+        Some(Self { dictionary: dictionary.clone(), length, bytes })
+    }
+
+    /// Appends it as a row stores it.
+    pub(super) fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.dictionary.number.to_be_bytes());
+        out.extend_from_slice(&self.length.to_be_bytes());
+        out.extend_from_slice(&self.bytes);
+    }
+
+    /// Restores the body; `None` if this is not one.
+    pub(super) fn decompress(&self) -> Option<Bytes> {
+        self.dictionary.decompress(&self.bytes, usize::try_from(self.length).ok()?)
+    }
+}
+
+impl PartialEq for CompressedBody {
+    fn eq(&self, other: &Self) -> bool {
+        self.dictionary.number == other.dictionary.number && self.bytes == other.bytes
+    }
+}
+
 /// The dictionaries of a store.
 #[derive(Debug)]
 pub(super) struct Dictionaries {

@@ -17,7 +17,7 @@ use super::error::{StoreError, TreeError};
 use super::keys;
 use super::record::{FeedEntry, UpdateEntry, instant};
 use super::result_page::ResultPage;
-use super::row::EventRow;
+use super::row_header::RowHeader;
 use super::shared::StoreShared;
 use super::tree::Tree;
 use super::{Change, Changes};
@@ -313,7 +313,7 @@ fn event_size(
     }
     let missing = TreeError::Damaged("change (event missing)");
     let stored = tree.row_bytes_at(entry.window, entry.id, entry.start)?.ok_or(missing)?;
-    if let Some(size) = EventRow::size_of(&stored.value) {
+    if let Some(size) = RowHeader::size_of(&stored.value) {
         return Ok(size);
     }
     let row = tree.decoded(stored, None)?.row;

@@ -67,6 +67,7 @@ mod reserve;
 mod result_page;
 mod row;
 mod row_commit;
+mod row_header;
 mod rows;
 mod shared;
 mod sink_record;

@@ -9,16 +9,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::dictionary::{Dictionaries, Dictionary, DictionaryNumber};
+use super::dictionary::{CompressedBody, Dictionaries, Dictionary, DictionaryNumber};
 use super::error::TreeError;
 use super::record::{self, RecordReader, instant, text};
-use crate::mirror::availability::{Availability, ShowAs};
+use super::row_header::RowHeader;
+use crate::mirror::availability::Availability;
 use crate::mirror::change::Seq;
 use crate::mirror::page::{EventId, EventKind, Item, Span};
 use crate::mirror::segment_set::SegmentSet;
-
-/// Bytes of the fields before the body: kind, flags, seq, start, end and segments.
-const HEADER: usize = 2 + 4 * 8;
 
 /// An event as the store keeps it.
 #[derive(Clone)]
@@ -42,21 +40,6 @@ pub(super) struct EventRow {
     content: Bytes,
     /// The body as it is stored, unless it is stored as it is.
     compressed: Option<CompressedBody>,
-}
-
-/// The compressed texts of a row.
-#[derive(Clone)]
-struct CompressedBody {
-    dictionary: Arc<Dictionary>,
-    /// The length of the body.
-    length: u32,
-    bytes: Bytes,
-}
-
-impl PartialEq for CompressedBody {
-    fn eq(&self, other: &Self) -> bool {
-        self.dictionary.number == other.dictionary.number && self.bytes == other.bytes
-    }
 }
 
 impl EventRow {
@@ -83,11 +66,7 @@ impl EventRow {
 
     /// The row with its body compressed, if that makes it smaller.
     pub(super) fn compressed(self, dictionary: &Arc<Dictionary>) -> Self {
-        let body = self.body();
-        let compressed = u32::try_from(body.len()).ok().and_then(|length| {
-            let bytes = dictionary.compress(&body)?;
-            Some(CompressedBody { dictionary: dictionary.clone(), length, bytes })
-        });
+        let compressed = CompressedBody::of(&self.body(), dictionary);
         Self { compressed, ..self }
     }
 
@@ -175,14 +154,9 @@ impl EventRow {
 
     /// Whether both are stored as the same bytes.
     pub(super) fn is_stored_alike(&self, other: &Self) -> bool {
-        let header =
-            |row: &Self| (row.kind, row.flags(), row.seq, row.start, row.end, row.segments.bits());
-        header(self) == header(other)
-            && match (&self.compressed, &other.compressed) {
-                (Some(a), Some(b)) => a == b,
-                (None, None) => self.has_same_texts(other),
-                _ => false,
-            }
+        self.header() == other.header()
+            && self.compressed == other.compressed
+            && (self.compressed.is_some() || self.has_same_texts(other))
     }
 
     fn has_same_texts(&self, other: &Self) -> bool {
@@ -190,12 +164,19 @@ impl EventRow {
             == (&other.id, &other.master, &other.etag, &other.content)
     }
 
-    fn flags(&self) -> u8 {
-        u8::from(self.full)
-            | u8::from(self.all_day) << 1
-            | u8::from(self.master.is_some()) << 2
-            | u8::from(self.etag.is_some()) << 3
-            | self.availability.map_or(0, availability_code) << 4
+    fn header(&self) -> RowHeader {
+        RowHeader {
+            kind: self.kind,
+            full: self.full,
+            all_day: self.all_day,
+            has_master: self.master.is_some(),
+            has_etag: self.etag.is_some(),
+            availability: self.availability,
+            seq: self.seq,
+            start: self.start,
+            end: self.end,
+            segments: self.segments,
+        }
     }
 
     fn put_body(&self, out: &mut Vec<u8>) {
@@ -211,24 +192,12 @@ impl EventRow {
 
     /// The row as a sealed value.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let kind = match self.kind {
-            EventKind::Single => 0,
-            EventKind::Occurrence => 1,
-            EventKind::Exception => 2,
-            EventKind::Master => 3,
-        };
         let body = self.compressed.as_ref().map_or(self.content.len() + 512, |c| c.bytes.len());
         let mut out = Vec::with_capacity(body + 64);
-        out.extend_from_slice(&[kind, self.flags()]);
-        out.extend_from_slice(&self.seq.to_be_bytes());
-        out.extend_from_slice(&self.start.to_be_bytes());
-        out.extend_from_slice(&self.end.to_be_bytes());
-        out.extend_from_slice(&self.segments.bits().to_be_bytes());
+        self.header().put(&mut out);
         match &self.compressed {
-            Some(CompressedBody { dictionary, length, bytes }) => {
-                out.extend_from_slice(&dictionary.number.to_be_bytes());
-                out.extend_from_slice(&length.to_be_bytes());
-                out.extend_from_slice(bytes);
+            Some(compressed) => {
+                compressed.put(&mut out);
                 record::seal_as(record::COMPRESSED_ROW, &out)
             }
             None => {
@@ -248,9 +217,9 @@ impl EventRow {
         let (layout, payload) = record::unseal_up_to(record::COMPRESSED_ROW, value, "event")?;
         let mut input = RecordReader(payload);
         let unknown = || TreeError::Unknown("event");
-        let (header, flags) = Self::header(&mut input).ok_or_else(unknown)?;
+        let header = RowHeader::read(&mut input).ok_or_else(unknown)?;
         if layout != record::COMPRESSED_ROW {
-            return header.with_body(&value.slice(value.len() - input.0.len()..), flags);
+            return Self::from_body(&header, &value.slice(value.len() - input.0.len()..));
         }
         let (number, length) = input.u32().zip(input.u32()).ok_or_else(unknown)?;
         let bytes = value.slice(value.len() - input.0.len()..);
@@ -259,121 +228,50 @@ impl EventRow {
             && (stored.dictionary.number, stored.length) == (number, length)
             && stored.bytes == bytes
         {
-            let Self { id, master, etag, content, compressed, .. } = like.clone();
-            return Ok(Self { id, master, etag, content, compressed, ..header });
+            return Ok(like.clone().with_header(&header));
         }
         let dictionary = dictionaries.get(number).ok_or(TreeError::Damaged("dictionary"))?;
-        let body = usize::try_from(length).ok();
-        let body = body.and_then(|length| dictionary.decompress(&bytes, length));
-        let row = header.with_body(&body.ok_or(TreeError::Damaged("event (body)"))?, flags)?;
-        Ok(Self { compressed: Some(CompressedBody { dictionary, length, bytes }), ..row })
+        let compressed = CompressedBody { dictionary, length, bytes };
+        let body = compressed.decompress().ok_or(TreeError::Damaged("event (body)"))?;
+        Ok(Self { compressed: Some(compressed), ..Self::from_body(&header, &body)? })
     }
 
-    /// The availability in a stored row, if it is there.
-    pub(super) fn availability_of(value: &[u8]) -> Result<Option<Availability>, TreeError> {
-        let (_, payload) = record::unseal_up_to(record::COMPRESSED_ROW, value, "event")?;
-        match payload {
-            [_kind, flags, ..] => Ok(availability(flags >> 4)),
-            _ => Err(TreeError::Unknown("event")),
-        }
-    }
-
-    /// The end in a stored row, in microseconds. Does not check the row.
-    pub(super) fn end_of(value: &[u8]) -> Option<i64> {
-        let mut input = RecordReader(value.get(record::SEAL..)?);
-        let (_kind, _flags) = (input.u8()?, input.u8()?);
-        let (_seq, _start) = (input.u64()?, input.i64()?);
-        input.i64()
-    }
-
-    /// Roughly how many bytes a stored row has when it is decoded; `None` if its master is needed
-    /// to show it. Does not check the row.
-    pub(super) fn size_of(value: &[u8]) -> Option<usize> {
-        let payload = value.get(record::SEAL..)?;
-        let bare = matches!(payload, [1 | 2, flags, ..] if flags & 1 == 0);
-        let length = || {
-            let mut input = RecordReader(payload.get(HEADER..)?);
-            let (_, length) = (input.u32()?, input.u32()?);
-            usize::try_from(length).ok()
-        };
-        match value.first() {
-            _ if bare => None,
-            Some(&record::COMPRESSED_ROW) => length(),
-            _ => Some(payload.len()),
-        }
-    }
-
-    /// The fields before the body, and the flags. The texts are empty.
-    fn header(input: &mut RecordReader<'_>) -> Option<(Self, u8)> {
-        let kind = match input.u8()? {
-            0 => EventKind::Single,
-            1 => EventKind::Occurrence,
-            2 => EventKind::Exception,
-            3 => EventKind::Master,
-            _ => return None,
-        };
-        let flags = input.u8()?;
-        let seq = input.u64()?;
-        let (start, end) = (input.i64()?, input.i64()?);
-        let segments = SegmentSet::from_bits(input.u64()?);
-        let row = Self {
-            id: EventId::new(""),
-            kind,
-            master: None,
-            etag: None,
-            start,
-            end,
-            all_day: flags & 2 != 0,
-            availability: availability(flags >> 4),
-            full: flags & 1 != 0,
-            seq,
-            segments,
-            content: Bytes::new(),
-            compressed: None,
-        };
-        Some((row, flags))
-    }
-
-    fn with_body(self, body: &Bytes, flags: u8) -> Result<Self, TreeError> {
+    /// Reads the texts of a body.
+    fn from_body(header: &RowHeader, body: &Bytes) -> Result<Self, TreeError> {
         let mut input = RecordReader(body);
         let texts = (|| {
             let id = EventId::new(input.text()?);
-            let master = if flags & 4 != 0 { Some(EventId::new(input.text()?)) } else { None };
-            let etag = if flags & 8 != 0 { Some(Arc::from(input.text()?)) } else { None };
+            let master = if header.has_master { Some(EventId::new(input.text()?)) } else { None };
+            let etag = if header.has_etag { Some(Arc::from(input.text()?)) } else { None };
             Some((id, master, etag))
         })();
         let (id, master, etag) = texts.ok_or(TreeError::Unknown("event"))?;
         let content = body.slice(body.len() - input.0.len()..);
-        Ok(Self { id, master, etag, content, ..self })
+        let RowHeader { kind, full, all_day, availability, seq, start, end, segments, .. } =
+            *header;
+        Ok(Self {
+            id,
+            kind,
+            master,
+            etag,
+            start,
+            end,
+            all_day,
+            availability,
+            full,
+            seq,
+            segments,
+            content,
+            compressed: None,
+        })
     }
-}
 
-/// An availability as a number from 1 to 12.
-fn availability_code(Availability { show_as, cancelled }: Availability) -> u8 {
-    let show_as = match show_as {
-        ShowAs::Free => 1,
-        ShowAs::Tentative => 2,
-        ShowAs::Busy => 3,
-        ShowAs::Oof => 4,
-        ShowAs::WorkingElsewhere => 5,
-        ShowAs::Other => 6,
-    };
-    show_as + if cancelled { 6 } else { 0 }
-}
-
-/// The availability of a number; `None` if it is 0 or unknown.
-fn availability(code: u8) -> Option<Availability> {
-    let cancelled = code > 6;
-    let show_as = match if cancelled { code - 6 } else { code } {
-        1 => ShowAs::Free,
-        2 => ShowAs::Tentative,
-        3 => ShowAs::Busy,
-        4 => ShowAs::Oof,
-        5 => ShowAs::WorkingElsewhere,
-        6 => ShowAs::Other,
-        _ => return None,
-    };
-    Some(Availability { show_as, cancelled })
+    /// The row with another header and the same texts.
+    fn with_header(self, header: &RowHeader) -> Self {
+        let RowHeader { kind, full, all_day, availability, seq, start, end, segments, .. } =
+            *header;
+        Self { kind, full, all_day, availability, seq, start, end, segments, ..self }
+    }
 }
 
 impl fmt::Debug for EventRow {
@@ -391,15 +289,12 @@ impl fmt::Debug for EventRow {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::row_header::availability;
     use super::*;
 
     fn row() -> impl Strategy<Value = EventRow> {
-        let kind = prop::sample::select(vec![
-            EventKind::Single,
-            EventKind::Occurrence,
-            EventKind::Exception,
-            EventKind::Master,
-        ]);
+        use EventKind::{Exception, Master, Occurrence, Single};
+        let kind = prop::sample::select(vec![Single, Occurrence, Exception, Master]);
         let texts = (".*", prop::option::of(".*"), prop::option::of(".*"));
         let numbers = (any::<i64>(), any::<i64>(), any::<u64>(), any::<u64>());
         let content = prop::collection::vec(any::<u8>(), 0..300);
@@ -438,11 +333,11 @@ mod tests {
                 let value = row.encode().into();
                 for like in [None, Some(&row)] {
                     let back = EventRow::decode(&value, &known, like).unwrap();
-                    prop_assert_eq!(EventRow::end_of(&value), Some(row.end));
-                    let known = EventRow::availability_of(&value).unwrap();
+                    prop_assert_eq!(RowHeader::end_of(&value), Some(row.end));
+                    let known = RowHeader::availability_of(&value).unwrap();
                     prop_assert_eq!(known, row.availability);
                     let size = (!row.is_bare()).then(|| row.body().len());
-                    prop_assert!(EventRow::size_of(&value).map(|s| s.min(row.body().len())) == size);
+                    prop_assert!(RowHeader::size_of(&value).map(|s| s.min(row.body().len())) == size);
                     prop_assert!(back.is_stored_alike(&row) && back.has_same_texts(&row));
                     prop_assert_eq!(back.availability, row.availability);
                     prop_assert_eq!(back.encode(), row.encode());
@@ -457,7 +352,7 @@ mod tests {
                 let mut value = row.encode();
                 let at = at.index(value.len());
                 value[at] ^= 1 << bit;
-                prop_assert!(EventRow::availability_of(&value).is_err());
+                prop_assert!(RowHeader::availability_of(&value).is_err());
                 prop_assert!(EventRow::decode(&value.into(), &known, Some(&row)).is_err());
             }
         }

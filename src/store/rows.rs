@@ -22,6 +22,7 @@ use super::engine::EngineBytes;
 use super::error::TreeError;
 use super::keys;
 use super::row::EventRow;
+use super::row_header::RowHeader;
 use super::tree::Tree;
 use crate::mirror::commit::StoredKind;
 use crate::mirror::page::{EventHash, EventKind};
@@ -78,7 +79,7 @@ impl IndexValue {
     pub(super) fn end(&self) -> Result<i64, TreeError> {
         match self {
             Self::End(end) => Ok(*end),
-            Self::Row(value) => EventRow::end_of(value).ok_or(TreeError::Damaged("index")),
+            Self::Row(value) => RowHeader::end_of(value).ok_or(TreeError::Damaged("index")),
         }
     }
 }
