@@ -1,5 +1,6 @@
 //! What a sink is: its configuration, and what it needs of the daemon.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -33,14 +34,8 @@ impl SinkContext {
 
     /// What is sent.
     pub(super) fn view(&self) -> Result<FeedView, SinkError> {
-        let SinkConfig { windows, groups, level, target, .. } = &self.config;
-        let mut filter = self.config.filter.clone();
-        let has_ignore = filter.split('&').any(|part| part.starts_with("ignore="));
-        if matches!(target, SinkTargetConfig::Webhook(_)) && !has_ignore {
-            // Most changes of a calendar change nothing that a receiver acts upon.
-            let all = "ignore=changeKey,lastModifiedDateTime,@odata.etag";
-            filter = if filter.is_empty() { all.to_owned() } else { format!("{filter}&{all}") };
-        }
+        let SinkConfig { windows, groups, level, .. } = &self.config;
+        let filter = effective_filter(&self.config);
         let view = FeedView::new(&self.app, windows, groups, &filter, *level);
         view.map_err(|why| SinkError::new(SinkErrorKind::Misconfigured, why))
     }
@@ -88,5 +83,63 @@ impl SinkContext {
         record.begin_again(&identity, snapshot);
         record.save(&self.app.store, &self.config.name).await?;
         Ok(snapshot)
+    }
+}
+
+/// The filter of the configuration, or with what a webhook ignores unless its filter says that
+/// itself: most changes of a calendar change nothing that a receiver acts upon.
+fn effective_filter(config: &SinkConfig) -> Cow<'_, str> {
+    const IGNORED: &str = "ignore=changeKey,lastModifiedDateTime,@odata.etag";
+    let filter = &config.filter;
+    let has_ignore = filter.split('&').any(|part| part.starts_with("ignore="));
+    match &config.target {
+        SinkTargetConfig::Webhook(_) if filter.is_empty() => IGNORED.into(),
+        SinkTargetConfig::Webhook(_) if !has_ignore => format!("{filter}&{IGNORED}").into(),
+        _ => filter.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{AccessLevel, SinkUrl, WebhookConfig};
+
+    fn config(filter: &str) -> SinkConfig {
+        let webhook = WebhookConfig {
+            url: SinkUrl::Text("https://hooks.example.com".into()),
+            secret_file: "/nowhere".into(),
+            cloud_events: false,
+            allow_private: false,
+            ca_file: None,
+        };
+        SinkConfig {
+            name: "crm".into(),
+            target: SinkTargetConfig::Webhook(webhook),
+            windows: Vec::new(),
+            groups: Vec::new(),
+            filter: filter.to_owned(),
+            level: AccessLevel::All,
+            batch: Duration::from_secs(2),
+        }
+    }
+
+    #[test]
+    fn a_webhook_ignores_what_no_receiver_acts_upon_unless_its_filter_says_what() {
+        let ignored = "ignore=changeKey,lastModifiedDateTime,@odata.etag";
+        for (filter, added) in [
+            ("", ignored),
+            ("cancelled=false", &format!("&{ignored}")),
+            // The name of a category, and the end of another key.
+            ("category=ignore=x", &format!("&{ignored}")),
+            ("ignore=body", ""),
+            ("cancelled=false&ignore=", ""),
+        ] {
+            assert_eq!(effective_filter(&config(filter)), format!("{filter}{added}"));
+            let path = "/nowhere".into();
+            let copy = SinkConfig { target: SinkTargetConfig::Sqlite { path }, ..config(filter) };
+            assert_eq!(effective_filter(&copy), filter, "a copy has everything");
+        }
     }
 }
