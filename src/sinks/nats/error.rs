@@ -11,7 +11,7 @@ use crate::sinks::network::connection_problem;
 
 /// What the server does not permit, and where it is written what it has to.
 pub(super) const NOT_PERMITTED: &str = "the NATS server does not permit this user what the sink does; see the permissions in \
-     docs/sinks.md";
+     docs/sinks-nats.md";
 pub(super) const ENDED: &str = "the connection to the NATS server ended";
 pub(super) const LATE: &str = "the NATS server did not answer in time";
 

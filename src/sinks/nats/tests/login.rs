@@ -85,6 +85,13 @@ async fn users_are_refused_with_what_to_do() {
     let more = r#"authorization { users: [
         { user: "all", password: "canary" },
         { user: "few", password: "canary", permissions: { publish: ["nothing"] } },
+        { user: "enough", password: "canary", permissions: {
+            publish: [
+                "copy.*.*", "$JS.API.STREAM.INFO.CALMIRROR", "$JS.API.STREAM.CREATE.CALMIRROR",
+                "$JS.API.STREAM.MSG.GET.CALMIRROR", "$JS.API.CONSUMER.CREATE.CALMIRROR.>",
+                "$JS.API.CONSUMER.MSG.NEXT.CALMIRROR.>",
+            ], subscribe: ["_INBOX.>"],
+        } },
     ] }"#;
     let Some(server) = NatsServer::start(directory.path(), more).await else { return };
     let port = server.port();
@@ -97,6 +104,13 @@ async fn users_are_refused_with_what_to_do() {
     }
     let (kind, message) = refusal(&settings("few:canary")).await.unwrap();
     assert_eq!((kind, &*message), (SinkErrorKind::Refused, error::NOT_PERMITTED));
+    // The permissions in docs/sinks-nats.md are enough.
+    let mut target = NatsTarget::new(&settings("enough:canary"), &"copy".into());
+    target.open(None).await.unwrap();
+    for (id, number) in [("a", 1), ("b", 2)] {
+        target.deliver(&snapshot(id, number)).await.unwrap();
+    }
+    target.test("copy", "2026-11-21T10:00:00Z".parse().unwrap()).await.unwrap();
     drop(server);
     let (kind, message) = refusal(&settings("all:canary")).await.unwrap();
     let gone = "the NATS server refused the connection";
