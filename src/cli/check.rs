@@ -359,6 +359,37 @@ mod tests {
     }
 
     #[test]
+    fn sinks_that_could_not_send_are_warned_about_without_their_addresses() {
+        let sinks = r#"
+            [sink.crm]
+            type = "webhook"
+            url = "http://hooks.example.com/canary"
+            secret_file = "SECRET"
+            [sink.report]
+            type = "postgres"
+            url = "postgres://canary:canary@db.example.com/canary?sslmode=canary"
+            [sink.copy]
+            type = "sqlite"
+            path = "/nowhere/copy.sqlite"
+        "#;
+        for explain in [false, true] {
+            let (exit, text) = checked(&(GOOD.to_owned() + sinks), explain, false);
+            let warnings = text.lines().filter_map(|line| line.strip_prefix("warning: sink."));
+            let starts = [
+                "copy: /nowhere/copy.sqlite cannot be made: its directory does not exist",
+                "crm: url has an address with http://",
+                "crm: DIR/secret has a secret of 1 bytes",
+                "report: sslmode in the URL of the database has to be",
+            ];
+            let warnings: Vec<&str> = warnings.collect();
+            let are_right =
+                warnings.iter().zip(starts).all(|(line, start)| line.starts_with(start));
+            assert!(exit == DONE && warnings.len() == starts.len() && are_right, "{text}");
+            assert!(!text.contains("canary"), "{text}");
+        }
+    }
+
+    #[test]
     fn each_value_says_where_it_came_from() {
         let (exit, text) = checked(GOOD, true, false);
         assert_eq!(exit, DONE);

@@ -186,19 +186,18 @@ impl Sinks {
     }
 }
 
-/// What is wrong with the address or the secret of a sink, which its configuration does not show.
+/// What is wrong with the address, the secret or the path of a sink, which its configuration does
+/// not show. Blocking. No address is part of it.
 pub fn problems(config: &SinkConfig) -> Vec<String> {
-    match &config.target {
-        SinkTargetConfig::Webhook(webhook) => {
-            let problems = webhook_settings(webhook).problems().into_iter();
-            problems.map(|problem| problem.message).collect()
+    let problems = match &config.target {
+        SinkTargetConfig::Webhook(webhook) => webhook_settings(webhook).problems(),
+        SinkTargetConfig::Postgres { url, schema, ca_file } => {
+            postgres_settings(url, schema, ca_file.as_ref()).problems()
         }
-        SinkTargetConfig::Nats(nats) => {
-            let problems = nats_settings(nats).problems().into_iter();
-            problems.map(|problem| problem.message).collect()
-        }
-        SinkTargetConfig::Postgres { .. } | SinkTargetConfig::Sqlite { .. } => Vec::new(),
-    }
+        SinkTargetConfig::Nats(nats) => nats_settings(nats).problems(),
+        SinkTargetConfig::Sqlite { path } => SqliteSettings { path: path.clone() }.problems(),
+    };
+    problems.into_iter().map(|problem| problem.message).collect()
 }
 
 impl SinkFiles {
@@ -263,6 +262,18 @@ fn nats_settings(config: &NatsConfig) -> NatsSettings {
     }
 }
 
+fn postgres_settings(
+    url: &SinkUrl,
+    schema: &Arc<str>,
+    authorities: Option<&AuthorityFile>,
+) -> PostgresSettings {
+    PostgresSettings {
+        url: secret_of(url),
+        schema: schema.clone(),
+        authorities: certificates(authorities),
+    }
+}
+
 fn certificates(file: Option<&AuthorityFile>) -> Arc<[rustls_pki_types::CertificateDer<'static>]> {
     file.map(|file| file.certificates.clone()).unwrap_or_default()
 }
@@ -275,9 +286,7 @@ fn targets(env: Env) -> TargetMaker {
                 Box::new(WebhookTarget::new(&webhook_settings(webhook), &env))
             }
             SinkTargetConfig::Postgres { url, schema, ca_file } => {
-                let (url, authorities) = (secret_of(url), certificates(ca_file.as_ref()));
-                let schema = schema.clone();
-                Box::new(PostgresTarget::new(&PostgresSettings { url, schema, authorities }))
+                Box::new(PostgresTarget::new(&postgres_settings(url, schema, ca_file.as_ref())))
             }
             SinkTargetConfig::Sqlite { path } => {
                 Box::new(SqliteTarget::new(&SqliteSettings { path: path.clone() }))

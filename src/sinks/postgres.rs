@@ -38,6 +38,14 @@ pub struct PostgresSettings {
     pub authorities: Arc<[CertificateDer<'static>]>,
 }
 
+impl PostgresSettings {
+    /// What is wrong with the URL.
+    pub fn problems(&self) -> Vec<SinkError> {
+        let parsed = self.url.read().and_then(|url| connect::parse(url.expose_secret()));
+        parsed.err().into_iter().collect()
+    }
+}
+
 /// A schema of PostgreSQL as the target of a sink.
 pub struct PostgresTarget {
     settings: PostgresSettings,

@@ -29,6 +29,15 @@ pub struct SqliteSettings {
     pub path: PathBuf,
 }
 
+impl SqliteSettings {
+    /// What is wrong with the path, as far as that can be seen without making the file. What only
+    /// the daemon's user may do is not judged.
+    pub fn problems(&self) -> Vec<SinkError> {
+        let problem = DatabaseFile::find(&self.path).err();
+        problem.into_iter().filter(|error| error.kind == SinkErrorKind::Misconfigured).collect()
+    }
+}
+
 /// A SQLite file as the target of a sink.
 pub struct SqliteTarget {
     path: PathBuf,

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::sinks::error::{SinkError, SinkErrorKind};
-use crate::sinks::sql;
 
 /// Copies of calendars are for their owner alone, until an administrator changes the mode.
 const MODE: u32 = 0o600;
@@ -32,9 +31,18 @@ pub(super) enum Locking {
 }
 
 impl DatabaseFile {
+    /// Where the file of a path is or would be, without symbolic links. Changes nothing.
+    pub(super) fn find(path: &Path) -> Result<PathBuf, SinkError> {
+        let path = real(path).map_err(|error| unusable(path, &error))?;
+        if path.exists() && !path.is_file() {
+            return Err(unusable(&path, &io::ErrorKind::IsADirectory.into()));
+        }
+        Ok(path)
+    }
+
     /// Locks the file that a path leads to, which need not exist yet.
     pub(super) fn lock(path: &Path) -> Result<Locking, SinkError> {
-        let path = real(path).map_err(|error| unusable(path, &error))?;
+        let path = Self::find(path)?;
         let mut name = path.clone().into_os_string();
         name.push("-lock");
         let lock = open(Path::new(&name)).map_err(|error| unusable(&path, &error))?;
@@ -54,9 +62,6 @@ impl DatabaseFile {
     pub(super) fn create(&mut self) -> Result<(), SinkError> {
         let found = open(&self.path).and_then(|file| file.metadata());
         let found = found.map_err(|error| unusable(&self.path, &error))?;
-        if !found.is_file() {
-            return Err(sql::unsuitable(format!("{} is not a file", self.path.display())));
-        }
         self.identity = Some(identity(&found));
         Ok(())
     }

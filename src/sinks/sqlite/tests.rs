@@ -300,12 +300,19 @@ async fn failures_have_a_kind_and_never_show_contents() {
 async fn paths_that_cannot_be_used_are_named() {
     let fixture = SqliteFixture::new();
     let directory = fixture.directory.path();
+    std::fs::write(directory.join("text"), "").unwrap();
+    assert_eq!(SqliteSettings { path: directory.join("text") }.problems(), []);
+    assert_eq!(SqliteSettings { path: fixture.path.clone() }.problems(), []);
+    assert!(!fixture.path.exists());
     for (path, problem) in [
         (directory.join("missing/copy"), "its directory does not exist"),
         (directory.to_owned(), "is not the path of a file"),
+        (directory.join("text/copy"), "is not the path of a file"),
         (PathBuf::from("/"), "is not the path of a file"),
     ] {
-        let refused = SqliteTarget::new(&SqliteSettings { path }).open(None).await.unwrap_err();
+        let settings = SqliteSettings { path };
+        let refused = SqliteTarget::new(&settings).open(None).await.unwrap_err();
+        assert_eq!(settings.problems(), std::slice::from_ref(&refused));
         assert_eq!(refused.kind, SinkErrorKind::Misconfigured, "{refused}");
         assert!(refused.message.contains(problem), "{refused}");
     }

@@ -130,3 +130,27 @@ fn without_a_mode_only_this_machine_is_trusted() {
         assert_eq!(parse(url).map(|(_, mode)| mode), Ok(mode), "{url}");
     }
 }
+
+#[test]
+fn a_url_that_cannot_be_used_is_named_before_it_is_used() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("report.url");
+    for (url, problem) in [
+        ("postgres://canary:canary@db.example/canary", None),
+        ("postgres://canary:canary@db.example/?sslmode=canary", Some("sslmode in the URL")),
+        ("postgres://canary:canary@db.example/?canary=1", Some("is not valid, or has a parameter")),
+        ("postgres://db.example/canary", Some("needs a user and a host")),
+        ("mysql://canary:canary@db.example", Some("has to begin with postgres://")),
+        ("\n", Some("is empty")),
+    ] {
+        std::fs::write(&file, url).unwrap();
+        for url in [SinkSecret::Inline(url.into()), SinkSecret::File(file.clone())] {
+            let schema = "calmirror".into();
+            let problems = PostgresSettings { url, schema, authorities: [].into() }.problems();
+            let problems: Vec<_> = problems.into_iter().map(|problem| problem.message).collect();
+            assert_eq!(problems.len(), usize::from(problem.is_some()), "{problems:?}");
+            assert!(problems.iter().all(|found| found.contains(problem.unwrap())), "{problems:?}");
+            assert!(!format!("{problems:?}").contains("canary"), "{problems:?}");
+        }
+    }
+}
