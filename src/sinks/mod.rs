@@ -42,7 +42,7 @@ use context::SinkContext;
 use nats::{NatsSettings, NatsTarget};
 use postgres::{PostgresSettings, PostgresTarget};
 use secret::SinkSecret;
-use sqlite::{SqliteSettings, SqliteTarget};
+use sqlite::{FileTurns, SqliteSettings, SqliteTarget};
 pub use status::SinkBoard;
 use status::StatusCell;
 use target::SinkTarget;
@@ -280,6 +280,7 @@ fn certificates(file: Option<&AuthorityFile>) -> Arc<[rustls_pki_types::Certific
 
 /// Makes the targets that the configuration names.
 fn targets(env: Env) -> TargetMaker {
+    let turns = FileTurns::default();
     Arc::new(move |config| -> Box<dyn SinkTarget> {
         match &config.target {
             SinkTargetConfig::Webhook(webhook) => {
@@ -289,7 +290,8 @@ fn targets(env: Env) -> TargetMaker {
                 Box::new(PostgresTarget::new(&postgres_settings(url, schema, ca_file.as_ref())))
             }
             SinkTargetConfig::Sqlite { path } => {
-                Box::new(SqliteTarget::new(&SqliteSettings { path: path.clone() }))
+                let settings = SqliteSettings { path: path.clone() };
+                Box::new(SqliteTarget::new(&settings, &config.name, &turns))
             }
             SinkTargetConfig::Nats(nats) => {
                 Box::new(NatsTarget::new(&nats_settings(nats), &config.name))

@@ -4,11 +4,14 @@ mod error;
 mod file;
 mod write;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Duration, Instant, sleep};
 
 use self::file::{DatabaseFile, Locking};
@@ -38,9 +41,25 @@ impl SqliteSettings {
     }
 }
 
+/// The turns of each sink. A session that ends does not end what it does on a thread that may block:
+/// its file stays open until that is done, and the next target of the sink waits for it.
+#[derive(Clone, Default)]
+pub struct FileTurns(Arc<Mutex<BTreeMap<Arc<str>, FileTurn>>>);
+
+/// Whose turn it is to have the file of a sink open.
+type FileTurn = Arc<tokio::sync::Mutex<()>>;
+
+impl FileTurns {
+    fn of(&self, sink: &Arc<str>) -> FileTurn {
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.entry(sink.clone()).or_default().clone()
+    }
+}
+
 /// A SQLite file as the target of a sink.
 pub struct SqliteTarget {
     path: PathBuf,
+    turn: FileTurn,
     migrations: &'static [&'static str],
     database: Option<SqliteDatabase>,
 }
@@ -53,8 +72,9 @@ struct SqliteDatabase {
 
 impl SqliteTarget {
     /// A target that is not open yet.
-    pub fn new(settings: &SqliteSettings) -> Self {
-        Self { path: settings.path.clone(), migrations: MIGRATIONS, database: None }
+    pub fn new(settings: &SqliteSettings, sink: &Arc<str>, turns: &FileTurns) -> Self {
+        let (path, turn) = (settings.path.clone(), turns.of(sink));
+        Self { path, turn, migrations: MIGRATIONS, database: None }
     }
 
     /// Works with the open file on a thread that may block. The file stays closed after an error.
@@ -81,7 +101,9 @@ impl SinkTarget for SqliteTarget {
         _: Option<&'a str>,
     ) -> BoxFuture<'a, Result<KeptPosition, SinkError>> {
         Box::pin(async {
-            let file = lock(self.path.clone()).await?;
+            self.database = None;
+            let turn = self.turn.clone().lock_owned().await;
+            let file = lock(self.path.clone(), turn).await?;
             let migrations = self.migrations;
             let (database, position) = blocking(move || open(file, migrations)).await?;
             self.database = Some(database);
@@ -133,14 +155,18 @@ impl SqliteDatabase {
 }
 
 /// Locks the file, waiting a little for a lock that was just lost.
-async fn lock(path: PathBuf) -> Result<DatabaseFile, SinkError> {
+async fn lock(path: PathBuf, turn: OwnedMutexGuard<()>) -> Result<DatabaseFile, SinkError> {
+    let mut turn = turn;
     let until = Instant::now() + LOCK_WAIT;
     loop {
         let tried = path.clone();
-        match blocking(move || DatabaseFile::lock(&tried)).await? {
+        match blocking(move || DatabaseFile::lock(&tried, turn)).await? {
             Locking::Locked(file) => return Ok(file),
-            Locking::InUse if Instant::now() < until => sleep(LOCK_RETRY).await,
-            Locking::InUse => {
+            Locking::InUse(ours) if Instant::now() < until => {
+                turn = ours;
+                sleep(LOCK_RETRY).await;
+            }
+            Locking::InUse(_) => {
                 return Err(sql::unsuitable(format!(
                     "another sink or another calmirror writes to {}; give each a file of its own",
                     path.display()

@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
+use tokio::sync::OwnedMutexGuard;
 
 use crate::sinks::error::{SinkError, SinkErrorKind};
 
@@ -20,14 +21,16 @@ pub(super) struct DatabaseFile {
     /// Locked as long as it is open. Not the database itself: closing that would take away SQLite's
     /// own locks, which belong to the process.
     _lock: File,
+    /// Given to the next target of the sink after everything is closed.
+    _turn: OwnedMutexGuard<()>,
 }
 
 /// The result of one attempt.
 pub(super) enum Locking {
     /// The file is ours.
     Locked(DatabaseFile),
-    /// Somebody else has it.
-    InUse,
+    /// Somebody else has it. The turn stays ours.
+    InUse(OwnedMutexGuard<()>),
 }
 
 impl DatabaseFile {
@@ -41,14 +44,14 @@ impl DatabaseFile {
     }
 
     /// Locks the file that a path leads to, which need not exist yet.
-    pub(super) fn lock(path: &Path) -> Result<Locking, SinkError> {
+    pub(super) fn lock(path: &Path, turn: OwnedMutexGuard<()>) -> Result<Locking, SinkError> {
         let path = Self::find(path)?;
         let mut name = path.clone().into_os_string();
         name.push("-lock");
         let lock = open(Path::new(&name)).map_err(|error| unusable(&path, &error))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Locking::Locked(Self { path, identity: None, _lock: lock })),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(Locking::InUse),
+            Ok(()) => Ok(Locking::Locked(Self { path, identity: None, _lock: lock, _turn: turn })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(Locking::InUse(turn)),
             Err(error) => Err(unusable(&path, &error.into())),
         }
     }

@@ -67,3 +67,34 @@ async fn a_sink_sends_again_from_a_cursor_a_time_or_the_beginning() {
         assert!(why.starts_with("neither a time"), "{why}");
     }
 }
+
+/// What a session writes on a thread of its own goes on after it.
+#[tokio::test(start_paused = true)]
+async fn a_test_waits_for_the_batch_that_its_session_was_writing() {
+    let mut rig = SinkFixture::new().await;
+    rig.sinks.make = targets(rig.fixture.env.clone());
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("copy.sqlite");
+    let target = SinkTargetConfig::Sqlite { path: path.clone() };
+    rig.configure(&[SinkConfig { target, ..config("crm", "") }]).await;
+    // Somebody's transaction holds the batch up.
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    rig.write(&["a"], &[]).await;
+    let pass = async |seconds: u64| {
+        for _ in 0..seconds * 1000 {
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+    };
+    pass(3).await;
+    let freed = async {
+        // Longer than for a lock of somebody else.
+        pass(20).await;
+        other.execute_batch("ROLLBACK").unwrap();
+    };
+    let (answer, ()) = tokio::join!(rig.ask(SinkCommand::Test), freed);
+    assert!(["starting", "running"].contains(&&*answer), "{answer}");
+    rig.settle().await;
+    let found = other.query_row("SELECT id FROM event", [], |row| row.get::<_, String>(0));
+    assert_eq!(found, Ok("a".to_owned()));
+}
