@@ -120,18 +120,18 @@ impl BindError {
                 io::ErrorKind::AddrInUse => {
                     let port = address.port();
                     format!(
-                        "another program uses it (ss -ltnp 'sport = :{port}'): stop that program, or set another api.listen"
+                        "another program uses it (ss -ltnp 'sport = :{port}'): stop that program, or set another api.listen or api.probe_listen"
                     )
                 }
                 io::ErrorKind::AddrNotAvailable => {
-                    "this machine does not have the address (ip address): set another api.listen"
+                    "this machine does not have the address (ip address): set another api.listen or api.probe_listen"
                         .to_owned()
                 }
                 io::ErrorKind::PermissionDenied => {
-                    "set a port above 1023 in api.listen, or give the daemon CAP_NET_BIND_SERVICE"
+                    "set a port above 1023, or give the daemon CAP_NET_BIND_SERVICE"
                         .to_owned()
                 }
-                _ => "set another api.listen".to_owned(),
+                _ => "set another api.listen or api.probe_listen".to_owned(),
             },
         }
     }

@@ -278,6 +278,20 @@ fn routes(app: AppState) -> Router {
         .with_state(Arc::new(app))
 }
 
+/// The routes for probes and scrapes, without a token: liveness, readiness and metrics.
+pub fn probe_router(app: AppState) -> Router {
+    Router::new()
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(metrics::read))
+        .fallback(|uri: Uri| async move { Problem::NotFound(uri.path().to_owned()) })
+        .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
+            Problem::MethodNotAllowed { method, path: uri.path().to_owned() }
+        })
+        .layer(axum::Extension(access::Access::read_only()))
+        .with_state(Arc::new(app))
+}
+
 /// The same routes behind the checks of a TCP listener at `listen`: the request's `Host`, its
 /// token, and whether a page of another site sent it.
 pub fn tcp_router(app: AppState, listen: SocketAddr) -> Router {

@@ -20,6 +20,8 @@ pub struct ApiConfig {
     pub socket_group: Option<String>,
     /// The TCP address, if TCP is used.
     pub listen: Option<SocketAddr>,
+    /// The TCP address of probes and scrapes, which need no token.
+    pub probe_listen: Option<SocketAddr>,
     /// Host names under which clients reach the API over TCP, in lower case, in addition to
     /// loopback and the address listened on.
     pub hosts: Vec<String>,
@@ -40,6 +42,7 @@ impl ApiConfig {
         ConfigKey::with_default("socket", r#""/run/calmirror/api.sock""#),
         ConfigKey::without_default("socket_group"),
         ConfigKey::without_default("listen"),
+        ConfigKey::without_default("probe_listen"),
         ConfigKey::without_default("hosts"),
         ConfigKey::without_default("token_file"),
         ConfigKey::without_default("read_token_file"),
@@ -56,6 +59,11 @@ impl ApiConfig {
         let socket = reader.read("socket", socket);
         let socket_group = reader.read("socket_group", |written| written.text().map(str::to_owned));
         let listen = reader.read("listen", listen);
+        let probe_listen = reader.read("probe_listen", self::listen);
+        if listen.is_some_and(|address| address.port() != 0) && probe_listen == listen {
+            let remedy = "write another port: there every request needs a token";
+            reader.fault("probe_listen", Issue::new("the same address as listen", remedy));
+        }
         let hosts =
             reader.read("hosts", |written| written.texts()?.into_iter().map(host).collect());
         let token_file = reader.read("token_file", private);
@@ -91,6 +99,7 @@ impl ApiConfig {
             socket: socket?,
             socket_group,
             listen,
+            probe_listen,
             hosts: hosts.unwrap_or_default(),
             token_file,
             read_token_file,
@@ -102,6 +111,7 @@ impl ApiConfig {
         socket: settings,
         socket_group: settings,
         listen: settings,
+        probe_listen: settings,
         hosts: settings,
         token_file: settings,
         read_token_file: settings,

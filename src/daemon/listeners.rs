@@ -22,6 +22,43 @@ use crate::api::{self, ApiSettings, AppState, BindError, UnixEndpoint, UnixOwner
 use crate::config::ApiConfig;
 use crate::error_chain::error_chain;
 
+/// A TCP listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TcpPurpose {
+    /// The API, with tokens.
+    Api,
+    /// Probes and scrapes, without.
+    Probes,
+}
+
+impl TcpPurpose {
+    const ALL: [Self; 2] = [Self::Api, Self::Probes];
+
+    /// Where it is configured to listen.
+    fn address(self, config: &ApiConfig) -> Option<SocketAddr> {
+        match self {
+            Self::Api => config.listen,
+            Self::Probes => config.probe_listen,
+        }
+    }
+
+    fn router(self, app: AppState, address: SocketAddr) -> Router {
+        match self {
+            Self::Api => api::tcp_router(app, address),
+            Self::Probes => api::probe_router(app),
+        }
+    }
+
+    /// The listener of this purpose among one for each.
+    fn of<T>(self, all: &mut [T; 2]) -> &mut T {
+        let [api, probes] = all;
+        match self {
+            Self::Api => api,
+            Self::Probes => probes,
+        }
+    }
+}
+
 /// How often binding a lost address is tried again.
 const REBIND_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -29,7 +66,8 @@ const REBIND_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct Listeners {
     app: AppState,
     unix: Option<ActiveListener<UnixOwner>>,
-    tcp: Option<ActiveListener<SocketAddr>>,
+    /// For each purpose.
+    tcp: [Option<ActiveListener<SocketAddr>>; 2],
     servers: JoinSet<()>,
 }
 
@@ -100,11 +138,12 @@ struct PreviousGroup(Option<String>);
 #[derive(Default)]
 pub(super) struct PreparedListeners {
     unix: ListenerChange<UnixEndpoint>,
-    tcp: ListenerChange<TcpEndpoint>,
+    /// For each purpose.
+    tcp: [ListenerChange<TcpEndpoint>; 2],
     /// The previous group of a socket whose group was changed.
     regrouped: Option<PreviousGroup>,
-    /// The address that was closed to bind the new one.
-    released: Option<SocketAddr>,
+    /// The addresses that were closed to bind new ones.
+    released: [Option<SocketAddr>; 2],
 }
 
 impl PreparedListeners {
@@ -119,7 +158,10 @@ impl PreparedListeners {
         };
         Ok(Self {
             unix: ListenerChange::To(unix),
-            tcp: ListenerChange::To(tcp(config.listen).await?),
+            tcp: [
+                ListenerChange::To(tcp(config.listen).await?),
+                ListenerChange::To(tcp(config.probe_listen).await?),
+            ],
             ..Self::default()
         })
     }
@@ -136,7 +178,7 @@ async fn tcp(address: Option<SocketAddr>) -> Result<Option<TcpEndpoint>, BindErr
 impl Listeners {
     /// Serves the bound listeners with `app`.
     pub(super) fn serve(app: AppState, bound: PreparedListeners) -> Self {
-        let mut listeners = Self { app, unix: None, tcp: None, servers: JoinSet::new() };
+        let mut listeners = Self { app, unix: None, tcp: [None, None], servers: JoinSet::new() };
         listeners.open(bound);
         listeners
     }
@@ -146,9 +188,10 @@ impl Listeners {
         &self.app
     }
 
-    /// The TCP address, if there is one.
+    /// The TCP address of the API, if there is one.
     pub(super) fn address(&self) -> Option<SocketAddr> {
-        self.tcp.as_ref().map(|active| active.place)
+        let [api, _] = &self.tcp;
+        api.as_ref().map(|active| active.place)
     }
 
     /// The path of the Unix socket, if there is one.
@@ -181,18 +224,22 @@ impl Listeners {
         new: &ApiConfig,
         bound: &mut PreparedListeners,
     ) -> Result<(), BindError> {
-        if old.listen != new.listen {
-            bound.tcp = ListenerChange::To(match tcp(new.listen).await {
+        for purpose in TcpPurpose::ALL {
+            let (old, new) = (purpose.address(old), purpose.address(new));
+            if old == new {
+                continue;
+            }
+            *purpose.of(&mut bound.tcp) = ListenerChange::To(match tcp(new).await {
                 Err(BindError::Address { address, source })
                     if source.kind() == io::ErrorKind::AddrInUse =>
                 {
-                    let own = self.tcp.take_if(|active| active.place.port() == address.port());
-                    let Some(own) = own else {
+                    let own = purpose.of(&mut self.tcp);
+                    let Some(own) = own.take_if(|own| own.place.port() == address.port()) else {
                         return Err(BindError::Address { address, source });
                     };
                     // A wildcard and a specific address cannot share a port. Only in this case is
                     // the old listener closed first.
-                    bound.released = Some(own.place);
+                    *purpose.of(&mut bound.released) = Some(own.place);
                     let closed = close(own);
                     // An error also means that the listener is gone.
                     closed.await.ok();
@@ -218,24 +265,24 @@ impl Listeners {
 
     /// Undoes [`Listeners::prepare`].
     pub(super) async fn discard(&mut self, bound: PreparedListeners) {
-        let PreparedListeners { unix, tcp, regrouped, released } = bound;
+        let PreparedListeners { unix, tcp, regrouped, mut released } = bound;
         drop((unix, tcp));
         if let (Some(PreviousGroup(group)), Some(active)) = (&regrouped, &self.unix)
             && let Err(error) = active.place.set_group(group.as_deref())
         {
             tracing::warn!(%error, "socket's group could not be restored");
         }
-        if let Some(address) = released {
+        for purpose in TcpPurpose::ALL {
+            let Some(address) = purpose.of(&mut released).take() else { continue };
             let listener = api::bind_tcp(address);
             let listener = listener.inspect_err(|error| {
                 let (reason, retry_in_s) = (error_chain(error), REBIND_INTERVAL.as_secs());
                 tracing::error!(%address, reason, retry_in_s, "listener could not be reopened");
             });
             let endpoint = TcpEndpoint { listener: listener.ok(), address };
-            self.open(PreparedListeners {
-                tcp: ListenerChange::To(Some(endpoint)),
-                ..PreparedListeners::default()
-            });
+            let mut again = PreparedListeners::default();
+            *purpose.of(&mut again.tcp) = ListenerChange::To(Some(endpoint));
+            self.open(again);
         }
     }
 
@@ -246,9 +293,11 @@ impl Listeners {
             if let Some(active) = &mut self.unix {
                 active.renew(&self.app, api::router);
             }
-            if let Some(active) = &mut self.tcp {
-                let address = active.place;
-                active.renew(&self.app, |app| api::tcp_router(app, address));
+            for purpose in TcpPurpose::ALL {
+                if let Some(active) = purpose.of(&mut self.tcp) {
+                    let address = active.place;
+                    active.renew(&self.app, |app| purpose.router(app, address));
+                }
             }
         }
         self.open(bound);
@@ -256,7 +305,7 @@ impl Listeners {
         while self.servers.try_join_next().is_some() {}
     }
 
-    fn open(&mut self, bound: PreparedListeners) {
+    fn open(&mut self, mut bound: PreparedListeners) {
         if let ListenerChange::To(endpoint) = bound.unix {
             let active = endpoint.map(|endpoint| {
                 // The closing of a Unix socket is never awaited, so it is not tracked.
@@ -268,24 +317,28 @@ impl Listeners {
             });
             std::mem::replace(&mut self.unix, active).map(close);
         }
-        if let ListenerChange::To(tcp) = bound.tcp {
+        for purpose in TcpPurpose::ALL {
+            let change = std::mem::take(purpose.of(&mut bound.tcp));
+            let ListenerChange::To(tcp) = change else { continue };
             let active = tcp.map(|endpoint| {
                 let address = endpoint.address;
                 let (active, router, closing) =
-                    ActiveListener::new(address, &self.app, |app| api::tcp_router(app, address));
+                    ActiveListener::new(address, &self.app, |app| purpose.router(app, address));
                 let listener = TrackedListener { endpoint, _closing: closing };
                 let stop = active.stop.clone().cancelled_owned();
                 self.servers.spawn(api::serve_tcp(listener, router, stop));
                 active
             });
-            std::mem::replace(&mut self.tcp, active).map(close);
+            std::mem::replace(purpose.of(&mut self.tcp), active).map(close);
         }
     }
 
     /// Stops accepting requests.
     pub(super) fn stop(&mut self) {
         self.unix.take().map(close);
-        self.tcp.take().map(close);
+        for listener in &mut self.tcp {
+            listener.take().map(close);
+        }
     }
 
     /// Waits until the last request has been answered.

@@ -161,6 +161,52 @@ async fn a_port_is_taken_over_and_redaction_changes_at_once() {
     daemon.stop().await;
 }
 
+/// The status of a request without a token; `None` if nothing listens.
+async fn probe(address: std::net::SocketAddr, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).await.ok()?;
+    // Probes of Kubernetes name the address of the pod, and Prometheus the name that it was given.
+    let request = format!("GET {path} HTTP/1.1\r\nhost: pod-7:8382\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.ok()?;
+    answer.split(' ').nth(1).map(str::to_owned)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn probes_need_no_token_and_get_nothing_else() {
+    let fixture = DaemonFixture::new(97, &["alice"]).await;
+    let good = text(&fixture, &[("alice", "")]);
+    let [first, second] = {
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        [free(), free()].map(|free| free.local_addr().unwrap())
+    };
+    let at = |address| good.replace("[api]\n", &format!("[api]\nprobe_listen = \"{address}\"\n"));
+    fixture.configure(&at(first));
+    let daemon = fixture.run().await;
+    fixture.settle("alice").await;
+    for path in ["/healthz", "/readyz", "/readyz?settled=1", "/metrics"] {
+        assert_eq!(probe(first, path).await.as_deref(), Some("200"), "{path}");
+    }
+    for path in ["/", "/v1/status", "/v1/windows", "/v1/changes", "/v1/events", "/openapi.json"] {
+        assert_eq!(probe(first, path).await.as_deref(), Some("404"), "{path}");
+    }
+    fixture.configure(&at(second));
+    let told = fixture.api.post("/v1/reload").await.json();
+    assert_eq!(told["settings"], json!(["api.probe_listen"]));
+    assert_eq!(probe(second, "/healthz").await.as_deref(), Some("200"));
+    eventually("the old address is closed", async || {
+        probe(first, "/healthz").await.is_none().then_some(())
+    })
+    .await;
+    fixture.configure(&good);
+    assert_eq!(fixture.cli(&["reload"]).await.code, Some(0));
+    eventually("no probes any more", async || {
+        probe(second, "/healthz").await.is_none().then_some(())
+    })
+    .await;
+    daemon.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_group_of_an_open_socket_can_change() {
     let Some((name, number)) = another_group() else {
