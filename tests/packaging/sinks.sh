@@ -3,18 +3,14 @@
 # signatures with the official libraries of Standard Webhooks for Python and Node, and the
 # CloudEvents SDK for Python reads its batches.
 #
-#   CALMIRROR_SENDER    the example `webhook` (default: built here, dev profile)
+#   CALMIRROR_BIN       the program to test (default: built here, dev profile)
 #   CALMIRROR_CLIENTS   a directory where the libraries are kept between runs (default: none)
 . "$(dirname "$0")/kit.sh"
 
 need curl curl
 need openssl openssl
 need python3 python3-minimal
-sender=${CALMIRROR_SENDER:-}
-if [ -z "$sender" ]; then
-    cargo build --locked --quiet --example webhook >&2
-    sender=${CARGO_TARGET_DIR:-target}/debug/examples/webhook
-fi
+program=$(realpath "$(program)")
 clients=${CALMIRROR_CLIENTS:-$SCRATCH/clients}
 mkdir -p "$clients"
 clients=$(realpath "$clients")
@@ -46,7 +42,7 @@ secret() { (umask 077 && echo "whsec_$(openssl rand -base64 32)" >"$SCRATCH/$1")
 secret new
 secret old
 secret wrong
-cat "$SCRATCH/new" "$SCRATCH/old" >"$SCRATCH/both"
+(umask 077 && cat "$SCRATCH/new" "$SCRATCH/old" >"$SCRATCH/both" && echo http://127.0.0.1:9/ >"$SCRATCH/url")
 
 # received NAME SECRET COMMAND...: starts a receiver with that secret and sets $url and $log.
 received() {
@@ -60,20 +56,73 @@ received() {
     url=http://127.0.0.1:$(sed -n 's/^listening on port //p' "$log")/
 }
 
+# A mirror of one calendar, with a sink whose receiver and format change.
+simulated --people 1 --rooms 0 --mutate-every 0s
+mailbox=$(head -n 1 "$SCRATCH/mailboxes")
+configured() {
+    of_simulated
+    cat <<C
+[defaults]
+interval = "1s"
+[[window]]
+name = "alice"
+account = "test"
+mailbox = "$mailbox"
+[sink.crm]
+type = "webhook"
+url_file = "$SCRATCH/url"
+secret_file = "$SCRATCH/both"
+allow_private = true
+batch = "1s"
+$*
+C
+}
+configured >"$SCRATCH/calmirror.toml"
+cm() { "$program" --config "$SCRATCH/calmirror.toml" "$@"; }
+serving
+
+# sends_to URL: the sink begins again, with a snapshot.
+sends_to() {
+    echo "$1" >"$SCRATCH/url"
+    cm reload >"$SCRATCH/reload.log" 2>&1 || fail "the daemon does not reload: $(cat "$SCRATCH/reload.log")"
+}
+mutate() { curl -sSf "$graph/control/mutate" -d "{\"mailbox\":\"$mailbox\",$1}" | sed 's/.*"id":"\([^"]*\)".*/\1/'; }
+# logged SECONDS TEXT: waits for a line of the receiver.
+logged() { eventually "$1" grep -q "$2" "$log" || fail "no '$2' in: $(tail -n 3 "$log" "$log.err"; cm sink list)"; }
+# copied: the events that the receiver has at the end of its log.
+copied() {
+    awk '$1 == "created" || $1 == "updated" { has[$3] = 1 }
+        $1 == "removed" { delete has[$3] }
+        END { for (id in has) print id }' "$log" | sort
+}
+mirrored() {
+    cm events alice --json --from -1000d --to +1000d |
+        python3 -c 'import json, sys; [print(json.loads(line)["id"]) for line in sys.stdin]' | sort
+}
+
 verified() {
-    local name=$1
+    local name=$1 event
     shift
     for key in new old; do
         received "$name-$key" "$key" "$@"
-        "$sender" "$url" "$SCRATCH/both" >"$SCRATCH/sent" 2>&1 || fail "$name, $key secret: $(cat "$SCRATCH/sent" "$log" "$log.err")"
-        printf '%s\n' 'test' 'snapshot_begins' 'created alice AAMk1' 'removed alice AAMk2' 'snapshot_ends' >"$SCRATCH/expected"
-        sed '/^listening/d; s/ \(None\|undefined\)//g' "$log" | diff "$SCRATCH/expected" - ||
-            fail "$name has not received what was sent"
-        [ "$(grep -o 'msg_[0-9a-f]*' "$SCRATCH/sent" | sort -u | wc -l)" = 3 ] || fail "ids: $(cat "$SCRATCH/sent")"
+        sends_to "$url"
+        logged 30 '^snapshot_ends'
+        cm sink test crm >"$SCRATCH/sent" 2>&1 || fail "$name, $key secret: $(cat "$SCRATCH/sent" "$log" "$log.err")"
+        logged 5 '^test'
+        event=$(mutate '"edit":"create_single","subject":"Übergabe 🗓","start":"'"$(date -u +%Y-%m-%dT12:00:00Z)"'","minutes":30')
+        logged 30 "^created alice $event\$"
+        mutate '"edit":"delete","event":"'"$event"'"' >/dev/null
+        logged 30 "^removed alice $event\$"
+        [ "$(sed -n 2p "$log" | cut -d ' ' -f 1)" = snapshot_begins ] || fail "$name: $(head -n 3 "$log")"
+        [ "$(copied | wc -l)" -gt 5 ] || fail "$name has only $(copied)"
+        diff <(mirrored) <(copied) >"$SCRATCH/differs" || fail "$name has not what the mirror has: $(cat "$SCRATCH/differs")"
+        curl -sSf --unix-socket "$SCRATCH/api.sock" http://localhost/v1/sinks | grep -o 'msg_[0-9a-f]*' | sort >"$SCRATCH/ids"
+        [ "$(wc -l <"$SCRATCH/ids")" -ge 4 ] && [ -z "$(uniq -d "$SCRATCH/ids")" ] || fail "ids: $(cat "$SCRATCH/ids")"
     done
-    proved "$name verifies requests with the new and with the older secret of a rotation"
+    proved "$name verifies requests with the new and with the older secret of a rotation, and its $(copied | wc -l) events are those of the mirror"
     received "$name-wrong" wrong "$@"
-    ! "$sender" "$url" "$SCRATCH/both" >"$SCRATCH/sent" 2>&1 || fail "$name accepts another secret"
+    sends_to "$url"
+    ! cm sink test crm >"$SCRATCH/sent" 2>&1 || fail "$name accepts another secret"
     grep -q 'refused: No matching signature found' "$log" || fail "$name: $(cat "$log" "$log.err")"
     grep -q 'answered 401' "$SCRATCH/sent" || fail "$(cat "$SCRATCH/sent")"
     proved "$name refuses another secret"
@@ -110,11 +159,15 @@ print("listening on port", server.server_port, flush=True)
 server.serve_forever()
 P
     received events new "$python" "$SCRATCH/events.py"
-    "$sender" "$url" "$SCRATCH/new" cloudevents >"$SCRATCH/sent" 2>&1 || fail "$(cat "$SCRATCH/sent" "$log" "$log.err")"
+    configured 'format = "cloudevents"' >"$SCRATCH/calmirror.toml"
+    sends_to "$url"
+    logged 30 snapshot_ends
+    cm sink test crm >"$SCRATCH/sent" 2>&1 || fail "$(cat "$SCRATCH/sent" "$log" "$log.err")"
     of() { printf 'application/cloudevents-batch+json dev.calmirror.%s %s %s\n' "$1" "$2" "$1"; }
-    { of test /sinks/crm; of snapshot_begins /sinks/crm; of created /windows/alice; of removed /windows/alice; of snapshot_ends /sinks/crm; } \
+    { of created /windows/alice; of removed /windows/alice; of snapshot_begins /sinks/crm; of snapshot_ends /sinks/crm; of test /sinks/crm; } \
         >"$SCRATCH/expected"
-    check "the CloudEvents SDK reads each event of a batch" diff "$SCRATCH/expected" <(sed 1d "$log")
+    check "the CloudEvents SDK reads each event of a batch" diff "$SCRATCH/expected" <(sed 1d "$log" | sort -u)
+    configured >"$SCRATCH/calmirror.toml"
 fi
 if [ -d "$clients/node_modules/standardwebhooks" ] && command -v node >/dev/null 2>&1; then
     verified "the library for Node" node "$clients/receive.mjs"
