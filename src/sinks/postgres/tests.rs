@@ -1,4 +1,5 @@
 mod failures;
+mod grafana;
 mod schema_fixture;
 mod tls;
 
