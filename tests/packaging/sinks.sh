@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tests the webhook sink against libraries of others: the receivers of docs/sinks.md check its
 # signatures with the official libraries of Standard Webhooks for Python and Node, and the
-# CloudEvents SDK for Python reads its batches.
+# CloudEvents SDK for Python reads its batches. The Code node of the n8n workflow runs in Node alone.
 #
 #   CALMIRROR_BIN       the program to test (default: built here, dev profile)
 #   CALMIRROR_CLIENTS   a directory where the libraries are kept between runs (default: none)
@@ -172,5 +172,33 @@ fi
 if [ -d "$clients/node_modules/standardwebhooks" ] && command -v node >/dev/null 2>&1; then
     verified "the library for Node" node "$clients/receive.mjs"
     tried=$((tried + 1))
+fi
+if command -v node >/dev/null 2>&1; then
+    # The Code node of the documentation, with what n8n gives it.
+    cat >"$SCRATCH/n8n.mjs" <<'J'
+import { readFileSync } from "node:fs";
+import { createServer } from "node:http";
+import { createRequire } from "node:module";
+
+const [, , file, port] = process.argv;
+const secret = readFileSync(file, "utf8").split("\n")[0].trim();
+const workflow = JSON.parse(readFileSync("docs/consume/n8n.json", "utf8"));
+const code = workflow.nodes.find((node) => node.name === "Verify").parameters.jsCode;
+const AsyncFunction = Object.getPrototypeOf(async function () {}).constructor;
+const verify = new AsyncFunction("$input", "require", code.replace("whsec_REPLACE", secret));
+
+const server = createServer(async (request, response) => {
+  const chunks = [];
+  for await (const chunk of request) chunks.push(chunk);
+  const node = { helpers: { getBinaryDataBuffer: async () => Buffer.concat(chunks) } };
+  const input = { first: () => ({ json: { headers: request.headers } }) };
+  const [{ json }] = await verify.call(node, input, createRequire(import.meta.url));
+  if (json.status !== 204) console.log("refused: No matching signature found");
+  for (const line of json.lines) console.log(line.change, line.window, line.id);
+  response.writeHead(json.status).end();
+});
+server.listen(Number(port), "127.0.0.1", () => console.log("listening on port", server.address().port));
+J
+    verified "the Code node of the n8n workflow" node "$SCRATCH/n8n.mjs"
 fi
 [ "$tried" = 2 ] || skip "$(printf '%s; ' "${reasons[@]}")"
