@@ -82,7 +82,7 @@ async fn the_queries_of_the_dashboard_find_what_they_say() {
             window.place = Some(Place { building, floor: None, capacity: Some(8) });
         }
         let mut target = fixture.target();
-        target.open().await.unwrap();
+        target.open(None).await.unwrap();
         target.deliver(&batch).await.unwrap();
 
         let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
