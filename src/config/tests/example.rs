@@ -57,6 +57,9 @@ fn the_example_is_valid_with_everything_uncommented() {
         "url",
         "schema",
         "path",
+        "credentials_file",
+        "stream",
+        "subject",
     ];
     let fixture = ConfigFixture::new();
     let text: String = EXAMPLE

@@ -4,7 +4,9 @@ use std::error::Error as StdError;
 
 use async_nats::ConnectErrorKind;
 use async_nats::jetstream;
-use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::context::{
+    PublishError, PublishErrorKind, RequestError, RequestErrorKind,
+};
 
 use crate::sinks::error::{SinkError, SinkErrorKind};
 use crate::sinks::network::connection_problem;
@@ -12,6 +14,7 @@ use crate::sinks::network::connection_problem;
 /// What the server does not permit, and where it is written what it has to.
 pub(super) const NOT_PERMITTED: &str = "the NATS server does not permit this user what the sink does; see the permissions in \
      docs/sinks-nats.md";
+pub(super) const NO_JETSTREAM: &str = "the NATS server, or the user's account, has no JetStream";
 pub(super) const ENDED: &str = "the connection to the NATS server ended";
 pub(super) const LATE: &str = "the NATS server did not answer in time";
 
@@ -64,6 +67,15 @@ pub(super) fn of_sources(error: &(dyn StdError + 'static)) -> SinkError {
         if let Some(answer) = error.downcast_ref::<jetstream::Error>() {
             return of_answer(answer);
         }
+        match error.downcast_ref::<RequestError>().map(RequestError::kind) {
+            Some(RequestErrorKind::NoResponders) => {
+                return SinkError::new(SinkErrorKind::Unsuitable, NO_JETSTREAM);
+            }
+            Some(RequestErrorKind::TimedOut) => {
+                return SinkError::new(SinkErrorKind::Unavailable, LATE);
+            }
+            _ => {}
+        }
         next = error.source();
     }
     SinkError::new(SinkErrorKind::Unavailable, "the NATS server did not answer as JetStream does")
@@ -74,7 +86,7 @@ pub(super) fn of_answer(answer: &jetstream::Error) -> SinkError {
     use SinkErrorKind::{Refused, Unavailable, Unsuitable};
     let code = answer.error_code().0;
     let (kind, message) = match code {
-        10_039 | 10_076 => (Unsuitable, "the NATS server, or the user's account, has no JetStream"),
+        10_039 | 10_076 => (Unsuitable, NO_JETSTREAM),
         10_059 => (Unavailable, "the stream does not exist"),
         10_002 | 10_023 | 10_028 | 10_047 | 10_077 | 10_122 => {
             (Unavailable, "JetStream has no room left: its disk, or a limit of the account")

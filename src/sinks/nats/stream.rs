@@ -7,7 +7,7 @@ use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{Context, CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, Stream};
 
-use super::error::{LATE, of_answer};
+use super::error::{LATE, of_answer, of_sources};
 use crate::sinks::error::{SinkError, SinkErrorKind};
 
 /// The oldest server whose streams have everything that is needed: TTLs of single messages (2.11),
@@ -96,7 +96,7 @@ pub(super) async fn open(
                 create(context, name, &subjects).await?
             }
             GetStreamErrorKind::JetStream(answer) => return Err(of_answer(&answer)),
-            _ => return Err(SinkError::new(SinkErrorKind::Unavailable, LATE)),
+            _ => return Err(of_sources(&error)),
         },
     };
     match problem(&stream.cached_info().config, &subjects) {

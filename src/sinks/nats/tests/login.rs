@@ -80,6 +80,16 @@ async fn a_server_without_tls_is_refused_if_the_address_asks_for_it() {
 }
 
 #[tokio::test]
+async fn a_server_without_jetstream_says_so() {
+    let directory = TempDir::new().unwrap();
+    let more = "jetstream: disabled";
+    let Some(server) = NatsServer::start(directory.path(), more).await else { return };
+    let (kind, message) = refusal(&settings(&server.url())).await.unwrap();
+    assert!(message.starts_with(error::NO_JETSTREAM), "{message}");
+    assert_eq!(kind, SinkErrorKind::Unsuitable);
+}
+
+#[tokio::test]
 async fn users_are_refused_with_what_to_do() {
     let directory = TempDir::new().unwrap();
     let more = r#"authorization { users: [
@@ -88,7 +98,7 @@ async fn users_are_refused_with_what_to_do() {
         { user: "enough", password: "canary", permissions: {
             publish: [
                 "copy.*.*", "$JS.API.STREAM.INFO.CALMIRROR", "$JS.API.STREAM.CREATE.CALMIRROR",
-                "$JS.API.STREAM.MSG.GET.CALMIRROR", "$JS.API.CONSUMER.CREATE.CALMIRROR.>",
+                "$JS.API.STREAM.MSG.GET.CALMIRROR", "$JS.API.CONSUMER.CREATE.CALMIRROR",
                 "$JS.API.CONSUMER.MSG.NEXT.CALMIRROR.>",
             ], subscribe: ["_INBOX.>"],
         } },
