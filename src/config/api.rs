@@ -60,7 +60,12 @@ impl ApiConfig {
         let socket_group = reader.read("socket_group", |written| written.text().map(str::to_owned));
         let listen = reader.read("listen", listen);
         let probe_listen = reader.read("probe_listen", self::listen);
-        if listen.is_some_and(|address| address.port() != 0) && probe_listen == listen {
+        if let (Some(api), Some(probes)) = (listen, probe_listen)
+            && (api.port() != 0 && api.port() == probes.port())
+            && (api.ip() == probes.ip()
+                || api.ip().is_unspecified()
+                || probes.ip().is_unspecified())
+        {
             let remedy = "write another port: there every request needs a token";
             reader.fault("probe_listen", Issue::new("the same address as listen", remedy));
         }

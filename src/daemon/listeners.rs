@@ -224,6 +224,7 @@ impl Listeners {
         new: &ApiConfig,
         bound: &mut PreparedListeners,
     ) -> Result<(), BindError> {
+        let (old_config, new_config) = (old, new);
         for purpose in TcpPurpose::ALL {
             let (old, new) = (purpose.address(old), purpose.address(new));
             if old == new {
@@ -233,13 +234,18 @@ impl Listeners {
                 Err(BindError::Address { address, source })
                     if source.kind() == io::ErrorKind::AddrInUse =>
                 {
-                    let own = purpose.of(&mut self.tcp);
-                    let Some(own) = own.take_if(|own| own.place.port() == address.port()) else {
+                    // A wildcard and a specific address cannot share a port, and an address may go
+                    // from one purpose to another. Only then is an old listener closed first.
+                    let own = TcpPurpose::ALL.into_iter().find_map(|other| {
+                        let changes = other.address(old_config) != other.address(new_config);
+                        let own = other.of(&mut self.tcp);
+                        let own = own.take_if(|own| changes && own.place.port() == address.port());
+                        Some((other, own?))
+                    });
+                    let Some((other, own)) = own else {
                         return Err(BindError::Address { address, source });
                     };
-                    // A wildcard and a specific address cannot share a port. Only in this case is
-                    // the old listener closed first.
-                    *purpose.of(&mut bound.released) = Some(own.place);
+                    *other.of(&mut bound.released) = Some(own.place);
                     let closed = close(own);
                     // An error also means that the listener is gone.
                     closed.await.ok();

@@ -294,7 +294,7 @@ fn targets(env: Env) -> TargetMaker {
                 Box::new(SqliteTarget::new(&settings, &config.name, &turns))
             }
             SinkTargetConfig::Nats(nats) => {
-                Box::new(NatsTarget::new(&nats_settings(nats), &config.name))
+                Box::new(NatsTarget::new(&nats_settings(nats), &config.name, &env))
             }
         }
     })

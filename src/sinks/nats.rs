@@ -5,8 +5,8 @@
 //! and the position moves when all of a batch are stored. What is sent again replaces what it was:
 //! within the stream's `duplicate_window` the server drops it by its id, later it comes again.
 //!
-//! A stream that was deleted, or restored from an older copy, is noticed when a session begins, and
-//! gets a snapshot. At the end of each snapshot, removals are sent of the events in the stream that
+//! A marker after each batch shows when the stream was deleted or restored from an older copy: then
+//! it gets a snapshot. At the end of each snapshot, removals are sent of the events in the stream that
 //! the mirror does not have: the sink's subjects are its own.
 
 use std::path::PathBuf;
@@ -19,25 +19,27 @@ use jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
 use secrecy::{ExposeSecret as _, SecretString};
 
+use self::marker::{MarkerChain, StreamMark};
 use self::message::{MessageWriter, NatsMessage};
-use self::servers::NatsServers;
+use self::servers::{NatsLogin, NatsServers};
 use self::session::{NatsLoginFiles, NatsSession};
-use self::stream::StreamMark;
+
 use super::batch::SinkBatch;
 use super::error::{SinkError, SinkErrorKind};
 use super::network::tls_config;
 use super::secret::{SinkSecret, read_file, unusable};
 use super::target::{KeptPosition, Receipt, SinkTarget};
+use crate::env::Env;
 
 mod error;
+mod marker;
 mod message;
 mod reconcile;
 mod servers;
 mod session;
 mod stream;
 
-/// How long a new session waits before it sends anything, if there was one before. What the earlier
-/// connection had sent may still be unread in the server's socket: if it were stored later than
+/// How long a new session waits before it sends anything. What an earlier connection had sent may still be unread in the server's socket: if it were stored later than
 /// newer messages of the same events, the stream would hold the older ones. A server reads all its
 /// connections at the same time, so that takes milliseconds.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -84,8 +86,14 @@ impl NatsSettings {
 
     fn read_servers(&self) -> Result<NatsServers, SinkError> {
         let text = self.url.read()?;
-        NatsServers::parse(text.expose_secret())
-            .map_err(|problem| unusable(self.url.place(), problem))
+        let servers = NatsServers::parse(text.expose_secret())
+            .map_err(|problem| unusable(self.url.place(), problem))?;
+        if self.credentials_file.is_some() && servers.login != NatsLogin::Nobody {
+            let problem =
+                "has a user or a token, and there is credentials_file; remove one of them";
+            return Err(unusable(self.url.place(), problem));
+        }
+        Ok(servers)
     }
 
     fn read_credentials(&self) -> Result<Option<SecretString>, SinkError> {
@@ -94,11 +102,8 @@ impl NatsSettings {
     }
 
     fn read(&self) -> Result<NatsLoginFiles, SinkError> {
-        Ok(NatsLoginFiles {
-            servers: self.read_servers()?,
-            credentials: self.read_credentials()?,
-            tls: tls_config(&self.authorities)?,
-        })
+        let (servers, credentials) = (self.read_servers()?, self.read_credentials()?);
+        Ok(NatsLoginFiles { servers, credentials, tls: tls_config(&self.authorities)? })
     }
 }
 
@@ -106,6 +111,7 @@ impl NatsSettings {
 pub struct NatsTarget {
     settings: NatsSettings,
     sink: Arc<str>,
+    env: Env,
     /// [`SETTLE`], except in tests.
     settle: Duration,
     opened: Option<OpenStream>,
@@ -115,14 +121,14 @@ struct OpenStream {
     session: NatsSession,
     stream: Stream,
     writer: MessageWriter,
-    /// The stream, and the last message that is known of it.
-    mark: StreamMark,
+    markers: MarkerChain,
 }
 
 impl NatsTarget {
     /// A target that is not connected yet.
-    pub fn new(settings: &NatsSettings, sink: &Arc<str>) -> Self {
-        Self { settings: settings.clone(), sink: sink.clone(), settle: SETTLE, opened: None }
+    pub fn new(settings: &NatsSettings, sink: &Arc<str>, env: &Env) -> Self {
+        let (settings, sink, env) = (settings.clone(), sink.clone(), env.clone());
+        Self { settings, sink, env, settle: SETTLE, opened: None }
     }
 
     async fn connect(&mut self, mark: Option<&str>) -> Result<KeptPosition, SinkError> {
@@ -134,7 +140,7 @@ impl NatsTarget {
         let session = NatsSession::connect(files, &self.sink).await?;
         let NatsSettings { stream: name, subject, retention, .. } = &self.settings;
         let stream = session.run(stream::open(&session.context, name, subject)).await?;
-        let (config, info) = (&stream.cached_info().config, stream.cached_info());
+        let config = &stream.cached_info().config;
         let limit = session.client.max_payload();
         let writer = MessageWriter {
             subject: subject.to_string(),
@@ -143,17 +149,13 @@ impl NatsTarget {
             limit: usize::try_from(config.max_message_size)
                 .map_or(limit, |most| if most == 0 { limit } else { limit.min(most) }),
         };
-        let kept = match mark.and_then(|mark| mark.parse::<StreamMark>().ok()) {
-            Some(mark) if mark.is_of(info) => KeptPosition::InStore,
-            _ => KeptPosition::Lost,
-        };
-        let created = info.created.unix_timestamp_nanos();
-        let mark_now = StreamMark { created, sequence: info.state.last_sequence };
-        if mark.is_some() {
-            tokio::time::sleep(self.settle).await;
-        }
-        self.opened = Some(OpenStream { session, stream, writer, mark: mark_now });
-        Ok(kept)
+        tokio::time::sleep(self.settle).await;
+        let mark = mark.and_then(|mark| mark.parse::<StreamMark>().ok());
+        let subject = stream::marker_subject(subject);
+        let markers = MarkerChain::read(&stream, subject, mark, self.env.random_u64());
+        let (markers, is_known) = session.run(markers).await?;
+        self.opened = Some(OpenStream { session, stream, writer, markers });
+        Ok(if is_known { KeptPosition::InStore } else { KeptPosition::Lost })
     }
 
     /// The open stream. It stays closed after an error.
@@ -164,23 +166,30 @@ impl NatsTarget {
 }
 
 impl OpenStream {
-    /// Sends a batch; returns the new mark.
-    async fn deliver(&self, batch: &SinkBatch) -> Result<StreamMark, SinkError> {
-        let messages = batch.changes.iter();
-        let messages: Vec<_> = messages
-            .map(|change| {
-                let message = self.writer.change(change, batch.snapshot);
-                report_incomplete(batch, &change.window, &message);
-                message
-            })
-            .collect();
-        let mut mark = self.mark.after(self.session.publish(messages).await?)?;
+    /// Sends a batch; returns the markers after it.
+    async fn deliver(&self, batch: &SinkBatch) -> Result<MarkerChain, SinkError> {
+        let Self { session, stream, writer, markers } = self;
+        let mut markers = markers.clone();
+        markers.begin(session, &writer.stream, batch).await?;
+        let messages = batch.changes.iter().map(|change| {
+            let message = writer.change(change, batch.snapshot);
+            report_incomplete(batch, &change.window, &message);
+            message
+        });
+        session.publish(messages.collect()).await?;
         if batch.ends {
-            let removed =
-                reconcile::remove_ghosts(&self.session, &self.stream, &self.writer, batch);
-            mark = mark.after(removed.await?)?;
+            reconcile::remove_ghosts(session, stream, writer, batch).await?;
         }
-        Ok(mark)
+        markers.end(session, &writer.stream, batch).await?;
+        Ok(markers)
+    }
+
+    /// Does what a delivery needs the permission for, without storing anything.
+    async fn test(&self, sink: &str) -> Result<(), SinkError> {
+        let Self { session, stream, writer, .. } = self;
+        let subject = message::trial_subject(&writer.subject, sink);
+        session.try_to_publish(subject, &writer.stream).await?;
+        reconcile::try_to_read(stream, writer).await
     }
 }
 
@@ -209,8 +218,8 @@ impl SinkTarget for NatsTarget {
     ) -> BoxFuture<'a, Result<Receipt, SinkError>> {
         Box::pin(async move {
             let mut open = self.take()?;
-            open.mark = open.session.run(open.deliver(batch)).await?;
-            let mark = Some(open.mark.to_string());
+            open.markers = open.session.run(open.deliver(batch)).await?;
+            let mark = Some(open.markers.mark.to_string());
             self.opened = Some(open);
             Ok(Receipt { mark, ..Receipt::default() })
         })
@@ -223,9 +232,7 @@ impl SinkTarget for NatsTarget {
     ) -> BoxFuture<'a, Result<Receipt, SinkError>> {
         Box::pin(async move {
             let open = self.take()?;
-            let subject = message::trial_subject(&self.settings.subject, sink);
-            let tried = open.session.try_to_publish(subject, &self.settings.stream);
-            open.session.run(tried).await?;
+            open.session.run(open.test(sink)).await?;
             Ok(Receipt::default())
         })
     }

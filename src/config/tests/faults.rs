@@ -213,6 +213,24 @@ fn the_read_token_and_the_write_token_must_differ() {
 }
 
 #[test]
+fn probes_have_an_address_of_their_own() {
+    for (listen, probes) in [
+        ("127.0.0.1:8380", "127.0.0.1:8380"),
+        ("127.0.0.1:8380", "0.0.0.0:8380"),
+        ("[::]:8380", "127.0.0.1:8380"),
+    ] {
+        check(
+            &format!(
+                "[api]\nlisten = \"{listen}\"\nprobe_listen = \"{probes}\"\ntoken_file = \"contoso.secret\"\n"
+            ),
+            &[
+                "calmirror.toml:3: api.probe_listen: the same address as listen; write another port: there every request needs a token",
+            ],
+        );
+    }
+}
+
+#[test]
 fn windows_name_an_account_and_a_mailbox() {
     check(
         "[[window]]\nmailbox = \"a@b\"\naccount = \"x\"\n",

@@ -14,7 +14,8 @@ use crate::sinks::network::connection_problem;
 /// What the server does not permit, and where it is written what it has to.
 pub(super) const NOT_PERMITTED: &str = "the NATS server does not permit this user what the sink does; see the permissions in \
      docs/sinks-nats.md";
-pub(super) const NO_JETSTREAM: &str = "the NATS server, or the user's account, has no JetStream";
+pub(super) const NO_JETSTREAM: &str =
+    "the NATS server, or the user's account, has no JetStream, or no leader for it now";
 pub(super) const ENDED: &str = "the connection to the NATS server ended";
 pub(super) const LATE: &str = "the NATS server did not answer in time";
 
@@ -69,7 +70,8 @@ pub(super) fn of_sources(error: &(dyn StdError + 'static)) -> SinkError {
         }
         match error.downcast_ref::<RequestError>().map(RequestError::kind) {
             Some(RequestErrorKind::NoResponders) => {
-                return SinkError::new(SinkErrorKind::Unsuitable, NO_JETSTREAM);
+                // A cluster without a leader answers so, too.
+                return SinkError::new(SinkErrorKind::Unavailable, NO_JETSTREAM);
             }
             Some(RequestErrorKind::TimedOut) => {
                 return SinkError::new(SinkErrorKind::Unavailable, LATE);
@@ -92,15 +94,18 @@ pub(super) fn of_answer(answer: &jetstream::Error) -> SinkError {
             (Unavailable, "JetStream has no room left: its disk, or a limit of the account")
         }
         10_054 => (Refused, "an event is larger than the stream's max_msg_size; raise that"),
-        10_060 => (Unsuitable, "the stream belongs to another account or uses another stream"),
+        10_026 => (Unavailable, "the stream or the account has its most consumers (max_consumers)"),
+        10_060 => (
+            Unsuitable,
+            "the subjects belong to another stream than the configured one; name that in stream, or \
+             write another subject",
+        ),
         10_065 => (
             Unsuitable,
             "another stream already has these subjects; name that one in stream, or write another \
              subject",
         ),
-        10_008 | 10_009 | 10_101 | 10_102 | 10_118 => {
-            (Unavailable, "JetStream has no leader now, or is starting")
-        }
+        10_008 | 10_009 | 10_118 => (Unavailable, "JetStream has no leader now, or is starting"),
         10_165 | 10_166 => (Unsuitable, "the stream does not allow a TTL for each message"),
         _ => (Unavailable, "JetStream refuses it"),
     };

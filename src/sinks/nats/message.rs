@@ -1,5 +1,6 @@
 //! The message of a change.
 
+use std::fmt;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ pub(super) const TTL: &str = "Nats-TTL";
 const HEADERS: usize = 1 << 10;
 /// A member of an event that is larger than this is left out if the event is too large.
 const LARGE_MEMBER: usize = 2 << 10;
+/// Members that are named as left out.
+const MAX_NAMED: usize = 20;
 
 /// Makes messages for a stream.
 #[derive(Clone, Debug)]
@@ -63,21 +66,15 @@ impl MessageWriter {
         if line.len() > limit
             && let Some(event) = &change.event
         {
-            let smaller;
-            (smaller, left_out) = without_large_members(event);
-            line.clear();
-            Change { event: Some(smaller.into()), ..change.clone() }.write_line(&mut line);
-            // What follows replaces the closing brace of the line.
-            line.pop();
-            line.extend_from_slice(b",\"incomplete\":");
-            // Strings always serialize, and a Vec takes every byte.
-            serde_json::to_writer(&mut line, &left_out).ok();
-            line.push(b'}');
+            left_out = shortened(change, event, &is_small, &mut line);
+            if line.len() > limit {
+                left_out = shortened(change, event, &is_essential, &mut line);
+            }
         }
         // In a snapshot an event comes again at the cursor that it came with before.
         let id = match snapshot {
-            Some(snapshot) => format!("{snapshot}/{}", change.cursor),
-            None => change.cursor.clone(),
+            Some(snapshot) => self.message_id(format_args!("{snapshot}/{}", change.cursor)),
+            None => self.message_id(&change.cursor),
         };
         let mut message = PublishMessage::build()
             .payload(line.into())
@@ -111,11 +108,18 @@ impl MessageWriter {
             summary: None,
         };
         let NatsMessage { subject, message, left_out } = self.change(&change, batch.snapshot);
-        let message = message.message_id(format!("{snapshot}/removed/{sequence}"));
+        let id = self.message_id(format_args!("{snapshot}/removed/{sequence}"));
+        let message = message.message_id(id);
         NatsMessage { subject, message, left_out }
     }
 
-    fn subject_of(&self, window: &str, id: &str) -> String {
+    /// The server compares ids within the whole stream, which other sinks may share.
+    fn message_id(&self, id: impl fmt::Display) -> String {
+        format!("{}/{id}", self.subject)
+    }
+
+    /// The subject of an event.
+    pub(super) fn subject_of(&self, window: &str, id: &str) -> String {
         format!("{}.{}.{}", self.subject, hash(window, 8), hash(id, 16))
     }
 }
@@ -144,18 +148,45 @@ pub(super) fn is_current(headers: Option<&HeaderMap>, snapshot: Option<SnapshotI
         || (came_in.is_some() && came_in == snapshot.map(|snapshot| snapshot.to_string()))
 }
 
-/// An event without its large members, and the names of these.
-fn without_large_members(event: &Bytes) -> (Vec<u8>, Vec<String>) {
-    let Ok(members) = JsonMembers::parse(event) else { return (b"{}".to_vec(), Vec::new()) };
+/// Writes the line of a change with only some members of its event, and the names of the others,
+/// which are returned.
+fn shortened(
+    change: &Change,
+    event: &Bytes,
+    keeps: &dyn Fn(&str, &str) -> bool,
+    line: &mut Vec<u8>,
+) -> Vec<String> {
+    let members = JsonMembers::parse(event).unwrap_or(JsonMembers(Vec::new()));
     let mut kept = JsonObject::with_capacity(event.len().min(64 << 10));
     let mut left_out = Vec::new();
     for (name, value) in &members.0 {
-        match value.get().len() + name.len() <= LARGE_MEMBER {
+        match keeps(name, value.get()) {
             true => kept.raw(name, value.get()),
             false => left_out.push(name.chars().take(64).collect()),
         }
     }
-    (kept.finish(), left_out)
+    // So that the names cannot make the line too long again.
+    left_out.truncate(MAX_NAMED);
+    line.clear();
+    Change { event: Some(kept.finish().into()), ..change.clone() }.write_line(line);
+    // What follows replaces the closing brace of the line.
+    line.pop();
+    line.extend_from_slice(b",\"incomplete\":");
+    // Strings always serialize, and a Vec takes every byte.
+    serde_json::to_writer(&mut *line, &left_out).ok();
+    line.push(b'}');
+    left_out
+}
+
+fn is_small(name: &str, value: &str) -> bool {
+    name.len() + value.len() <= LARGE_MEMBER
+}
+
+/// Whether a member is one that every reader needs.
+fn is_essential(name: &str, value: &str) -> bool {
+    const ESSENTIAL: [&str; 7] =
+        ["id", "subject", "start", "end", "isAllDay", "showAs", "isCancelled"];
+    ESSENTIAL.contains(&name) && is_small(name, value)
 }
 
 #[cfg(test)]
@@ -189,12 +220,12 @@ mod tests {
         sent.write_line(&mut written);
         assert_eq!(line, serde_json::from_slice::<Value>(&written).unwrap());
         assert_eq!(subject, "cal.prod.0d622dcd94cd0517.5bcbd9e149b04ee215400e28e5f9dbce");
-        assert_eq!(headers.get("Nats-Msg-Id").unwrap().as_str(), "c~7");
+        assert_eq!(headers.get("Nats-Msg-Id").unwrap().as_str(), "cal.prod/c~7");
         assert_eq!(headers.get("Nats-Expected-Stream").unwrap().as_str(), "CALMIRROR");
         assert!(headers.get(TTL).is_none() && headers.get(SNAPSHOT).is_none());
         let (again, _, headers) = parts(writer(1 << 20).change(&sent, Some(SnapshotId(255))));
         assert_eq!(again, subject);
-        assert_eq!(headers.get("Nats-Msg-Id").unwrap().as_str(), "00000000000000ff/c~7");
+        assert_eq!(headers.get("Nats-Msg-Id").unwrap().as_str(), "cal.prod/00000000000000ff/c~7");
         assert!(is_current(Some(&headers), Some(SnapshotId(255))));
         assert!(!is_current(Some(&headers), Some(SnapshotId(254))));
         assert!(!is_current(Some(&headers), None) && !is_current(None, Some(SnapshotId(255))));
@@ -218,7 +249,10 @@ mod tests {
             })
         );
         assert_eq!(headers.get_all("Nats-Msg-Id").count(), 1);
-        assert_eq!(headers.get("Nats-Msg-Id").unwrap().as_str(), "00000000000000ff/removed/9");
+        assert_eq!(
+            headers.get("Nats-Msg-Id").unwrap().as_str(),
+            "cal.prod/00000000000000ff/removed/9"
+        );
         assert_eq!(headers.get(TTL).unwrap().as_str(), "7200");
     }
 
@@ -234,5 +268,12 @@ mod tests {
         let (_, line, _) = parts(message);
         assert_eq!(line["event"], serde_json::json!({"id": "AA=", "subject": "a"}));
         assert_eq!(line["incomplete"], serde_json::json!(["body"]));
+        // Many members that are not large.
+        let members: Vec<String> = (0..50).map(|n| format!("\"m{n}\":\"{body:.1000}\"")).collect();
+        let event = format!("{{\"id\":\"AA=\",{},\"subject\":\"a\"}}", members.join(","));
+        let message = writer(8 << 10).change(&change("a", "AA=", Some(&event)), None);
+        assert_eq!(message.left_out.len(), MAX_NAMED);
+        let (_, line, _) = parts(message);
+        assert_eq!(line["event"], serde_json::json!({"id": "AA=", "subject": "a"}));
     }
 }

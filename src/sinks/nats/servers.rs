@@ -3,6 +3,10 @@
 use std::fmt;
 
 use async_nats::ServerAddr;
+use reqwest::Url;
+
+use crate::loopback::is_loopback;
+use crate::percent;
 
 /// Servers of one cluster, and who logs in.
 pub(super) struct NatsServers {
@@ -11,6 +15,7 @@ pub(super) struct NatsServers {
 }
 
 /// Who logs in, as far as the addresses say it.
+#[derive(PartialEq, Eq)]
 pub(super) enum NatsLogin {
     Nobody,
     Token(String),
@@ -48,17 +53,12 @@ impl NatsServers {
             if scheme.is_none() || url.host_str().is_none_or(str::is_empty) {
                 return Err(NatsUrlProblem::Malformed);
             }
-            if !url.username().is_empty() {
-                if !servers.addresses.is_empty() {
-                    return Err(NatsUrlProblem::Logins);
-                }
-                let decoded =
-                    |part: &str| crate::percent::decode(part).ok_or(NatsUrlProblem::Malformed);
-                let name = decoded(url.username())?;
-                servers.login = match url.password() {
-                    Some(password) => NatsLogin::User { name, password: decoded(password)? },
-                    None => NatsLogin::Token(name),
-                };
+            let login = login(&url).ok_or(NatsUrlProblem::Malformed)?;
+            match login {
+                login if login == servers.login => {}
+                NatsLogin::Nobody => {}
+                login if servers.addresses.is_empty() => servers.login = login,
+                _ => return Err(NatsUrlProblem::Logins),
             }
             servers.addresses.push(address);
         }
@@ -68,11 +68,21 @@ impl NatsServers {
     /// Whether events may be readable by others on the way: no TLS is asked for, and a server is on
     /// another machine.
     pub(super) fn is_plain(&self) -> bool {
-        let is_plain = |address: &ServerAddr| {
-            address.scheme() != "tls" && !crate::loopback::is_loopback(address.host())
-        };
+        let is_plain =
+            |address: &ServerAddr| address.scheme() != "tls" && !is_loopback(address.host());
         self.addresses.iter().any(is_plain)
     }
+}
+
+/// Who logs in, as an address says it; `None` if it does not make sense.
+fn login(url: &Url) -> Option<NatsLogin> {
+    let name = percent::decode(url.username())?;
+    Some(match (name.is_empty(), url.password()) {
+        (true, None) => NatsLogin::Nobody,
+        (true, Some(_)) => return None,
+        (false, None) => NatsLogin::Token(name),
+        (false, Some(password)) => NatsLogin::User { name, password: percent::decode(password)? },
+    })
 }
 
 impl fmt::Display for NatsServers {
@@ -100,6 +110,8 @@ mod tests {
         let token = NatsServers::parse("nats://canary@n1").unwrap();
         assert!(matches!(&token.login, NatsLogin::Token(token) if token == "canary"));
         assert!(token.is_plain());
+        let same = NatsServers::parse("tls://a:b@n1,tls://a:b@n2,tls://n3").unwrap();
+        assert!(same.addresses.len() == 3 && matches!(same.login, NatsLogin::User { .. }));
         let here = NatsServers::parse("nats://127.0.0.1:4222,nats://localhost").unwrap();
         assert!(!here.is_plain() && matches!(here.login, NatsLogin::Nobody));
     }
@@ -117,6 +129,8 @@ mod tests {
             ("ws://canary", Scheme),
             ("https://canary", Scheme),
             ("nats://n1,nats://canary@n2", Logins),
+            ("nats://a:canary@n1,nats://b:canary@n2", Logins),
+            ("nats://:canary@n1", Malformed),
         ] {
             let found = NatsServers::parse(text).err();
             assert_eq!(found, Some(problem), "{text:?}");

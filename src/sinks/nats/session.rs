@@ -20,7 +20,7 @@ use crate::sinks::error::{SinkError, SinkErrorKind};
 /// The longest wait for a connection, with TLS and the login.
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 /// The longest wait for an answer.
-const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// A connection without an answer to two of these is lost.
 const PING: Duration = Duration::from_secs(20);
 /// Messages that are not acknowledged yet.
@@ -155,24 +155,16 @@ impl NatsSession {
         }
     }
 
-    /// Sends at most [`IN_FLIGHT`] messages, and waits until each is stored. Returns the number of
-    /// the last one; `None` if the stream had all of them.
-    pub(super) async fn publish(
-        &self,
-        messages: Vec<NatsMessage>,
-    ) -> Result<Option<u64>, SinkError> {
+    /// Sends at most [`IN_FLIGHT`] messages, and waits until each is stored.
+    pub(super) async fn publish(&self, messages: Vec<NatsMessage>) -> Result<(), SinkError> {
         let mut waiting = Vec::with_capacity(messages.len());
         for NatsMessage { subject, message, .. } in messages {
             waiting.push(self.context.send_publish(subject, message).await?);
         }
-        let mut last = None;
         for stored in waiting {
-            let stored = stored.await?;
-            if !stored.duplicate {
-                last = last.max(Some(stored.sequence));
-            }
+            stored.await?;
         }
-        Ok(last)
+        Ok(())
     }
 
     /// Sends a message that the stream refuses, because it expects another last number: everything

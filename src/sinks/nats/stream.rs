@@ -1,11 +1,8 @@
-//! The stream: which one can be used, and whether it is still the one that it was.
-
-use std::fmt;
-use std::str::FromStr;
+//! The stream: which one can be used.
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{Context, CreateStreamErrorKind, GetStreamErrorKind};
-use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, Stream};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType, Stream};
 
 use super::error::{LATE, of_answer, of_sources};
 use crate::sinks::error::{SinkError, SinkErrorKind};
@@ -13,56 +10,6 @@ use crate::sinks::error::{SinkError, SinkErrorKind};
 /// The oldest server whose streams have everything that is needed: TTLs of single messages (2.11),
 /// which the replicas of a stream apply alike only since this one.
 const OLDEST: (u64, u64) = (2, 12);
-
-/// A stream, and the last message of this sink in it: what a later session recognises it by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct StreamMark {
-    /// When the stream was created, in nanoseconds since 1970.
-    pub(super) created: i128,
-    /// The number of the message.
-    pub(super) sequence: u64,
-}
-
-impl fmt::Display for StreamMark {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.created, self.sequence)
-    }
-}
-
-impl FromStr for StreamMark {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (created, sequence) = text.split_once('/').ok_or(())?;
-        let created = created.parse().map_err(|_| ())?;
-        Ok(Self { created, sequence: sequence.parse().map_err(|_| ())? })
-    }
-}
-
-impl StreamMark {
-    /// Whether the stream is the marked one, and has everything that it had then. One that was
-    /// deleted and made anew was created later; one that was restored from an older copy ends
-    /// earlier.
-    pub(super) fn is_of(self, info: &Info) -> bool {
-        self.created == info.created.unix_timestamp_nanos()
-            && self.sequence <= info.state.last_sequence
-    }
-
-    /// The mark once another message of this sink is stored.
-    ///
-    /// # Errors
-    /// If that has a number which was given already: the stream is another one of this name, made
-    /// while the connection lasted.
-    pub(super) fn after(self, stored: Option<u64>) -> Result<Self, SinkError> {
-        match stored {
-            Some(sequence) if sequence <= self.sequence => Err(SinkError::new(
-                SinkErrorKind::Unavailable,
-                "the stream was replaced by another one of its name; everything is sent again",
-            )),
-            stored => Ok(Self { sequence: stored.unwrap_or(self.sequence), ..self }),
-        }
-    }
-}
 
 /// Checks the version of a server.
 pub(super) fn check_version(version: &str) -> Result<(), SinkError> {
@@ -86,7 +33,7 @@ pub(super) async fn open(
     name: &str,
     subject: &str,
 ) -> Result<Stream, SinkError> {
-    let subjects = subjects(subject);
+    let subjects = [event_subjects(subject), marker_subject(subject)];
     let stream = match context.get_stream(name).await {
         Ok(stream) => stream,
         Err(error) => match error.kind() {
@@ -108,16 +55,25 @@ pub(super) async fn open(
     }
 }
 
-/// The subjects of a sink: window and event below its own.
-pub(super) fn subjects(subject: &str) -> String {
+/// The subjects of a sink's events: window and event below its own.
+pub(super) fn event_subjects(subject: &str) -> String {
     format!("{subject}.*.*")
 }
 
-async fn create(context: &Context, name: &str, subjects: &str) -> Result<Stream, SinkError> {
+/// The subject of a sink's markers, which no event has.
+pub(super) fn marker_subject(subject: &str) -> String {
+    format!("{subject}.snapshot")
+}
+
+async fn create(
+    context: &Context,
+    name: &str,
+    subjects: &[String; 2],
+) -> Result<Stream, SinkError> {
     let config = Config {
         name: name.to_owned(),
         description: Some("calendars as calmirror sees them, one message for each event".into()),
-        subjects: vec![subjects.to_owned()],
+        subjects: subjects.to_vec(),
         max_messages_per_subject: 1,
         allow_message_ttl: true,
         allow_direct: true,
@@ -131,7 +87,7 @@ async fn create(context: &Context, name: &str, subjects: &str) -> Result<Stream,
 
 /// What is wrong with a stream, and what to do; continues its name. Replicas, compression,
 /// placement and more subjects are an administrator's business.
-fn problem(config: &Config, subjects: &str) -> Option<&'static str> {
+fn problem(config: &Config, subjects: &[String; 2]) -> Option<&'static str> {
     Some(match config {
         _ if config.max_messages_per_subject != 1 => {
             "keeps more than the last message of a subject; set max_msgs_per_subject to 1"
@@ -154,8 +110,14 @@ fn problem(config: &Config, subjects: &str) -> Option<&'static str> {
             "copies another stream; make one of its own"
         }
         _ if config.subject_transform.is_some() => "changes subjects; remove subject_transform",
-        _ if !config.subjects.iter().any(|pattern| covers(pattern, subjects)) => {
-            "does not have this sink's subjects; add SUBJECT.*.* to its subjects"
+        _ if config.storage != StorageType::File => {
+            "is lost when the server stops; set storage to file"
+        }
+        _ if !subjects
+            .iter()
+            .all(|needed| config.subjects.iter().any(|pattern| covers(pattern, needed))) =>
+        {
+            "does not have this sink's subjects; add SUBJECT.*.* and SUBJECT.snapshot to its subjects"
         }
         _ => return None,
     })
@@ -208,15 +170,6 @@ mod tests {
             ("cal.prod.a.*", false),
         ] {
             assert_eq!(covers(pattern, "cal.prod.*.*"), expected, "{pattern}");
-        }
-    }
-
-    #[test]
-    fn a_mark_is_read_back() {
-        let mark = StreamMark { created: 1_764_000_000_000_000_000, sequence: 17 };
-        assert_eq!(mark.to_string().parse(), Ok(mark));
-        for text in ["", "1", "1/", "/1", "1/x", "1/2/3"] {
-            assert_eq!(text.parse::<StreamMark>(), Err(()), "{text}");
         }
     }
 }

@@ -6,9 +6,9 @@ mod stream_fixture;
 use proptest::prelude::*;
 
 use self::nats_server::NatsServer;
-use self::stream_fixture::with_stream;
+use self::stream_fixture::{StreamFixture, with_stream};
 use super::*;
-use crate::sinks::batch::SnapshotId;
+use crate::sinks::batch::{SinkPosition, SnapshotId};
 use crate::sinks::sql::tests::model;
 use crate::sinks::sql::tests::{change, live};
 
@@ -50,13 +50,15 @@ async fn a_snapshot_removes_what_it_did_not_bring_and_nothing_of_others() {
         // Neither is an event of this sink.
         fixture.publish("copy.other.thing", "not of calmirror").await;
         fixture.publish("copy.other.line", "{\"window\":\"bob\",\"id\":7}").await;
+        // A copy of a line of an event that stays.
+        fixture.publish("copy.other.copy", "{\"window\":\"alice\",\"id\":\"b\"}").await;
         assert_eq!(fixture.ids().await, ["a", "b"]);
         target.deliver(&snapshot("b", 2)).await.unwrap();
         assert_eq!(fixture.ids().await, ["b"]);
         let lines = fixture.lines().await;
         let removed = lines.iter().find(|line| line["id"] == "a").unwrap();
         assert_eq!((&removed["change"], &removed["window"]), (&"removed".into(), &"alice".into()));
-        assert_eq!(fixture.message_count().await, 4, "one message for each subject");
+        assert_eq!(fixture.message_count().await, 6, "one message for each subject, and a marker");
         // The same batch again, and then the same event as it was before.
         target.deliver(&snapshot("b", 2)).await.unwrap();
         target.deliver(&snapshot("a", 3)).await.unwrap();
@@ -95,13 +97,16 @@ async fn a_stream_that_lost_something_is_noticed() {
             (&*mark, KeptPosition::InStore),
             (&*newest, KeptPosition::InStore),
             ("", KeptPosition::Lost),
-            ("soon/7", KeptPosition::Lost),
+            ("soon/7/8", KeptPosition::Lost),
         ] {
             assert_eq!(fixture.target().open(Some(mark)).await, Ok(kept), "{mark:?}");
         }
-        // An older copy has less.
-        let (created, sequence) = newest.split_once('/').unwrap();
-        let later = format!("{created}/{}", sequence.parse::<u64>().unwrap() + 1);
+        // An older copy has less, although others have written to it since.
+        let mut parts = newest.split('/');
+        let (created, sequence) = (parts.next().unwrap(), parts.next().unwrap());
+        let later = sequence.parse::<u64>().unwrap() + 1;
+        let later = format!("{created}/{later}/{}", parts.next().unwrap());
+        fixture.publish("copy.other.thing", "{}").await;
         assert_eq!(fixture.target().open(Some(&later)).await, Ok(KeptPosition::Lost));
         // Somebody deletes it while it is open: the session ends, and the next one makes another.
         fixture.delete().await;
@@ -113,12 +118,96 @@ async fn a_stream_that_lost_something_is_noticed() {
         }
         // It has more by now than the other one had.
         assert_eq!(fixture.target().open(Some(&newest)).await, Ok(KeptPosition::Lost));
-        // Somebody deletes it and makes it anew.
+        // Somebody deletes it and makes it anew, and another program fills it.
         let config = fixture.stream().await.cached_info().config.clone();
         fixture.delete().await;
         fixture.context.create_stream(config).await.unwrap();
+        for _ in 0..20 {
+            fixture.publish("copy.other.thing", "{}").await;
+        }
         let refused = next.deliver(&one("e", "9")).await.unwrap_err();
         assert!(refused.message.contains("was replaced"), "{refused}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn two_sinks_under_one_subject_notice_each_other() {
+    with_stream(async |fixture| {
+        let (mut one_sink, mut other) = (fixture.target(), fixture.target());
+        one_sink.open(None).await.unwrap();
+        other.open(None).await.unwrap();
+        let mark = one_sink.deliver(&snapshot("a", 1)).await.unwrap().mark;
+        let refused = other.deliver(&snapshot("b", 2)).await.unwrap_err();
+        assert_eq!(refused.kind, SinkErrorKind::Unsuitable);
+        assert!(
+            refused.message.starts_with("another sink or another calmirror writes"),
+            "{refused}"
+        );
+        // Whoever comes after the other has to send everything again.
+        let mut other = fixture.target();
+        other.open(None).await.unwrap();
+        other.deliver(&snapshot("b", 3)).await.unwrap();
+        assert_eq!(fixture.target().open(mark.as_deref()).await, Ok(KeptPosition::Lost));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn two_sinks_of_one_stream_send_the_same_changes() {
+    with_stream(async |fixture| {
+        for subject in ["copy", "other"] {
+            let config = async_nats::jetstream::stream::Config {
+                subjects: vec!["copy.>".to_owned(), "other.>".to_owned()],
+                ..fixture_config(fixture).await
+            };
+            fixture.context.update_stream(config).await.unwrap();
+            let mut target = fixture.target_with(|settings| settings.subject = subject.into());
+            target.open(None).await.unwrap();
+            target.deliver(&one("a", "1")).await.unwrap();
+        }
+        assert_eq!(fixture.lines().await.iter().filter(|line| line["id"] == "a").count(), 2);
+    })
+    .await;
+}
+
+/// The configuration of the stream, which is made if it is missing.
+async fn fixture_config(fixture: &StreamFixture) -> async_nats::jetstream::stream::Config {
+    if fixture.context.get_stream("CALMIRROR").await.is_err() {
+        fixture.target().open(None).await.unwrap();
+    }
+    fixture.stream().await.cached_info().config.clone()
+}
+
+#[tokio::test]
+async fn markers_say_which_snapshot_is_whole() {
+    with_stream(async |fixture| {
+        let mut target = fixture.target();
+        target.open(None).await.unwrap();
+        let marker = async || {
+            let lines = fixture.lines().await;
+            let marker = lines.iter().find(|line| line["sink"] == "copy").unwrap();
+            format!(
+                "{} {}",
+                marker["change"].as_str().unwrap(),
+                marker["snapshot"].as_str().unwrap()
+            )
+        };
+        let unfinished = SinkBatch { ends: false, ..snapshot("a", 1) };
+        let at = |snapshot: Option<u64>| SinkPosition {
+            cursor: "1".to_owned(),
+            snapshot: snapshot.map(SnapshotId),
+        };
+        target.deliver(&SinkBatch { after: at(Some(1)), ..unfinished }).await.unwrap();
+        assert_eq!(marker().await, "snapshot_begins 0000000000000001");
+        let ended = SinkBatch { begins: false, ..snapshot("b", 1) };
+        let mark = target.deliver(&SinkBatch { after: at(None), ..ended }).await.unwrap().mark;
+        assert_eq!(marker().await, "snapshot_ends 0000000000000001");
+        // Also after later batches, and in another session.
+        let mut target = fixture.target();
+        target.open(mark.as_deref()).await.unwrap();
+        target.deliver(&one("c", "2")).await.unwrap();
+        assert_eq!(marker().await, "snapshot_ends 0000000000000001");
     })
     .await;
 }
@@ -160,9 +249,13 @@ async fn a_stream_of_another_shape_is_refused_by_name() {
         );
         assert_eq!(
             refusal(&|config| config.subjects = vec!["other.*.*".to_owned()]).await,
-            unsuitable("does not have this sink's subjects; add SUBJECT.*.* to its subjects")
+            unsuitable("does not have this sink's subjects; add SUBJECT.*.* and SUBJECT.snapshot to its subjects")
         );
         // What is an administrator's business.
+        assert_eq!(
+            refusal(&|config| config.storage = async_nats::jetstream::stream::StorageType::Memory).await,
+            unsuitable("is lost when the server stops; set storage to file")
+        );
         assert_eq!(refusal(&|config| config.subjects = vec!["copy.>".to_owned()]).await, None);
         assert_eq!(refusal(&|config| config.subjects.push("mine".to_owned())).await, None);
         // Another stream has the subjects.

@@ -198,6 +198,19 @@ async fn probes_need_no_token_and_get_nothing_else() {
         probe(first, "/healthz").await.is_none().then_some(())
     })
     .await;
+    // The address becomes that of the API, and then again that of the probes.
+    fs::write(fixture.path("token"), "t0ken").unwrap();
+    fs::set_permissions(fixture.path("token"), fs::Permissions::from_mode(0o600)).unwrap();
+    let listen = format!("[api]\nlisten = \"{second}\"\ntoken_file = \"token\"\n");
+    fixture.configure(&good.replace("[api]\n", &listen));
+    let told = fixture.cli(&["reload"]).await;
+    assert_eq!(told.code, Some(0), "{told:?}");
+    // Another name than its own: refused before a token is asked for.
+    assert_eq!(probe(second, "/healthz").await.as_deref(), Some("421"));
+    fixture.configure(&at(second));
+    let told = fixture.cli(&["reload"]).await;
+    assert_eq!(told.code, Some(0), "{told:?}");
+    assert_eq!(probe(second, "/healthz").await.as_deref(), Some("200"));
     fixture.configure(&good);
     assert_eq!(fixture.cli(&["reload"]).await.code, Some(0));
     eventually("no probes any more", async || {

@@ -39,8 +39,7 @@ impl StreamFixture {
     pub(super) fn target_with(&self, change: impl FnOnce(&mut NatsSettings)) -> NatsTarget {
         let mut settings = settings(&format!("nats://127.0.0.1:{}", self.port));
         change(&mut settings);
-        let settle = Duration::from_millis(50);
-        NatsTarget { settle, ..NatsTarget::new(&settings, &"copy".into()) }
+        target(&settings)
     }
 
     /// Ends the server as a crash does, and starts it at the same port.
@@ -127,6 +126,12 @@ impl ModelDatabase for StreamFixture {
             self.folded().await.into_iter().map(|(key, event)| (key, subject(event))).collect()
         })
     }
+}
+
+/// A target that is not connected yet.
+pub(super) fn target(settings: &NatsSettings) -> NatsTarget {
+    let target = NatsTarget::new(settings, &"copy".into(), &Env::real());
+    NatsTarget { settle: Duration::from_millis(50), ..target }
 }
 
 /// The settings of a sink of a server.

@@ -1,0 +1,186 @@
+//! The message that says how far the sink is: for readers, which have to know when a snapshot is
+//! whole, and for the sink itself, which recognises the stream by it.
+//!
+//! It follows every batch, under a subject of its own. Each one is accepted only after the one
+//! before it. So a stream that was replaced, restored from an older copy, or written by another
+//! sink under the same subjects is noticed, whoever else writes to it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::error::of_sources;
+use super::session::NatsSession;
+use crate::sinks::batch::SinkBatch;
+use crate::sinks::error::{SinkError, SinkErrorKind};
+
+/// The line of a marker.
+#[derive(Debug, Deserialize, Serialize)]
+struct MarkerLine {
+    /// [`BEGINS`] while a snapshot is sent, [`ENDS`] once everything is there.
+    change: String,
+    /// The last snapshot.
+    snapshot: String,
+    sink: String,
+    /// The cursor of what was sent.
+    cursor: String,
+    at: Timestamp,
+    /// Which sink of all calmirrors wrote it.
+    writer: String,
+}
+
+const BEGINS: &str = "snapshot_begins";
+const ENDS: &str = "snapshot_ends";
+
+/// The last marker of a sink in a stream: what a later session recognises it by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct StreamMark {
+    /// When the stream was created, in nanoseconds since 1970.
+    created: i128,
+    /// The number of the marker; 0 if there is none.
+    sequence: u64,
+    /// The sink. Random.
+    writer: u64,
+}
+
+impl fmt::Display for StreamMark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{:016x}", self.created, self.sequence, self.writer)
+    }
+}
+
+impl FromStr for StreamMark {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let [created, sequence, writer] = parts[..] else { return Err(()) };
+        let created = created.parse().map_err(|_| ())?;
+        let sequence = sequence.parse().map_err(|_| ())?;
+        let writer = u64::from_str_radix(writer, 16).map_err(|_| ())?;
+        Ok(Self { created, sequence, writer })
+    }
+}
+
+/// The markers of a sink in a stream.
+#[derive(Clone, Debug)]
+pub(super) struct MarkerChain {
+    subject: String,
+    pub(super) mark: StreamMark,
+    /// The last snapshot.
+    snapshot: String,
+}
+
+impl MarkerChain {
+    /// Reads the last marker. Returns whether the stream has everything that it had at a mark, which
+    /// is `None` for a new sink; that writes as `new_writer`.
+    pub(super) async fn read(
+        stream: &Stream,
+        subject: String,
+        known: Option<StreamMark>,
+        new_writer: u64,
+    ) -> Result<(Self, bool), SinkError> {
+        let found = match stream.get_last_raw_message_by_subject(&subject).await {
+            Ok(found) => Some(found),
+            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => None,
+            Err(error) => return Err(of_sources(&error)),
+        };
+        let sequence = found.as_ref().map_or(0, |found| found.sequence);
+        let line =
+            found.and_then(|found| serde_json::from_slice::<MarkerLine>(&found.payload).ok());
+        let created = stream.cached_info().created.unix_timestamp_nanos();
+        let writer = known.map_or(new_writer, |known| known.writer);
+        let mark = StreamMark { created, sequence, writer };
+        let is_known = known.is_some_and(|known| {
+            let written = line.as_ref().map(|line| &*line.writer);
+            known.created == created
+                && written == Some(&*format!("{writer:016x}"))
+                && known.sequence <= sequence
+        });
+        let snapshot = line.map_or_else(String::new, |line| line.snapshot);
+        Ok((Self { subject, mark, snapshot }, is_known))
+    }
+
+    /// Writes the marker before a batch that begins a snapshot.
+    pub(super) async fn begin(
+        &mut self,
+        session: &NatsSession,
+        stream: &str,
+        batch: &SinkBatch,
+    ) -> Result<(), SinkError> {
+        if batch.begins {
+            self.write(session, stream, batch, BEGINS).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes the marker after a batch.
+    pub(super) async fn end(
+        &mut self,
+        session: &NatsSession,
+        stream: &str,
+        batch: &SinkBatch,
+    ) -> Result<(), SinkError> {
+        let change = if batch.after.snapshot.is_some() { BEGINS } else { ENDS };
+        self.write(session, stream, batch, change).await
+    }
+
+    async fn write(
+        &mut self,
+        session: &NatsSession,
+        stream: &str,
+        batch: &SinkBatch,
+        change: &str,
+    ) -> Result<(), SinkError> {
+        if let Some(snapshot) = batch.snapshot {
+            self.snapshot = snapshot.to_string();
+        }
+        let line = MarkerLine {
+            change: change.to_owned(),
+            snapshot: self.snapshot.clone(),
+            sink: batch.sink.to_string(),
+            cursor: batch.after.cursor.clone(),
+            at: batch.at,
+            writer: format!("{:016x}", self.mark.writer),
+        };
+        // Texts and times always serialize.
+        let payload = serde_json::to_vec(&line).unwrap_or_default();
+        let message = PublishMessage::build()
+            .payload(payload.into())
+            .expected_stream(stream)
+            .expected_last_subject_sequence(self.mark.sequence);
+        let stored = session.context.send_publish(self.subject.clone(), message).await?.await;
+        match stored {
+            Ok(stored) => self.mark.sequence = stored.sequence,
+            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
+                return Err(SinkError::new(
+                    SinkErrorKind::Unsuitable,
+                    "another sink or another calmirror writes under the same subject, or the stream \
+                     was replaced; give each sink a subject of its own",
+                ));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_read_back() {
+        let mark = StreamMark { created: 1_764_000_000_000_000_000, sequence: 17, writer: 255 };
+        assert_eq!(mark.to_string(), "1764000000000000000/17/00000000000000ff");
+        assert_eq!(mark.to_string().parse(), Ok(mark));
+        for text in ["", "1", "1/2", "1//3", "/1/3", "1/x/3", "1/2/x", "1/2/3/4"] {
+            assert_eq!(text.parse::<StreamMark>(), Err(()), "{text}");
+        }
+    }
+}
