@@ -42,7 +42,7 @@ use context::SinkContext;
 use nats::{NatsSettings, NatsTarget};
 use postgres::{PostgresSettings, PostgresTarget};
 use secret::SinkSecret;
-use sqlite::{FileTurns, SqliteSettings, SqliteTarget};
+use sqlite::{FileTurns, SqliteSettings};
 pub use status::SinkBoard;
 use status::StatusCell;
 use target::SinkTarget;
@@ -291,7 +291,7 @@ fn targets(env: Env) -> TargetMaker {
             }
             SinkTargetConfig::Sqlite { path } => {
                 let settings = SqliteSettings { path: path.clone() };
-                Box::new(SqliteTarget::new(&settings, &config.name, &turns))
+                Box::new(turns.target(&config.name, &settings))
             }
             SinkTargetConfig::Nats(nats) => {
                 Box::new(NatsTarget::new(&nats_settings(nats), &config.name, &env))

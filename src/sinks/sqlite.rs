@@ -50,9 +50,11 @@ pub struct FileTurns(Arc<Mutex<BTreeMap<Arc<str>, FileTurn>>>);
 type FileTurn = Arc<tokio::sync::Mutex<()>>;
 
 impl FileTurns {
-    fn of(&self, sink: &Arc<str>) -> FileTurn {
+    /// A target of a sink, which waits for its turn.
+    pub fn target(&self, sink: &Arc<str>, settings: &SqliteSettings) -> SqliteTarget {
         let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        turns.entry(sink.clone()).or_default().clone()
+        let turn = turns.entry(sink.clone()).or_default().clone();
+        SqliteTarget { turn, ..SqliteTarget::new(settings) }
     }
 }
 
@@ -72,8 +74,8 @@ struct SqliteDatabase {
 
 impl SqliteTarget {
     /// A target that is not open yet.
-    pub fn new(settings: &SqliteSettings, sink: &Arc<str>, turns: &FileTurns) -> Self {
-        let (path, turn) = (settings.path.clone(), turns.of(sink));
+    pub fn new(settings: &SqliteSettings) -> Self {
+        let (path, turn) = (settings.path.clone(), FileTurn::default());
         Self { path, turn, migrations: MIGRATIONS, database: None }
     }
 

@@ -22,9 +22,8 @@ impl SqliteFixture {
         Self { directory, path }
     }
 
-    /// A target of a sink of its own.
     fn target(&self) -> SqliteTarget {
-        target(&self.path)
+        SqliteTarget::new(&SqliteSettings { path: self.path.clone() })
     }
 
     fn reader(&self) -> Connection {
@@ -35,14 +34,6 @@ impl SqliteFixture {
     fn query(&self, query: &str) -> Vec<String> {
         lines(&self.reader(), query)
     }
-}
-
-fn target(path: &Path) -> SqliteTarget {
-    SqliteTarget::new(
-        &SqliteSettings { path: path.to_owned() },
-        &"copy".into(),
-        &FileTurns::default(),
-    )
 }
 
 fn lines(connection: &Connection, query: &str) -> Vec<String> {
@@ -188,7 +179,7 @@ async fn a_file_has_one_sink() {
     let link = fixture.directory.path().join("link.sqlite");
     std::os::unix::fs::symlink(&fixture.path, &link).unwrap();
     for path in [&fixture.path, &link] {
-        let mut second = target(path);
+        let mut second = SqliteTarget::new(&SqliteSettings { path: path.clone() });
         let refused = second.open(None).await.unwrap_err();
         assert_eq!(refused.kind, SinkErrorKind::Unsuitable);
         assert!(refused.message.contains("another sink or another calmirror"), "{refused}");
@@ -320,7 +311,7 @@ async fn paths_that_cannot_be_used_are_named() {
         (PathBuf::from("/"), "is not the path of a file"),
     ] {
         let settings = SqliteSettings { path };
-        let refused = target(&settings.path).open(None).await.unwrap_err();
+        let refused = SqliteTarget::new(&settings).open(None).await.unwrap_err();
         assert_eq!(settings.problems(), std::slice::from_ref(&refused));
         assert_eq!(refused.kind, SinkErrorKind::Misconfigured, "{refused}");
         assert!(refused.message.contains(problem), "{refused}");
