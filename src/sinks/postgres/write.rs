@@ -46,6 +46,8 @@ pub(super) struct PostgresStatements {
     delete_events: Statement,
     upsert_windows: Statement,
     delete_windows: Statement,
+    begin_event_snapshot: Statement,
+    begin_window_snapshot: Statement,
     end_event_snapshot: Statement,
     end_window_snapshot: Statement,
     position: Statement,
@@ -86,6 +88,12 @@ impl PostgresStatements {
                 .await?,
             upsert_windows: client.prepare(&upsert_windows).await?,
             delete_windows: client.prepare("DELETE FROM \"window\" WHERE name = ANY($1)").await?,
+            begin_event_snapshot: client
+                .prepare("UPDATE event SET snapshot = NULL WHERE snapshot = $1")
+                .await?,
+            begin_window_snapshot: client
+                .prepare("UPDATE \"window\" SET snapshot = NULL WHERE snapshot = $1")
+                .await?,
             end_event_snapshot: client
                 .prepare("DELETE FROM event WHERE snapshot IS DISTINCT FROM $1")
                 .await?,
@@ -109,6 +117,11 @@ pub(super) async fn batch(
     schema: &SchemaName,
 ) -> Result<(), SinkError> {
     let rows = BatchRows::new(batch);
+    if batch.begins {
+        // It may have begun before, with events that it does not bring any more.
+        transaction.execute(&statements.begin_event_snapshot, &[&rows.snapshot]).await?;
+        transaction.execute(&statements.begin_window_snapshot, &[&rows.snapshot]).await?;
+    }
     windows(transaction, statements, batch, &rows).await?;
     if !rows.upserts.is_empty() {
         copy(transaction, statements, &rows).await?;

@@ -35,6 +35,13 @@ pub(super) fn batch(
     batch: &SinkBatch,
 ) -> Result<(), SinkError> {
     let rows = BatchRows::new(batch);
+    if batch.begins {
+        // It may have begun before, with events that it does not bring any more.
+        for table in ["event", "\"window\""] {
+            let unmark = format!("UPDATE {table} SET snapshot = NULL WHERE snapshot = ?1");
+            transaction.prepare_cached(&unmark)?.execute([&rows.snapshot])?;
+        }
+    }
     windows(transaction, batch, &rows)?;
     events(transaction, &rows)?;
     if batch.ends {

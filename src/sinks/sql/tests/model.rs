@@ -41,6 +41,8 @@ pub(in crate::sinks) enum ModelStep {
     Restart,
     /// A new snapshot replaces what is being sent.
     Replace,
+    /// The daemon died before it kept that the last batch began a snapshot: the same one begins.
+    BeginAgain,
 }
 
 /// Sequences of steps.
@@ -54,12 +56,14 @@ pub(in crate::sinks) fn steps() -> impl Strategy<Value = Vec<ModelStep>> {
         2 => Just(ModelStep::Again),
         1 => Just(ModelStep::Restart),
         1 => Just(ModelStep::Replace),
+        1 => Just(ModelStep::BeginAgain),
     ];
     prop::collection::vec(step, 1..40)
 }
 
-/// A snapshot that is interrupted and continues after a restart, and one that another replaces,
-/// while events go whose removals are trimmed before the sink comes to them; then crashes.
+/// A snapshot that is interrupted and continues after a restart, one that another replaces, and one
+/// that begins twice, while events go whose removals are trimmed before the sink comes to them; then
+/// crashes.
 pub(in crate::sinks) fn interrupted_snapshots() -> Vec<ModelStep> {
     let fill = (0..8).map(|id| ModelStep::Set((0, id), Some(u16::from(id))));
     let mut steps: Vec<_> = fill.chain([ModelStep::Deliver(8)]).collect();
@@ -70,6 +74,9 @@ pub(in crate::sinks) fn interrupted_snapshots() -> Vec<ModelStep> {
         steps.extend([interruption, ModelStep::Deliver(2), ModelStep::Again]);
         steps.extend([ModelStep::Deliver(8), ModelStep::Again, ModelStep::Restart]);
     }
+    steps.extend([ModelStep::Replace, ModelStep::Deliver(8)]);
+    steps.extend([ModelStep::Set((0, 3), None), ModelStep::Trim, ModelStep::BeginAgain]);
+    steps.push(ModelStep::Deliver(8));
     // The daemon dies in every part of a transaction.
     let crash = |polls| [ModelStep::Set((1, 0), Some(polls)), ModelStep::Crash(8, polls.into())];
     steps.extend((0..20).flat_map(crash));
@@ -135,6 +142,8 @@ struct ModelSink<'a> {
     mark: Option<String>,
     last: Option<SinkBatch>,
     snapshots: u64,
+    /// Whether the last snapshot begins again.
+    begins_again: bool,
     /// What was trimmed before each snapshot began: it needs none of that.
     began: BTreeMap<u64, u64>,
 }
@@ -154,7 +163,7 @@ impl ModelSink<'_> {
                 (cursor, snapshot, false)
             }
             _ => {
-                self.snapshots += 1;
+                self.snapshots += u64::from(!std::mem::take(&mut self.begins_again));
                 self.began.insert(self.snapshots, feed.trimmed);
                 (0, Some(SnapshotId(self.snapshots)), true)
             }
@@ -174,7 +183,9 @@ impl ModelSink<'_> {
             let kept = target.open(self.mark.as_deref()).await.unwrap();
             self.in_target = matches!(kept, KeptPosition::InTarget(_));
             match kept {
-                KeptPosition::InTarget(position) => self.position = position,
+                KeptPosition::InTarget(position) => {
+                    self.position = position.filter(|_| !self.begins_again);
+                }
                 KeptPosition::InStore => {}
                 KeptPosition::Lost => self.position = None,
             }
@@ -226,7 +237,12 @@ impl ModelSink<'_> {
             ModelStep::Restart => (self.target, self.last) = (None, None),
             ModelStep::Replace => {
                 self.open().await;
-                (self.position, self.last) = (None, None);
+                (self.position, self.last, self.begins_again) = (None, None, false);
+            }
+            ModelStep::BeginAgain => {
+                if self.last.take().is_some_and(|batch| batch.begins) {
+                    (self.position, self.begins_again) = (None, true);
+                }
             }
         }
     }
@@ -257,6 +273,7 @@ pub(in crate::sinks) async fn check(database: &dyn ModelDatabase, steps: Vec<Mod
         mark: None,
         last: None,
         snapshots: 0,
+        begins_again: false,
         began: BTreeMap::new(),
     };
     sink.open().await;
