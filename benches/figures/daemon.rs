@@ -51,7 +51,12 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts a daemon in `directory` and waits until it serves.
     pub(crate) async fn start(directory: &Path, setup: &Setup<'_>) -> Self {
-        let file = configure(directory, setup);
+        Self::start_with(directory, setup, "").await
+    }
+
+    /// The same, with more sections of the configuration.
+    pub(crate) async fn start_with(directory: &Path, setup: &Setup<'_>, more: &str) -> Self {
+        let file = configure(directory, setup, more);
         let log = fs::File::create(directory.join("log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_calmirror"))
             .arg("--config")
@@ -63,8 +68,7 @@ impl Daemon {
             .stderr(log)
             .spawn()
             .unwrap();
-        let mut daemon =
-            Self { child, api: Api { path: directory.join("api.sock"), sender: None } };
+        let mut daemon = Self { child, api: Api::new(directory) };
         let began = Instant::now();
         while !daemon.api.connect().await {
             let ended = daemon.child.try_wait().unwrap();
@@ -165,7 +169,8 @@ pub(crate) fn write_mailboxes(directory: &Path, numbers: std::ops::Range<usize>)
     fs::write(directory.join("mailboxes.txt"), mailboxes).unwrap();
 }
 
-fn configure(directory: &Path, setup: &Setup<'_>) -> PathBuf {
+/// Writes the configuration with these further sections, and what it names.
+pub(crate) fn configure(directory: &Path, setup: &Setup<'_>, more: &str) -> PathBuf {
     let secret = directory.join("secret");
     fs::write(&secret, "s3cret").unwrap();
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
@@ -197,7 +202,7 @@ client_secret_file = "secret"
 [[window]]
 mailboxes_file = "mailboxes.txt"
 account = "{ACCOUNT}"
-"#
+{more}"#
     );
     let file = directory.join("calmirror.toml");
     fs::write(&file, text).unwrap();
@@ -205,12 +210,17 @@ account = "{ACCOUNT}"
 }
 
 /// One persistent connection to the API.
-struct Api {
+pub(crate) struct Api {
     path: PathBuf,
     sender: Option<http1::SendRequest<Empty<Bytes>>>,
 }
 
 impl Api {
+    /// Not connected yet to the daemon in this directory.
+    pub(crate) fn new(directory: &Path) -> Self {
+        Self { path: directory.join("api.sock"), sender: None }
+    }
+
     async fn connect(&mut self) -> bool {
         let Ok(stream) = UnixStream::connect(&self.path).await else { return false };
         let Ok((sender, connection)) = http1::handshake(TokioIo::new(stream)).await else {
@@ -222,7 +232,8 @@ impl Api {
         true
     }
 
-    async fn get(&mut self, path: &str) -> Bytes {
+    /// Makes a GET request. Panics unless the status is 200.
+    pub(crate) async fn get(&mut self, path: &str) -> Bytes {
         self.ask(http::Method::GET, path).await
     }
 

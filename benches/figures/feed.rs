@@ -61,7 +61,10 @@ async fn catch_up(table: &mut Table) {
 }
 
 /// Reads the feed from its beginning to its end. Returns the entries, the bytes and the time.
-async fn whole(daemon: &mut Daemon, mut take: impl FnMut(&[u8])) -> (usize, usize, Duration) {
+pub(crate) async fn whole(
+    daemon: &mut Daemon,
+    mut take: impl FnMut(&[u8]),
+) -> (usize, usize, Duration) {
     let began = Instant::now();
     let (mut entries, mut bytes, mut after) = (0, 0, String::new());
     loop {

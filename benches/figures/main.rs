@@ -29,6 +29,7 @@ mod process;
 mod query;
 mod quiet;
 mod reload;
+mod sinks;
 mod sql;
 mod stages;
 mod table;
@@ -78,6 +79,9 @@ fn main() {
         }
         if table.wants(sql::NAME) {
             sql::run(&mut table).await;
+        }
+        if sinks::NAMES.iter().any(|name| table.wants(name)) {
+            sinks::run(&mut table).await;
         }
         if table.wants(reload::NAME) {
             reload::run(&mut table).await;
