@@ -171,14 +171,15 @@ impl OpenStream {
         let Self { session, stream, writer, markers } = self;
         let mut markers = markers.clone();
         markers.begin(session, &writer.stream, batch).await?;
+        let pass = markers.pass(batch);
         let messages = batch.changes.iter().map(|change| {
-            let message = writer.change(change, batch.snapshot);
+            let message = writer.change(change, pass.as_deref());
             report_incomplete(batch, &change.window, &message);
             message
         });
         session.publish(messages.collect()).await?;
-        if batch.ends {
-            reconcile::remove_ghosts(session, stream, writer, batch).await?;
+        if let Some(pass) = pass.filter(|_| batch.ends) {
+            reconcile::remove_ghosts(session, stream, writer, batch, &pass).await?;
         }
         markers.end(session, &writer.stream, batch).await?;
         Ok(markers)

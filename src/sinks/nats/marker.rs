@@ -26,6 +26,8 @@ struct MarkerLine {
     change: String,
     /// The last snapshot.
     snapshot: String,
+    /// The number of the marker that began it; 0 in that marker.
+    began: u64,
     sink: String,
     /// The cursor of what was sent.
     cursor: String,
@@ -74,6 +76,8 @@ pub(super) struct MarkerChain {
     pub(super) mark: StreamMark,
     /// The last snapshot.
     snapshot: String,
+    /// The number of the marker that began it.
+    began: u64,
 }
 
 impl MarkerChain {
@@ -102,8 +106,16 @@ impl MarkerChain {
                 && written == Some(&*format!("{writer:016x}"))
                 && known.sequence <= sequence
         });
-        let snapshot = line.map_or_else(String::new, |line| line.snapshot);
-        Ok((Self { subject, mark, snapshot }, is_known))
+        let (snapshot, began) = line.map(|line| (line.snapshot, line.began)).unwrap_or_default();
+        let began = if began == 0 { sequence } else { began };
+        Ok((Self { subject, mark, snapshot, began }, is_known))
+    }
+
+    /// What the messages of the snapshot have in common, and no others: a snapshot that begins twice,
+    /// because the daemon did not learn that it had begun, does not keep what came in the first
+    /// beginning only.
+    pub(super) fn pass(&self, batch: &SinkBatch) -> Option<String> {
+        batch.snapshot.map(|snapshot| format!("{snapshot}-{}", self.began))
     }
 
     /// Writes the marker before a batch that begins a snapshot.
@@ -114,7 +126,9 @@ impl MarkerChain {
         batch: &SinkBatch,
     ) -> Result<(), SinkError> {
         if batch.begins {
+            self.began = 0;
             self.write(session, stream, batch, BEGINS).await?;
+            self.began = self.mark.sequence;
         }
         Ok(())
     }
@@ -143,6 +157,7 @@ impl MarkerChain {
         let line = MarkerLine {
             change: change.to_owned(),
             snapshot: self.snapshot.clone(),
+            began: self.began,
             sink: batch.sink.to_string(),
             cursor: batch.after.cursor.clone(),
             at: batch.at,

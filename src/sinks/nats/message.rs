@@ -13,10 +13,10 @@ use sha2::{Digest as _, Sha256};
 use crate::json::{JsonMembers, JsonObject};
 use crate::mirror::change::{ChangeKind, RemovalReason};
 use crate::mirror::page::EventId;
-use crate::sinks::batch::{SinkBatch, SnapshotId};
+use crate::sinks::batch::SinkBatch;
 use crate::store::Change;
 
-/// The header with the snapshot that a message came in.
+/// The header with the pass of a snapshot that a message came in.
 pub(super) const SNAPSHOT: &str = "Calmirror-Snapshot";
 /// The header that ends a message's time.
 pub(super) const TTL: &str = "Nats-TTL";
@@ -58,7 +58,7 @@ pub(super) struct SentLine {
 
 impl MessageWriter {
     /// The message of a change.
-    pub(super) fn change(&self, change: &Change, snapshot: Option<SnapshotId>) -> NatsMessage {
+    pub(super) fn change(&self, change: &Change, pass: Option<&str>) -> NatsMessage {
         let mut line = Vec::new();
         change.write_line(&mut line);
         let limit = self.limit.saturating_sub(HEADERS);
@@ -72,16 +72,16 @@ impl MessageWriter {
             }
         }
         // In a snapshot an event comes again at the cursor that it came with before.
-        let id = match snapshot {
-            Some(snapshot) => self.message_id(format_args!("{snapshot}/{}", change.cursor)),
+        let id = match pass {
+            Some(pass) => self.message_id(format_args!("{pass}/{}", change.cursor)),
             None => self.message_id(&change.cursor),
         };
         let mut message = PublishMessage::build()
             .payload(line.into())
             .message_id(id)
             .expected_stream(&self.stream);
-        if let Some(snapshot) = snapshot {
-            message = message.header(SNAPSHOT, snapshot.to_string());
+        if let Some(pass) = pass {
+            message = message.header(SNAPSHOT, pass);
         }
         if change.kind == ChangeKind::Removed {
             message = message.ttl(self.retention);
@@ -90,9 +90,15 @@ impl MessageWriter {
         NatsMessage { subject, message, left_out }
     }
 
-    /// The removal of an event that a snapshot did not bring: the stream still has it at `sequence`.
-    pub(super) fn ghost(&self, batch: &SinkBatch, sent: SentLine, sequence: u64) -> NatsMessage {
-        let snapshot = batch.snapshot.map(|snapshot| snapshot.to_string()).unwrap_or_default();
+    /// The removal of an event that the pass of a snapshot did not bring: the stream still has it at
+    /// `sequence`.
+    pub(super) fn ghost(
+        &self,
+        batch: &SinkBatch,
+        pass: &str,
+        sent: SentLine,
+        sequence: u64,
+    ) -> NatsMessage {
         let change = Change {
             // Every message has an id of its own.
             cursor: batch.after.cursor.clone(),
@@ -107,8 +113,8 @@ impl MessageWriter {
             is_new_version: false,
             summary: None,
         };
-        let NatsMessage { subject, message, left_out } = self.change(&change, batch.snapshot);
-        let id = self.message_id(format_args!("{snapshot}/removed/{sequence}"));
+        let NatsMessage { subject, message, left_out } = self.change(&change, Some(pass));
+        let id = self.message_id(format_args!("{pass}/removed/{sequence}"));
         let message = message.message_id(id);
         NatsMessage { subject, message, left_out }
     }
@@ -140,12 +146,11 @@ fn hash(text: &str, bytes: usize) -> String {
     hash
 }
 
-/// Whether a message came in the snapshot, or is a removal: it is no ghost after the snapshot.
-pub(super) fn is_current(headers: Option<&HeaderMap>, snapshot: Option<SnapshotId>) -> bool {
+/// Whether a message came in the pass, or is a removal: it is no ghost after the snapshot.
+pub(super) fn is_current(headers: Option<&HeaderMap>, pass: &str) -> bool {
     let Some(headers) = headers else { return false };
-    let came_in = headers.get(SNAPSHOT).map(|value| value.as_str().to_owned());
     headers.get(TTL).is_some()
-        || (came_in.is_some() && came_in == snapshot.map(|snapshot| snapshot.to_string()))
+        || headers.get(SNAPSHOT).is_some_and(|came_in| came_in.as_str() == pass)
 }
 
 /// Writes the line of a change with only some members of its event, and the names of the others,
@@ -223,23 +228,21 @@ mod tests {
         assert_eq!(headers.get("Nats-Msg-Id").unwrap().as_str(), "cal.prod/c~7");
         assert_eq!(headers.get("Nats-Expected-Stream").unwrap().as_str(), "CALMIRROR");
         assert!(headers.get(TTL).is_none() && headers.get(SNAPSHOT).is_none());
-        let (again, _, headers) = parts(writer(1 << 20).change(&sent, Some(SnapshotId(255))));
+        let (again, _, headers) = parts(writer(1 << 20).change(&sent, Some("ff-7")));
         assert_eq!(again, subject);
-        assert_eq!(headers.get("Nats-Msg-Id").unwrap().as_str(), "cal.prod/00000000000000ff/c~7");
-        assert!(is_current(Some(&headers), Some(SnapshotId(255))));
-        assert!(!is_current(Some(&headers), Some(SnapshotId(254))));
-        assert!(!is_current(Some(&headers), None) && !is_current(None, Some(SnapshotId(255))));
+        assert_eq!(headers.get("Nats-Msg-Id").unwrap().as_str(), "cal.prod/ff-7/c~7");
+        assert!(is_current(Some(&headers), "ff-7"));
+        assert!(!is_current(Some(&headers), "ff-8") && !is_current(None, "ff-7"));
         let (_, _, headers) = parts(writer(1 << 20).change(&change("a", "b", None), None));
         assert_eq!(headers.get(TTL).unwrap().as_str(), "7200");
-        assert!(is_current(Some(&headers), Some(SnapshotId(255))));
+        assert!(is_current(Some(&headers), "ff-7"));
     }
 
     #[test]
     fn a_ghost_is_removed_under_its_subject() {
-        let mut batch = live(vec![change("a", "b", None)], &["a"]);
-        batch.snapshot = Some(SnapshotId(255));
+        let batch = live(vec![change("a", "b", None)], &["a"]);
         let sent = SentLine { window: "room a".to_owned(), id: "AA=".to_owned() };
-        let (subject, line, headers) = parts(writer(1 << 20).ghost(&batch, sent, 9));
+        let (subject, line, headers) = parts(writer(1 << 20).ghost(&batch, "ff-7", sent, 9));
         assert_eq!(subject, writer(0).subject_of("room a", "AA="));
         assert_eq!(
             line,
@@ -249,10 +252,7 @@ mod tests {
             })
         );
         assert_eq!(headers.get_all("Nats-Msg-Id").count(), 1);
-        assert_eq!(
-            headers.get("Nats-Msg-Id").unwrap().as_str(),
-            "cal.prod/00000000000000ff/removed/9"
-        );
+        assert_eq!(headers.get("Nats-Msg-Id").unwrap().as_str(), "cal.prod/ff-7/removed/9");
         assert_eq!(headers.get(TTL).unwrap().as_str(), "7200");
     }
 

@@ -27,14 +27,15 @@ pub(super) async fn remove_ghosts(
     stream: &Stream,
     writer: &MessageWriter,
     batch: &SinkBatch,
+    pass: &str,
 ) -> Result<(), SinkError> {
     let consumer = headers(stream, writer).await?;
     loop {
-        let (read, old) = old_messages(&consumer, batch).await?;
+        let (read, old) = old_messages(&consumer, pass).await?;
         if read == 0 {
             return Ok(());
         }
-        let ghosts = old.into_iter().map(|sequence| ghost(stream, writer, batch, sequence));
+        let ghosts = old.into_iter().map(|sequence| ghost(stream, writer, (batch, pass), sequence));
         let ghosts: Vec<Option<NatsMessage>> =
             futures_util::stream::iter(ghosts).buffered(AT_ONCE).try_collect().await?;
         session.publish(ghosts.into_iter().flatten().collect()).await?;
@@ -81,12 +82,12 @@ fn unreadable() -> SinkError {
 /// come in the snapshot.
 async fn old_messages(
     consumer: &Consumer<Config>,
-    batch: &SinkBatch,
+    pass: &str,
 ) -> Result<(usize, Vec<u64>), SinkError> {
     let messages = fetch(consumer).await?;
     let mut old = Vec::new();
     for message in &messages {
-        if !is_current(message.headers.as_ref(), batch.snapshot) {
+        if !is_current(message.headers.as_ref(), pass) {
             old.push(message.info().map_err(|_| unreadable())?.stream_sequence);
         }
     }
@@ -97,7 +98,7 @@ async fn old_messages(
 async fn ghost(
     stream: &Stream,
     writer: &MessageWriter,
-    batch: &SinkBatch,
+    (batch, pass): (&SinkBatch, &str),
     sequence: u64,
 ) -> Result<Option<NatsMessage>, SinkError> {
     match stream.get_raw_message(sequence).await {
@@ -107,7 +108,7 @@ async fn ghost(
             let own = |sent: &SentLine| {
                 writer.subject_of(&sent.window, &sent.id) == found.subject.as_str()
             };
-            Ok(sent.filter(own).map(|sent| writer.ghost(batch, sent, sequence)))
+            Ok(sent.filter(own).map(|sent| writer.ghost(batch, pass, sent, sequence)))
         }
         Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => Ok(None),
         Err(error) => Err(of_sources(&error)),
