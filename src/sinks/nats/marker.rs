@@ -26,7 +26,8 @@ struct MarkerLine {
     change: String,
     /// The last snapshot.
     snapshot: String,
-    /// The number of the marker that began it; 0 in that marker.
+    /// The number of the marker that began it; 0 in that marker, after which the snapshot begins
+    /// again if nothing else came.
     began: u64,
     sink: String,
     /// The cursor of what was sent.
@@ -107,7 +108,6 @@ impl MarkerChain {
                 && known.sequence <= sequence
         });
         let (snapshot, began) = line.map(|line| (line.snapshot, line.began)).unwrap_or_default();
-        let began = if began == 0 { sequence } else { began };
         Ok((Self { subject, mark, snapshot, began }, is_known))
     }
 

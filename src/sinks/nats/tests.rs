@@ -77,9 +77,9 @@ async fn a_removal_expires_with_the_retention() {
         target.deliver(&one("a", "1")).await.unwrap();
         let removed = live(vec![change("alice", "a", None)], &["alice"]);
         target.deliver(&removed).await.unwrap();
-        assert_eq!((fixture.ids().await.len(), fixture.message_count().await), (0, 1));
+        assert_eq!((fixture.ids().await.len(), fixture.message_count().await), (0, 2));
         fixture
-            .eventually("the removal is gone", async || fixture.message_count().await == 0)
+            .eventually("the removal is gone", async || fixture.message_count().await == 1)
             .await;
     })
     .await;
@@ -217,10 +217,7 @@ async fn a_stream_of_another_shape_is_refused_by_name() {
     with_stream(async |fixture| {
         fixture.target().open(None).await.unwrap();
         let good = fixture.stream().await.cached_info().config.clone();
-        assert_eq!(
-            (good.subjects.join(" "), good.max_messages_per_subject),
-            ("copy.*.*".into(), 1)
-        );
+        assert_eq!(good.subjects, ["copy.*.*", "copy.snapshot"]);
         let refusal = async |change: &dyn Fn(&mut async_nats::jetstream::stream::Config)| {
             fixture.delete().await;
             let mut config = good.clone();
