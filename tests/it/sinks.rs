@@ -1,6 +1,5 @@
 //! Sinks with the real binary: what they hold equals the mirror, whatever is killed.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -8,17 +7,16 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
-use serde_json::Value;
 
-use crate::compare::EventsById;
+use crate::copies::{EventsByWindow, FoldedLines, copied, mirrored, secret_file, without_versions};
 use crate::process::{DaemonFixture, DaemonProcess, eventually};
+
+const WINDOWS: [&str; 2] = ["alice", "bob"];
 
 /// A receiver that folds what it gets, and refuses every third request.
 #[derive(Default)]
 struct Receiver {
-    events: BTreeMap<(String, String), (Value, u64)>,
-    /// Counts the snapshots that began.
-    snapshot: u64,
+    lines: FoldedLines,
     requests: u64,
 }
 
@@ -35,21 +33,7 @@ async fn receive(
         return StatusCode::SERVICE_UNAVAILABLE;
     }
     assert!(headers["webhook-signature"].to_str().unwrap().starts_with("v1,"));
-    for line in serde_json::from_slice::<Vec<Value>>(&body).unwrap() {
-        let text = |name: &str| line[name].as_str().unwrap().to_owned();
-        match text("change").as_str() {
-            "snapshot_begins" => receiver.snapshot += 1,
-            "snapshot_ends" => {
-                let snapshot = receiver.snapshot;
-                receiver.events.retain(|_, (_, seen)| *seen == snapshot);
-            }
-            "removed" => drop(receiver.events.remove(&(text("window"), text("id")))),
-            _ => {
-                let seen = (line["event"].clone(), receiver.snapshot);
-                receiver.events.insert((text("window"), text("id")), seen);
-            }
-        }
-    }
+    receiver.lines.apply(&body);
     StatusCode::OK
 }
 
@@ -62,38 +46,6 @@ async fn serve(receiver: &SharedReceiver) -> String {
     format!("http://{address}/hook/canary")
 }
 
-/// The events of a SQLite copy, by window and id.
-fn copied(path: &std::path::Path) -> Option<BTreeMap<(String, String), Value>> {
-    let copy = rusqlite::Connection::open(path).ok()?;
-    let mut query = copy.prepare("SELECT \"window\", id, event FROM event").ok()?;
-    let row = |row: &rusqlite::Row<'_>| {
-        let event: String = row.get(2)?;
-        Ok(((row.get(0)?, row.get(1)?), serde_json::from_str(&event).unwrap()))
-    };
-    query.query_map([], row).ok()?.collect::<Result<_, _>>().ok()
-}
-
-/// Equal but for the members of a version: the sink leaves out changes of these alone.
-fn without_versions(event: &Value) -> Value {
-    let mut event = event.clone();
-    for name in ["changeKey", "lastModifiedDateTime", "@odata.etag"] {
-        event.as_object_mut().unwrap().remove(name);
-    }
-    event
-}
-
-fn keyed(window: &str, events: EventsById) -> impl Iterator<Item = ((String, String), Value)> {
-    events.into_iter().map(move |(id, event)| ((window.to_owned(), id), event))
-}
-
-async fn mirrored(fixture: &DaemonFixture) -> BTreeMap<(String, String), Value> {
-    let mut all = BTreeMap::new();
-    for window in ["alice", "bob"] {
-        all.extend(keyed(window, fixture.api.events(window).await));
-    }
-    all
-}
-
 /// Changes events while the daemon runs.
 fn edit(fixture: &DaemonFixture, count: usize) {
     for _ in 0..count {
@@ -104,23 +56,19 @@ fn edit(fixture: &DaemonFixture, count: usize) {
 async fn wait_for_copies(fixture: &DaemonFixture, receiver: &SharedReceiver) {
     let path = fixture.path("copy.sqlite");
     eventually("the copies equal the mirror", async || {
-        let truth = mirrored(fixture).await;
+        let truth = mirrored(fixture, &WINDOWS).await;
         let copy = copied(&path)?;
-        let shown = |events: &BTreeMap<(String, String), Value>| -> BTreeMap<_, _> {
-            events.iter().map(|(key, event)| (key.clone(), without_versions(event))).collect()
-        };
-        let received = {
-            let receiver = receiver.lock().unwrap();
-            receiver.events.iter().map(|(key, (event, _))| (key.clone(), event.clone())).collect()
-        };
-        (copy == truth && shown(&received) == shown(&truth)).then_some(())
+        let received = receiver.lock().unwrap().lines.events();
+        let stable: EventsByWindow =
+            truth.iter().map(|(key, event)| (key.clone(), without_versions(event))).collect();
+        (copy == truth && received == stable).then_some(())
     })
     .await;
 }
 
 async fn settled(fixture: &DaemonFixture) -> DaemonProcess {
     let daemon = fixture.run().await;
-    for window in ["alice", "bob"] {
+    for window in WINDOWS {
         fixture.settle(window).await;
     }
     daemon
@@ -128,16 +76,13 @@ async fn settled(fixture: &DaemonFixture) -> DaemonProcess {
 
 #[tokio::test]
 async fn copies_equal_the_mirror_after_kills_edits_and_another_filter() {
-    let fixture = DaemonFixture::new(1601, &["alice", "bob"]).await;
+    let fixture = DaemonFixture::new(1601, &WINDOWS).await;
     let receiver = SharedReceiver::default();
     let url = serve(&receiver).await;
-    let secret = fixture.path("hook.whsec");
-    std::fs::write(&secret, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo=").unwrap();
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-    std::fs::set_permissions(&secret, mode).unwrap();
+    let secret = secret_file(&fixture);
     let text = std::fs::read_to_string(&fixture.config).unwrap();
     let sinks = format!(
-        "[sink.copy]\ntype = \"sqlite\"\npath = {:?}\nbatch = \"0s\"\n[sink.hook]\ntype = \"webhook\"\nurl = {url:?}\nsecret_file = {secret:?}\nallow_private = true\nbatch = \"0s\"\n",
+        "[sink.copy]\ntype = \"sqlite\"\npath = {:?}\nbatch = \"0s\"\n[sink.hook]\ntype = \"webhook\"\nurl = {url:?}\n{secret}\nallow_private = true\nbatch = \"0s\"\n",
         fixture.path("copy.sqlite")
     );
     let with = |more: &str| format!("{text}\n{sinks}{more}");
@@ -151,7 +96,7 @@ async fn copies_equal_the_mirror_after_kills_edits_and_another_filter() {
         daemon = settled(&fixture).await;
     }
     wait_for_copies(&fixture, &receiver).await;
-    assert_eq!(receiver.lock().unwrap().snapshot, 1, "a restart continues");
+    assert_eq!(receiver.lock().unwrap().lines.snapshots, 1, "a restart continues");
 
     let listed = fixture.cli(&["sink", "list"]).await;
     assert!(listed.out.contains("copy: running, everything sent (sqlite"), "{}", listed.out);
@@ -181,11 +126,8 @@ async fn copies_equal_the_mirror_after_kills_edits_and_another_filter() {
     assert_eq!(fixture.cli(&["reload"]).await.code, Some(0));
     let path = fixture.path("copy.sqlite");
     eventually("the copy has the events of the filter only", async || {
-        let mut wanted = BTreeMap::new();
-        for window in ["alice", "bob"] {
-            let list = fixture.api.events(window).await;
-            wanted.extend(keyed(window, list).filter(|(_, event)| event["showAs"] != "busy"));
-        }
+        let mut wanted = mirrored(&fixture, &WINDOWS).await;
+        wanted.retain(|_, event| event["showAs"] != "busy");
         (copied(&path)? == wanted).then_some(())
     })
     .await;
