@@ -1,12 +1,12 @@
 //! Sends changes to a stream of NATS JetStream, one subject for each event.
 //!
 //! The stream keeps the last message of a subject. So it always holds the mirror, folded, and a
-//! reader that begins at its start gets the mirror. Messages are sent one by one, many in flight,
-//! and the position moves when all of a batch are stored. What is sent again replaces what it was:
-//! within the stream's `duplicate_window` the server drops it by its id, later it comes again.
+//! reader that begins at its start gets the mirror. The messages of a batch are stored together, with
+//! a marker that is accepted only after the one before it: nothing that an ended session had sent can
+//! replace what is newer.
 //!
-//! A marker after each batch shows when the stream was deleted or restored from an older copy: then
-//! it gets a snapshot. At the end of each snapshot, removals are sent of the events in the stream that
+//! The marker shows when the stream was deleted or restored from an older copy: then it gets a
+//! snapshot. At the end of each snapshot, removals are sent of the events in the stream that
 //! the mirror does not have: the sink's subjects are its own.
 
 use std::path::PathBuf;
@@ -38,11 +38,6 @@ mod reconcile;
 mod servers;
 mod session;
 mod stream;
-
-/// How long a new session waits before it sends anything. What an earlier connection had sent may still be unread in the server's socket: if it were stored later than
-/// newer messages of the same events, the stream would hold the older ones. A server reads all its
-/// connections at the same time, so that takes milliseconds.
-const SETTLE: Duration = Duration::from_secs(1);
 
 /// A stream as the target of a sink.
 #[derive(Clone, Debug)]
@@ -112,8 +107,6 @@ pub struct NatsTarget {
     settings: NatsSettings,
     sink: Arc<str>,
     env: Env,
-    /// [`SETTLE`], except in tests.
-    settle: Duration,
     opened: Option<OpenStream>,
 }
 
@@ -128,7 +121,7 @@ impl NatsTarget {
     /// A target that is not connected yet.
     pub fn new(settings: &NatsSettings, sink: &Arc<str>, env: &Env) -> Self {
         let (settings, sink, env) = (settings.clone(), sink.clone(), env.clone());
-        Self { settings, sink, env, settle: SETTLE, opened: None }
+        Self { settings, sink, env, opened: None }
     }
 
     async fn connect(&mut self, mark: Option<&str>) -> Result<KeptPosition, SinkError> {
@@ -144,15 +137,13 @@ impl NatsTarget {
         let limit = session.client.max_payload();
         let writer = MessageWriter {
             subject: subject.to_string(),
-            stream: name.to_string(),
             retention: *retention,
             limit: usize::try_from(config.max_message_size)
                 .map_or(limit, |most| if most == 0 { limit } else { limit.min(most) }),
         };
-        tokio::time::sleep(self.settle).await;
         let mark = mark.and_then(|mark| mark.parse::<StreamMark>().ok());
         let subject = stream::marker_subject(subject);
-        let markers = MarkerChain::read(&stream, subject, mark, self.env.random_u64());
+        let markers = MarkerChain::read(&stream, subject, mark, &self.env);
         let (markers, is_known) = session.run(markers).await?;
         self.opened = Some(OpenStream { session, stream, writer, markers });
         Ok(if is_known { KeptPosition::InStore } else { KeptPosition::Lost })
@@ -170,18 +161,18 @@ impl OpenStream {
     async fn deliver(&self, batch: &SinkBatch) -> Result<MarkerChain, SinkError> {
         let Self { session, stream, writer, markers } = self;
         let mut markers = markers.clone();
-        markers.begin(session, &writer.stream, batch).await?;
+        markers.begin(session, batch).await?;
         let pass = markers.pass(batch);
         let messages = batch.changes.iter().map(|change| {
             let message = writer.change(change, pass.as_deref());
             report_incomplete(batch, &change.window, &message);
-            message
+            message.message
         });
-        session.publish(messages.collect()).await?;
-        if let Some(pass) = pass.filter(|_| batch.ends) {
-            reconcile::remove_ghosts(session, stream, writer, batch, &pass).await?;
+        markers.publish(session, batch, messages.collect()).await?;
+        if batch.ends {
+            reconcile::remove_ghosts(session, stream, writer, batch, &mut markers).await?;
         }
-        markers.end(session, &writer.stream, batch).await?;
+        markers.end(session, batch).await?;
         Ok(markers)
     }
 
@@ -189,7 +180,7 @@ impl OpenStream {
     async fn test(&self, sink: &str) -> Result<(), SinkError> {
         let Self { session, stream, writer, .. } = self;
         let subject = message::trial_subject(&writer.subject, sink);
-        session.try_to_publish(subject, &writer.stream).await?;
+        session.try_to_publish(subject, &stream.cached_info().config.name).await?;
         reconcile::try_to_read(stream, writer).await
     }
 }

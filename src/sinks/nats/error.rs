@@ -16,6 +16,8 @@ pub(super) const NOT_PERMITTED: &str = "the NATS server does not permit this use
      docs/sinks-nats.md";
 pub(super) const NO_JETSTREAM: &str =
     "the NATS server, or the user's account, has no JetStream, or no leader for it now";
+pub(super) const NOT_ALONE: &str = "another sink or another calmirror writes under the same subject, or the stream was replaced; \
+     give each sink a subject of its own";
 pub(super) const ENDED: &str = "the connection to the NATS server ended";
 pub(super) const LATE: &str = "the NATS server did not answer in time";
 
@@ -49,6 +51,7 @@ impl From<PublishError> for SinkError {
                 SinkErrorKind::Unavailable,
                 "the stream does not exist, or JetStream is not available there now",
             ),
+            PublishErrorKind::WrongLastSequence => Self::new(SinkErrorKind::Unsuitable, NOT_ALONE),
             PublishErrorKind::TimedOut => Self::new(SinkErrorKind::Unavailable, LATE),
             PublishErrorKind::BrokenPipe => Self::new(SinkErrorKind::Unreachable, ENDED),
             PublishErrorKind::MaxPayloadExceeded => Self::new(
@@ -57,6 +60,17 @@ impl From<PublishError> for SinkError {
                  raise its max_payload",
             ),
             _ => of_sources(&error),
+        }
+    }
+}
+
+impl From<async_nats::PublishError> for SinkError {
+    fn from(error: async_nats::PublishError) -> Self {
+        match error.kind() {
+            async_nats::PublishErrorKind::MaxPayloadExceeded => {
+                PublishError::new(PublishErrorKind::MaxPayloadExceeded).into()
+            }
+            _ => Self::new(SinkErrorKind::Unreachable, ENDED),
         }
     }
 }
@@ -92,6 +106,10 @@ pub(super) fn of_answer(answer: &jetstream::Error) -> SinkError {
         10_059 => (Unavailable, "the stream does not exist"),
         10_002 | 10_023 | 10_028 | 10_047 | 10_077 | 10_122 => {
             (Unavailable, "JetStream has no room left: its disk, or a limit of the account")
+        }
+        10_071 | 10_164 => (Unsuitable, NOT_ALONE),
+        10_199 => {
+            (Unsuitable, "the server's batches are smaller than 1,000 messages; raise max_msgs")
         }
         10_054 => (Refused, "an event is larger than the stream's max_msg_size; raise that"),
         10_026 => (Unavailable, "the stream or the account has its most consumers (max_consumers)"),

@@ -1,23 +1,24 @@
 //! The message that says how far the sink is: for readers, which have to know when a snapshot is
 //! whole, and for the sink itself, which recognises the stream by it.
 //!
-//! It follows every batch, under a subject of its own. Each one is accepted only after the one
-//! before it. So a stream that was replaced, restored from an older copy, or written by another
-//! sink under the same subjects is noticed, whoever else writes to it.
+//! It is the last message of every batch, under a subject of its own, and is accepted only after the
+//! marker before it. So what a session had sent that has ended is refused, however late it arrives;
+//! and a stream that was replaced, restored from an older copy, or written by another sink under the
+//! same subjects is noticed, whoever else writes to it.
 
 use std::fmt;
 use std::str::FromStr;
 
-use async_nats::jetstream::context::PublishErrorKind;
-use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::message::{OutboundMessage, PublishMessage};
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::error::of_sources;
 use super::session::NatsSession;
+use crate::env::Env;
 use crate::sinks::batch::SinkBatch;
-use crate::sinks::error::{SinkError, SinkErrorKind};
+use crate::sinks::error::SinkError;
 
 /// The line of a marker.
 #[derive(Debug, Deserialize, Serialize)]
@@ -26,9 +27,8 @@ struct MarkerLine {
     change: String,
     /// The last snapshot.
     snapshot: String,
-    /// The number of the marker that began it; 0 in that marker, after which the snapshot begins
-    /// again if nothing else came.
-    began: u64,
+    /// The attempt at it. Random.
+    pass: String,
     sink: String,
     /// The cursor of what was sent.
     cursor: String,
@@ -70,25 +70,31 @@ impl FromStr for StreamMark {
     }
 }
 
+/// The most messages of a batch without its marker. A server accepts 1,000, by default.
+const MAX_BATCH: usize = 999;
+
 /// The markers of a sink in a stream.
 #[derive(Clone, Debug)]
 pub(super) struct MarkerChain {
+    env: Env,
+    stream: String,
     subject: String,
     pub(super) mark: StreamMark,
     /// The last snapshot.
     snapshot: String,
-    /// The number of the marker that began it.
-    began: u64,
+    /// The attempt at it: one that begins twice, because the daemon did not learn that it had begun,
+    /// does not keep what came in the first beginning only.
+    pass: u64,
 }
 
 impl MarkerChain {
     /// Reads the last marker. Returns whether the stream has everything that it had at a mark, which
-    /// is `None` for a new sink; that writes as `new_writer`.
+    /// is `None` for a new sink.
     pub(super) async fn read(
         stream: &Stream,
         subject: String,
         known: Option<StreamMark>,
-        new_writer: u64,
+        env: &Env,
     ) -> Result<(Self, bool), SinkError> {
         let found = match stream.get_last_raw_message_by_subject(&subject).await {
             Ok(found) => Some(found),
@@ -99,7 +105,7 @@ impl MarkerChain {
         let line =
             found.and_then(|found| serde_json::from_slice::<MarkerLine>(&found.payload).ok());
         let created = stream.cached_info().created.unix_timestamp_nanos();
-        let writer = known.map_or(new_writer, |known| known.writer);
+        let writer = known.map_or_else(|| env.random_u64(), |known| known.writer);
         let mark = StreamMark { created, sequence, writer };
         let is_known = known.is_some_and(|known| {
             let written = line.as_ref().map(|line| &*line.writer);
@@ -107,57 +113,66 @@ impl MarkerChain {
                 && written == Some(&*format!("{writer:016x}"))
                 && known.sequence <= sequence
         });
-        let (snapshot, began) = line.map(|line| (line.snapshot, line.began)).unwrap_or_default();
-        Ok((Self { subject, mark, snapshot, began }, is_known))
+        let (snapshot, pass) = line.map(|line| (line.snapshot, line.pass)).unwrap_or_default();
+        let pass = u64::from_str_radix(&pass, 16).unwrap_or_default();
+        let (env, stream) = (env.clone(), stream.cached_info().config.name.clone());
+        Ok((Self { env, stream, subject, mark, snapshot, pass }, is_known))
     }
 
-    /// What the messages of the snapshot have in common, and no others: a snapshot that begins twice,
-    /// because the daemon did not learn that it had begun, does not keep what came in the first
-    /// beginning only.
+    /// What the messages of a snapshot have in common, and no others.
     pub(super) fn pass(&self, batch: &SinkBatch) -> Option<String> {
-        batch.snapshot.map(|snapshot| format!("{snapshot}-{}", self.began))
+        batch.snapshot.map(|snapshot| format!("{snapshot}-{:016x}", self.pass))
     }
 
-    /// Writes the marker before a batch that begins a snapshot.
+    /// Writes the marker that begins a snapshot, if the batch does.
     pub(super) async fn begin(
         &mut self,
         session: &NatsSession,
-        stream: &str,
         batch: &SinkBatch,
     ) -> Result<(), SinkError> {
-        if batch.begins {
-            self.began = 0;
-            self.write(session, stream, batch, BEGINS).await?;
-            self.began = self.mark.sequence;
+        if let Some(snapshot) = batch.snapshot.filter(|_| batch.begins) {
+            (self.snapshot, self.pass) = (snapshot.to_string(), self.env.random_u64());
+            self.write(session, batch, BEGINS, Vec::new()).await?;
         }
         Ok(())
     }
 
-    /// Writes the marker after a batch.
+    /// Writes messages of a batch, with the marker behind them.
+    pub(super) async fn publish(
+        &mut self,
+        session: &NatsSession,
+        batch: &SinkBatch,
+        mut messages: Vec<OutboundMessage>,
+    ) -> Result<(), SinkError> {
+        let change = if batch.snapshot.is_some() { BEGINS } else { ENDS };
+        while !messages.is_empty() {
+            let rest = messages.split_off(messages.len().min(MAX_BATCH));
+            self.write(session, batch, change, messages).await?;
+            messages = rest;
+        }
+        Ok(())
+    }
+
+    /// Writes the marker that ends a snapshot, if the batch does.
     pub(super) async fn end(
         &mut self,
         session: &NatsSession,
-        stream: &str,
         batch: &SinkBatch,
     ) -> Result<(), SinkError> {
-        let change = if batch.after.snapshot.is_some() { BEGINS } else { ENDS };
-        self.write(session, stream, batch, change).await
+        if batch.ends { self.write(session, batch, ENDS, Vec::new()).await } else { Ok(()) }
     }
 
     async fn write(
         &mut self,
         session: &NatsSession,
-        stream: &str,
         batch: &SinkBatch,
         change: &str,
+        messages: Vec<OutboundMessage>,
     ) -> Result<(), SinkError> {
-        if let Some(snapshot) = batch.snapshot {
-            self.snapshot = snapshot.to_string();
-        }
         let line = MarkerLine {
             change: change.to_owned(),
             snapshot: self.snapshot.clone(),
-            began: self.began,
+            pass: format!("{:016x}", self.pass),
             sink: batch.sink.to_string(),
             cursor: batch.after.cursor.clone(),
             at: batch.at,
@@ -165,22 +180,13 @@ impl MarkerChain {
         };
         // Texts and times always serialize.
         let payload = serde_json::to_vec(&line).unwrap_or_default();
-        let message = PublishMessage::build()
+        let marker = PublishMessage::build()
             .payload(payload.into())
-            .expected_stream(stream)
-            .expected_last_subject_sequence(self.mark.sequence);
-        let stored = session.context.send_publish(self.subject.clone(), message).await?.await;
-        match stored {
-            Ok(stored) => self.mark.sequence = stored.sequence,
-            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
-                return Err(SinkError::new(
-                    SinkErrorKind::Unsuitable,
-                    "another sink or another calmirror writes under the same subject, or the stream \
-                     was replaced; give each sink a subject of its own",
-                ));
-            }
-            Err(error) => return Err(error.into()),
-        }
+            .expected_stream(&self.stream)
+            .expected_last_subject_sequence(self.mark.sequence)
+            .outbound_message(self.subject.clone());
+        let id = format!("{:016x}{:016x}", self.mark.writer, self.env.random_u64());
+        self.mark.sequence = session.publish(&id, messages, marker).await?;
         Ok(())
     }
 }

@@ -1,11 +1,10 @@
 //! The message of a change.
 
-use std::fmt;
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::message::{OutboundMessage, PublishMessage};
 use bytes::Bytes;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
@@ -33,8 +32,6 @@ const MAX_NAMED: usize = 20;
 pub(super) struct MessageWriter {
     /// What subjects begin with.
     pub(super) subject: String,
-    /// The stream that has to take them.
-    pub(super) stream: String,
     /// How long removals stay.
     pub(super) retention: Duration,
     /// The largest message that is accepted, in bytes.
@@ -43,8 +40,7 @@ pub(super) struct MessageWriter {
 
 /// A message that is not sent yet.
 pub(super) struct NatsMessage {
-    pub(super) subject: String,
-    pub(super) message: PublishMessage,
+    pub(super) message: OutboundMessage,
     /// The members of the event that were left out, because it is too large.
     pub(super) left_out: Vec<String>,
 }
@@ -71,15 +67,7 @@ impl MessageWriter {
                 left_out = shortened(change, event, &is_essential, &mut line);
             }
         }
-        // In a snapshot an event comes again at the cursor that it came with before.
-        let id = match pass {
-            Some(pass) => self.message_id(format_args!("{pass}/{}", change.cursor)),
-            None => self.message_id(&change.cursor),
-        };
-        let mut message = PublishMessage::build()
-            .payload(line.into())
-            .message_id(id)
-            .expected_stream(&self.stream);
+        let mut message = PublishMessage::build().payload(line.into());
         if let Some(pass) = pass {
             message = message.header(SNAPSHOT, pass);
         }
@@ -87,20 +75,12 @@ impl MessageWriter {
             message = message.ttl(self.retention);
         }
         let subject = self.subject_of(&change.window, change.id.as_str());
-        NatsMessage { subject, message, left_out }
+        NatsMessage { message: message.outbound_message(subject), left_out }
     }
 
-    /// The removal of an event that the pass of a snapshot did not bring: the stream still has it at
-    /// `sequence`.
-    pub(super) fn ghost(
-        &self,
-        batch: &SinkBatch,
-        pass: &str,
-        sent: SentLine,
-        sequence: u64,
-    ) -> NatsMessage {
+    /// The removal of an event that the pass of a snapshot did not bring, although the stream has it.
+    pub(super) fn ghost(&self, batch: &SinkBatch, pass: &str, sent: SentLine) -> OutboundMessage {
         let change = Change {
-            // Every message has an id of its own.
             cursor: batch.after.cursor.clone(),
             seq: batch.changes.last().map_or(0, |change| change.seq),
             at: batch.at,
@@ -113,15 +93,7 @@ impl MessageWriter {
             is_new_version: false,
             summary: None,
         };
-        let NatsMessage { subject, message, left_out } = self.change(&change, Some(pass));
-        let id = self.message_id(format_args!("{pass}/removed/{sequence}"));
-        let message = message.message_id(id);
-        NatsMessage { subject, message, left_out }
-    }
-
-    /// The server compares ids within the whole stream, which other sinks may share.
-    fn message_id(&self, id: impl fmt::Display) -> String {
-        format!("{}/{id}", self.subject)
+        self.change(&change, Some(pass)).message
     }
 
     /// The subject of an event.
@@ -204,36 +176,31 @@ mod tests {
     fn writer(limit: usize) -> MessageWriter {
         MessageWriter {
             subject: "cal.prod".to_owned(),
-            stream: "CALMIRROR".to_owned(),
             retention: Duration::from_secs(7200),
             limit,
         }
     }
 
-    fn parts(message: NatsMessage) -> (String, Value, HeaderMap) {
-        let subject = message.subject.clone();
-        let sent = message.message.outbound_message(subject.clone());
-        (subject, serde_json::from_slice(&sent.payload).unwrap(), sent.headers.unwrap())
+    fn parts(sent: OutboundMessage) -> (String, Value, HeaderMap) {
+        let line = serde_json::from_slice(&sent.payload).unwrap();
+        (sent.subject.to_string(), line, sent.headers.unwrap_or_default())
     }
 
     #[test]
     fn a_message_is_the_line_of_the_feed_under_the_subject_of_its_event() {
         let mut sent = change("room a.b > *", "AA=", Some(r#"{"id":"AA="}"#));
         sent.cursor = "c~7".to_owned();
-        let (subject, line, headers) = parts(writer(1 << 20).change(&sent, None));
+        let (subject, line, headers) = parts(writer(1 << 20).change(&sent, None).message);
         let mut written = Vec::new();
         sent.write_line(&mut written);
         assert_eq!(line, serde_json::from_slice::<Value>(&written).unwrap());
         assert_eq!(subject, "cal.prod.0d622dcd94cd0517.5bcbd9e149b04ee215400e28e5f9dbce");
-        assert_eq!(headers.get("Nats-Msg-Id").unwrap().as_str(), "cal.prod/c~7");
-        assert_eq!(headers.get("Nats-Expected-Stream").unwrap().as_str(), "CALMIRROR");
         assert!(headers.get(TTL).is_none() && headers.get(SNAPSHOT).is_none());
-        let (again, _, headers) = parts(writer(1 << 20).change(&sent, Some("ff-7")));
+        let (again, _, headers) = parts(writer(1 << 20).change(&sent, Some("ff-7")).message);
         assert_eq!(again, subject);
-        assert_eq!(headers.get("Nats-Msg-Id").unwrap().as_str(), "cal.prod/ff-7/c~7");
         assert!(is_current(Some(&headers), "ff-7"));
         assert!(!is_current(Some(&headers), "ff-8") && !is_current(None, "ff-7"));
-        let (_, _, headers) = parts(writer(1 << 20).change(&change("a", "b", None), None));
+        let (_, _, headers) = parts(writer(1 << 20).change(&change("a", "b", None), None).message);
         assert_eq!(headers.get(TTL).unwrap().as_str(), "7200");
         assert!(is_current(Some(&headers), "ff-7"));
     }
@@ -242,7 +209,7 @@ mod tests {
     fn a_ghost_is_removed_under_its_subject() {
         let batch = live(vec![change("a", "b", None)], &["a"]);
         let sent = SentLine { window: "room a".to_owned(), id: "AA=".to_owned() };
-        let (subject, line, headers) = parts(writer(1 << 20).ghost(&batch, "ff-7", sent, 9));
+        let (subject, line, headers) = parts(writer(1 << 20).ghost(&batch, "ff-7", sent));
         assert_eq!(subject, writer(0).subject_of("room a", "AA="));
         assert_eq!(
             line,
@@ -251,8 +218,6 @@ mod tests {
                 "change": "removed", "id": "AA=", "reason": "deleted",
             })
         );
-        assert_eq!(headers.get_all("Nats-Msg-Id").count(), 1);
-        assert_eq!(headers.get("Nats-Msg-Id").unwrap().as_str(), "cal.prod/ff-7/removed/9");
         assert_eq!(headers.get(TTL).unwrap().as_str(), "7200");
     }
 
@@ -265,7 +230,7 @@ mod tests {
         assert!(large.left_out.is_empty());
         let message = writer(HEADERS + event.len() - 100).change(&sent, None);
         assert_eq!(message.left_out, ["body"]);
-        let (_, line, _) = parts(message);
+        let (_, line, _) = parts(message.message);
         assert_eq!(line["event"], serde_json::json!({"id": "AA=", "subject": "a"}));
         assert_eq!(line["incomplete"], serde_json::json!(["body"]));
         // Many members that are not large.
@@ -273,7 +238,7 @@ mod tests {
         let event = format!("{{\"id\":\"AA=\",{},\"subject\":\"a\"}}", members.join(","));
         let message = writer(8 << 10).change(&change("a", "AA=", Some(&event)), None);
         assert_eq!(message.left_out.len(), MAX_NAMED);
-        let (_, line, _) = parts(message);
+        let (_, line, _) = parts(message.message);
         assert_eq!(line["event"], serde_json::json!({"id": "AA=", "subject": "a"}));
     }
 }

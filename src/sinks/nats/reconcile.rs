@@ -5,12 +5,14 @@ use std::time::Duration;
 use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::consumer::{AckPolicy, Consumer};
+use async_nats::jetstream::message::OutboundMessage;
 use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use tokio::time::timeout;
 
 use super::error::{LATE, of_sources};
-use super::message::{MessageWriter, NatsMessage, SentLine, is_current};
+use super::marker::MarkerChain;
+use super::message::{MessageWriter, SentLine, is_current};
 use super::session::{ANSWER_LIMIT, NatsSession};
 use super::stream::event_subjects;
 use crate::sinks::batch::SinkBatch;
@@ -21,14 +23,16 @@ const READ: usize = 1000;
 /// Messages that are read whole at the same time.
 const AT_ONCE: usize = 32;
 
-/// Publishes removals of the events that did not come in the snapshot which the batch ends.
+/// Publishes removals of the events that did not come in the pass of the snapshot that the batch
+/// ends.
 pub(super) async fn remove_ghosts(
     session: &NatsSession,
     stream: &Stream,
     writer: &MessageWriter,
     batch: &SinkBatch,
-    pass: &str,
+    markers: &mut MarkerChain,
 ) -> Result<(), SinkError> {
+    let Some(pass) = &markers.pass(batch) else { return Ok(()) };
     let consumer = headers(stream, writer).await?;
     loop {
         let (read, old) = old_messages(&consumer, pass).await?;
@@ -36,9 +40,9 @@ pub(super) async fn remove_ghosts(
             return Ok(());
         }
         let ghosts = old.into_iter().map(|sequence| ghost(stream, writer, (batch, pass), sequence));
-        let ghosts: Vec<Option<NatsMessage>> =
+        let ghosts: Vec<Option<OutboundMessage>> =
             futures_util::stream::iter(ghosts).buffered(AT_ONCE).try_collect().await?;
-        session.publish(ghosts.into_iter().flatten().collect()).await?;
+        markers.publish(session, batch, ghosts.into_iter().flatten().collect()).await?;
     }
 }
 
@@ -100,7 +104,7 @@ async fn ghost(
     writer: &MessageWriter,
     (batch, pass): (&SinkBatch, &str),
     sequence: u64,
-) -> Result<Option<NatsMessage>, SinkError> {
+) -> Result<Option<OutboundMessage>, SinkError> {
     match stream.get_raw_message(sequence).await {
         Ok(found) => {
             let sent = serde_json::from_slice::<SentLine>(&found.payload).ok();
@@ -108,7 +112,7 @@ async fn ghost(
             let own = |sent: &SentLine| {
                 writer.subject_of(&sent.window, &sent.id) == found.subject.as_str()
             };
-            Ok(sent.filter(own).map(|sent| writer.ghost(batch, pass, sent, sequence)))
+            Ok(sent.filter(own).map(|sent| writer.ghost(batch, pass, sent)))
         }
         Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => Ok(None),
         Err(error) => Err(of_sources(&error)),

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use async_nats::header::{NATS_BATCH_COMMIT, NATS_BATCH_ID, NATS_BATCH_SEQUENCE};
+use async_nats::jetstream::context::traits::Publisher as _;
 use async_nats::jetstream::context::{Context, ContextBuilder, PublishErrorKind};
-use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::message::{OutboundMessage, PublishMessage};
 use async_nats::{Client, ConnectOptions, Event, ServerError};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::runtime::{Builder, Runtime};
@@ -12,7 +14,6 @@ use tokio::time::timeout;
 use tokio_util::context::TokioContext;
 
 use super::error::{ENDED, LATE, NOT_PERMITTED};
-use super::message::NatsMessage;
 use super::servers::{NatsLogin, NatsServers};
 use super::stream::check_version;
 use crate::sinks::error::{SinkError, SinkErrorKind};
@@ -23,8 +24,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// A connection without an answer to two of these is lost.
 const PING: Duration = Duration::from_secs(20);
-/// Messages that are not acknowledged yet.
-const IN_FLIGHT: usize = 1024;
+/// Messages that are not written to the connection yet.
+const QUEUED: usize = 1024;
 
 /// A connection. When it is dropped, it ends.
 pub(super) struct NatsSession {
@@ -36,8 +37,7 @@ pub(super) struct NatsSession {
 }
 
 /// Where the tasks of the library run. It goes on to reconnect, and then sends what it had not
-/// sent, also when nobody uses the connection any more: messages older than those of the next
-/// session. So its tasks end with this runtime.
+/// sent, also when nobody uses the connection any more. So its tasks end with this runtime.
 struct ConnectionRuntime(Option<Runtime>);
 
 impl ConnectionRuntime {
@@ -89,7 +89,7 @@ impl NatsSession {
             .tls_client_config(tls)
             .connection_timeout(CONNECT_LIMIT / 2)
             .ping_interval(PING)
-            .client_capacity(IN_FLIGHT)
+            .client_capacity(QUEUED)
             // Only the configured ones: other addresses may be those of another network.
             .ignore_discovered_servers()
             .event_callback(move |event| {
@@ -123,13 +123,7 @@ impl NatsSession {
             .await
             .map_err(|_| SinkError::new(SinkErrorKind::Unreachable, LATE))??;
         check_version(&client.server_info().version)?;
-        let context = async {
-            ContextBuilder::new()
-                .timeout(ANSWER_LIMIT)
-                .max_ack_inflight(IN_FLIGHT)
-                .backpressure_on_inflight(true)
-                .build(client.clone())
-        };
+        let context = async { ContextBuilder::new().timeout(ANSWER_LIMIT).build(client.clone()) };
         let context = connection.run(context).await;
         Ok(Self { client, context, failure, _connection: connection })
     }
@@ -155,16 +149,26 @@ impl NatsSession {
         }
     }
 
-    /// Sends at most [`IN_FLIGHT`] messages, and waits until each is stored.
-    pub(super) async fn publish(&self, messages: Vec<NatsMessage>) -> Result<(), SinkError> {
-        let mut waiting = Vec::with_capacity(messages.len());
-        for NatsMessage { subject, message, .. } in messages {
-            waiting.push(self.context.send_publish(subject, message).await?);
+    /// Stores messages together or none of them, and returns the number of the last one. An expected
+    /// number in one of them is one for all.
+    pub(super) async fn publish(
+        &self,
+        id: &str,
+        messages: Vec<OutboundMessage>,
+        last: OutboundMessage,
+    ) -> Result<u64, SinkError> {
+        let count = messages.len();
+        for (number, message) in (1_usize..).zip(messages) {
+            let OutboundMessage { subject, payload, headers } = in_batch(message, id, number);
+            let headers = headers.unwrap_or_default();
+            self.client.publish_with_headers(subject, headers, payload).await?;
         }
-        for stored in waiting {
-            stored.await?;
+        let mut last = if count == 0 { last } else { in_batch(last, id, count + 1) };
+        if count > 0 {
+            last.headers.get_or_insert_default().insert(NATS_BATCH_COMMIT, "1");
         }
-        Ok(())
+        let stored = self.context.publish_message(last).await?.await?;
+        Ok(stored.sequence)
     }
 
     /// Sends a message that the stream refuses, because it expects another last number: everything
@@ -184,6 +188,14 @@ impl NatsSession {
             Ok(_) => Ok(()),
         }
     }
+}
+
+/// A message of a batch.
+fn in_batch(mut message: OutboundMessage, id: &str, number: usize) -> OutboundMessage {
+    let headers = message.headers.get_or_insert_default();
+    headers.insert(NATS_BATCH_ID, id);
+    headers.insert(NATS_BATCH_SEQUENCE, number.to_string());
+    message
 }
 
 /// What an event of the client means for its session.

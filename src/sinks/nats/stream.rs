@@ -76,6 +76,7 @@ async fn create(
         subjects: subjects.to_vec(),
         max_messages_per_subject: 1,
         allow_message_ttl: true,
+        allow_atomic_publish: true,
         allow_direct: true,
         ..Config::default()
     };
@@ -94,6 +95,9 @@ fn problem(config: &Config, subjects: &[String; 2]) -> Option<&'static str> {
         }
         _ if !config.allow_message_ttl => {
             "does not allow a TTL for each message; set allow_msg_ttl"
+        }
+        _ if !config.allow_atomic_publish => {
+            "does not allow batches that are stored whole; set allow_atomic"
         }
         _ if config.max_messages > 0 || config.max_bytes > 0 || !config.max_age.is_zero() => {
             "has a limit (max_msgs, max_bytes or max_age), so it would lose events; remove that"

@@ -140,6 +140,16 @@ async fn two_sinks_under_one_subject_notice_each_other() {
         let mark = one_sink.deliver(&snapshot("a", 1)).await.unwrap().mark;
         let refused = other.deliver(&snapshot("b", 2)).await.unwrap_err();
         assert_eq!(refused.kind, SinkErrorKind::Unsuitable);
+        assert_eq!(fixture.ids().await, ["a"]);
+        // The same holds for what an ended session of the same sink still had under way.
+        let [mut ended, mut next] = [fixture.target(), fixture.target()];
+        for target in [&mut ended, &mut next] {
+            assert_eq!(target.open(mark.as_deref()).await, Ok(KeptPosition::InStore));
+        }
+        let removed = live(vec![change("alice", "a", None)], &["alice"]);
+        let mark = next.deliver(&removed).await.unwrap().mark;
+        assert!(ended.deliver(&one("a", "1")).await.is_err());
+        assert_eq!(fixture.ids().await, [""; 0]);
         assert!(
             refused.message.starts_with("another sink or another calmirror writes"),
             "{refused}"

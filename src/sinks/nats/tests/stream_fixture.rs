@@ -130,8 +130,7 @@ impl ModelDatabase for StreamFixture {
 
 /// A target that is not connected yet.
 pub(super) fn target(settings: &NatsSettings) -> NatsTarget {
-    let target = NatsTarget::new(settings, &"copy".into(), &Env::real());
-    NatsTarget { settle: Duration::from_millis(50), ..target }
+    NatsTarget::new(settings, &"copy".into(), &Env::real())
 }
 
 /// The settings of a sink of a server.
