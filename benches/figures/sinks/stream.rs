@@ -3,19 +3,28 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use memchr::{memchr, memmem};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
 /// Reads changes from now on, and passes on what has arrived whole.
 pub(super) async fn read(socket: PathBuf, mut take: impl FnMut(Instant, &[u8])) {
-    let mut stream = UnixStream::connect(socket).await.unwrap();
-    let request = "GET /v1/changes?after=now HTTP/1.1\r\nhost: calmirror\r\naccept: text/event-stream\r\n\r\n";
-    stream.write_all(request.as_bytes()).await.unwrap();
+    let stream = UnixStream::connect(socket).await.unwrap();
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+    // This task ends with the connection.
+    tokio::spawn(connection);
+    let request = http::Request::get("/v1/changes?after=now").header("host", "calmirror");
+    let request = request.header("accept", "text/event-stream").body(Empty::<Bytes>::new());
+    let mut body = sender.send_request(request.unwrap()).await.unwrap().into_body();
+    // A large answer is cut anywhere, also within an event.
     let mut seen = Vec::with_capacity(64 << 10);
-    while stream.read_buf(&mut seen).await.unwrap() > 0 {
-        // The end of an event and of a chunk.
-        if seen.ends_with(b"\n\n\r\n") {
+    while let Some(Ok(frame)) = body.frame().await {
+        let Ok(data) = frame.into_data() else { continue };
+        seen.extend_from_slice(&data);
+        if seen.ends_with(b"\n\n") {
             take(Instant::now(), &seen);
             seen.clear();
         }
