@@ -31,6 +31,8 @@ mod logs;
 mod long;
 mod memory;
 mod metrics;
+#[path = "../support/nats_server.rs"]
+mod nats_server;
 mod partial;
 mod peak;
 mod process;

@@ -8,6 +8,7 @@
 mod postgres;
 mod proxy;
 mod sqlite;
+mod stream;
 mod target;
 mod webhook;
 
@@ -24,6 +25,7 @@ use tokio::task::JoinHandle;
 
 use self::postgres::SchemaCopy;
 use self::sqlite::SqliteCopy;
+use self::stream::StreamCopy;
 use self::target::ChaosTarget;
 use self::webhook::HookTarget;
 use crate::copies::{EventsByWindow, mirrored};
@@ -122,6 +124,9 @@ impl ChaosRun {
             vec![Box::new(HookTarget::new(&fixture).await), Box::new(SqliteCopy::new(&fixture))];
         if let Some(tables) = SchemaCopy::new().await {
             targets.push(Box::new(tables));
+        }
+        if let Some(stream) = StreamCopy::new(&fixture).await {
+            targets.push(Box::new(stream));
         }
         let sinks = targets.into_iter().map(|target| ChaosSink {
             target,

@@ -11,6 +11,7 @@ pub(crate) struct NatsServer {
     port: u16,
 }
 
+#[allow(dead_code, reason = "each of the tests uses a part")]
 impl NatsServer {
     /// Starts a server whose files are in `directory`, with more lines for its configuration; `None`
     /// if there is no server that is new enough.
@@ -74,6 +75,12 @@ impl NatsServer {
     /// The address for clients.
     pub(crate) fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.process.id().to_string();
+        Command::new("kill").args(["-s", name, &pid]).status().unwrap();
     }
 
     /// Ends it as a crash does.
