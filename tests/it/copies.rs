@@ -29,6 +29,7 @@ impl FoldedLines {
         for line in serde_json::from_slice::<Vec<Value>>(body).unwrap() {
             let text = |name: &str| line[name].as_str().unwrap().to_owned();
             match text("change").as_str() {
+                "test" => {}
                 "snapshot_begins" => self.snapshots += 1,
                 "snapshot_ends" => {
                     let snapshot = self.snapshots;
