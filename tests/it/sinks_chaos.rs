@@ -33,7 +33,10 @@ use crate::process::{DaemonFixture, DaemonProcess, eventually, population};
 
 const WINDOWS: [&str; 2] = ["alice", "bob"];
 /// What happens in a run.
-const STEPS: usize = 16;
+const STEPS: usize = 18;
+
+/// Asks a sink for a new snapshot.
+const REPLAY: &str = "replay?from=start";
 
 /// A filter of a sink, and the same for events.
 type ChaosFilter = (&'static str, fn(&Value) -> bool);
@@ -114,7 +117,7 @@ impl ChaosRun {
             let address = format!("{name}@contoso.com");
             fixture.simulator.add_mailbox(&address);
             // A snapshot is of several batches.
-            let long = Population { body_bytes: 6_000, series: 4, ..population() };
+            let long = Population { body_bytes: 8_000, series: 4, ..population() };
             fixture.simulator.populate(&address, None, long);
             text.push_str(&format!(
                 "[[window]]\nname = \"{name}\"\naccount = \"contoso\"\nmailbox = \"{address}\"\n"
@@ -221,10 +224,21 @@ impl ChaosRun {
         assert_eq!(done.code, Some(0), "{}{}", done.out, done.err);
     }
 
-    async fn step(&mut self) {
+    async fn step(&mut self, number: usize) {
+        // New snapshots, first of the same events and then of others, are part of every run.
+        match number % 3 {
+            2 if number < STEPS / 2 => self.ask(number / 3 % self.sinks.len(), REPLAY).await,
+            2 => self.reload(number / 3 % self.sinks.len()).await,
+            _ => self.incident().await,
+        }
+        let moment = self.chance.u64(..400);
+        self.pause(moment).await;
+    }
+
+    async fn incident(&mut self) {
         let at = self.chance.usize(..self.sinks.len());
         let moment = self.chance.u64(..400);
-        match self.chance.u8(..20) {
+        match self.chance.u8(..16) {
             0..9 => self.harm_or_heal(at).await,
             9..11 => {
                 tell("the daemon is killed");
@@ -248,11 +262,9 @@ impl ChaosRun {
                 tell("the daemon was stopped meanwhile");
                 self.daemon = Some(daemon);
             }
-            14..16 => self.ask(at, "replay?from=start").await,
+            14 => self.ask(at, REPLAY).await,
             _ => self.reload(at).await,
         }
-        let moment = self.chance.u64(..400);
-        self.pause(moment).await;
     }
 
     /// Lets the sinks that wait for long try again.
@@ -288,8 +300,8 @@ impl ChaosRun {
 
     async fn play(&mut self) {
         self.start().await;
-        for _ in 0..STEPS {
-            self.step().await;
+        for number in 0..STEPS {
+            self.step(number).await;
         }
         tell("everything heals");
         for sink in &mut self.sinks {
