@@ -64,7 +64,7 @@ class Copy:
                 except (ValueError, LookupError, TypeError):
                     continue  # not of calmirror
                 if change in ("snapshot_begins", "snapshot_ends"):
-                    self.mark(change, line["snapshot"])
+                    self.mark(change, line["snapshot"] + line["pass"])
                 elif change == "removed":
                     key = (line["window"], line["id"])
                     self.db.execute("DELETE FROM event WHERE window = ? AND id = ?", key)
