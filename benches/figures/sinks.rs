@@ -7,7 +7,6 @@
 mod cost;
 mod delay;
 #[path = "../../tests/support/nats_server.rs"]
-#[expect(dead_code, reason = "the tests use more of it")]
 mod nats_server;
 mod places;
 mod snapshot;
