@@ -207,6 +207,8 @@ impl<'a> Session<'a> {
     async fn wait(&mut self) -> Result<(), SessionEnd> {
         // The position moves from time to time, even if nothing comes.
         match tokio::time::timeout(MAX_POSITION_AGE, self.feed.wait()).await {
+            // Even a sleep of no time lasts until the next tick of the timer.
+            Ok(Ok(())) if self.context.config.batch.is_zero() => {}
             Ok(Ok(())) => tokio::time::sleep(self.context.config.batch).await,
             Ok(Err(_)) => return Err(SessionEnd::StoreEnded),
             Err(_) => {}
