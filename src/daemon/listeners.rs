@@ -230,29 +230,32 @@ impl Listeners {
             if old == new {
                 continue;
             }
-            *purpose.of(&mut bound.tcp) = ListenerChange::To(match tcp(new).await {
-                Err(BindError::Address { address, source })
-                    if source.kind() == io::ErrorKind::AddrInUse =>
-                {
-                    // A wildcard and a specific address cannot share a port, and an address may go
-                    // from one purpose to another. Only then is an old listener closed first.
-                    let own = TcpPurpose::ALL.into_iter().find_map(|other| {
-                        let changes = other.address(old_config) != other.address(new_config);
-                        let own = other.of(&mut self.tcp);
-                        let own = own.take_if(|own| changes && own.place.port() == address.port());
-                        Some((other, own?))
-                    });
-                    let Some((other, own)) = own else {
-                        return Err(BindError::Address { address, source });
-                    };
-                    *other.of(&mut bound.released) = Some(own.place);
-                    let closed = close(own);
-                    // An error also means that the listener is gone.
-                    closed.await.ok();
-                    tcp(Some(address)).await?
+            let bound_now = loop {
+                match tcp(new).await {
+                    Err(BindError::Address { address, source })
+                        if source.kind() == io::ErrorKind::AddrInUse =>
+                    {
+                        // A wildcard and a specific address cannot share a port, and an address may
+                        // go from one purpose to another. Only then is an old listener closed first.
+                        let own = TcpPurpose::ALL.into_iter().find_map(|other| {
+                            let changes = other.address(old_config) != other.address(new_config);
+                            let own = other.of(&mut self.tcp);
+                            let is_own = |own: &ActiveListener<SocketAddr>| {
+                                changes && own.place.port() == address.port()
+                            };
+                            Some((other, own.take_if(|own| is_own(own))?))
+                        });
+                        let Some((other, own)) = own else {
+                            return Err(BindError::Address { address, source });
+                        };
+                        *other.of(&mut bound.released) = Some(own.place);
+                        // An error also means that the listener is gone.
+                        close(own).await.ok();
+                    }
+                    bound_now => break bound_now?,
                 }
-                tcp => tcp?,
-            });
+            };
+            *purpose.of(&mut bound.tcp) = ListenerChange::To(bound_now);
         }
         let group = new.socket_group.as_deref();
         if old.socket != new.socket {

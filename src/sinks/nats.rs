@@ -144,9 +144,9 @@ impl NatsTarget {
         let mark = mark.and_then(|mark| mark.parse::<StreamMark>().ok());
         let subject = stream::marker_subject(subject);
         let markers = MarkerChain::read(&stream, subject, mark, &self.env);
-        let (markers, is_known) = session.run(markers).await?;
+        let (markers, kept) = session.run(markers).await?;
         self.opened = Some(OpenStream { session, stream, writer, markers });
-        Ok(if is_known { KeptPosition::InStore } else { KeptPosition::Lost })
+        Ok(kept)
     }
 
     /// The open stream. It stays closed after an error.

@@ -17,8 +17,8 @@ use crate::api::{AppState, ChangeFeed, FeedView};
 use crate::mirror::page::EventId;
 use crate::store::{Change, FeedError, StoreError};
 
-/// The most changes of a batch.
-pub(super) const MAX_CHANGES: usize = 1000;
+/// The most changes of a batch: with two lines for the begin and the end of a snapshot they are 1,000.
+pub(super) const MAX_CHANGES: usize = 998;
 /// About the most bytes of the events of a batch, so that with everything around them a request is
 /// below 1 MiB; a larger event is sent alone.
 const MAX_BYTES: usize = 640 << 10;
@@ -88,7 +88,7 @@ impl<'a> Session<'a> {
         let mut target = context.target();
         let kept = target.open(record.mark.as_deref()).await?;
         let identity = context.identity(&view);
-        let kept_in_target = matches!(kept, KeptPosition::InTarget(_));
+        let kept_in_target = !matches!(kept, KeptPosition::InStore);
         if record.identity != identity {
             // Another target, or other contents: what it has is of no use.
             record.begin_again(&identity, context.new_snapshot());

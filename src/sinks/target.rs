@@ -34,7 +34,7 @@ pub trait SinkTarget: Send {
 pub enum KeptPosition {
     /// In the store of the daemon.
     InStore,
-    /// In the store of the daemon; but the target has lost what it was sent.
+    /// In the target, which has lost what it was sent.
     Lost,
     /// In the target, written together with the changes; `None` in an empty one.
     InTarget(Option<SinkPosition>),

@@ -101,6 +101,9 @@ start reader
 RANDOM=16
 for ((number = 0; number < kills; number++)); do
     change $((5 + RANDOM % 30))
+    # A snapshot while readers come and go.
+    ((RANDOM % 3)) ||
+        "$program" --config "$SCRATCH/calmirror.toml" sink replay log --from start >/dev/null 2>&1 || true
     sleep "0.$((RANDOM % 10))"
     victims=(daemon server reader)
     victim=${victims[RANDOM % 3]}
@@ -121,6 +124,27 @@ quiet
 strike reader
 equal
 proved "through $kills kills and stops"
+
+# A whole snapshot while the reader is away, in which events leave.
+change 50
+"$program" --config "$SCRATCH/calmirror.toml" sink replay log --from start >/dev/null
+quiet
+equal
+proved "after a snapshot that the reader missed"
+
+# The stream is restored from an older copy.
+cp -a "$SCRATCH/jetstream" "$SCRATCH/older"
+change 50
+quiet
+equal
+strike server
+rm -rf "$SCRATCH/jetstream"
+mv "$SCRATCH/older" "$SCRATCH/jetstream"
+start server
+change 50
+quiet
+equal
+proved "after the stream was restored from an older copy"
 
 # Somebody deletes the stream while the reader is away, and events leave.
 "$SCRATCH/venv/bin/python" - "$port" <<'P'

@@ -16,8 +16,9 @@ pub(super) const NOT_PERMITTED: &str = "the NATS server does not permit this use
      docs/sinks-nats.md";
 pub(super) const NO_JETSTREAM: &str =
     "the NATS server, or the user's account, has no JetStream, or no leader for it now";
-pub(super) const NOT_ALONE: &str = "another sink or another calmirror writes under the same subject, or the stream was replaced; \
-     give each sink a subject of its own";
+pub(super) const NOT_ALONE: &str = "something else came under the same subject: late messages of \
+     the last connection, another sink or another calmirror, or the stream was replaced; if it goes \
+     on, give each sink a subject of its own";
 pub(super) const ENDED: &str = "the connection to the NATS server ended";
 pub(super) const LATE: &str = "the NATS server did not answer in time";
 
@@ -113,6 +114,15 @@ pub(super) fn of_answer(answer: &jetstream::Error) -> SinkError {
         }
         10_054 => (Refused, "an event is larger than the stream's max_msg_size; raise that"),
         10_026 => (Unavailable, "the stream or the account has its most consumers (max_consumers)"),
+        10_113 => (
+            Unsuitable,
+            "the account demands a limit for streams; make the stream yourself, with max_bytes and \
+             discard set to new",
+        ),
+        10_174 => (Unsuitable, "the stream does not allow batches; set allow_atomic"),
+        10_176 | 10_210 => {
+            (Unavailable, "a batch did not arrive whole, or the server has too many open ones")
+        }
         10_060 => (
             Unsuitable,
             "the subjects belong to another stream than the configured one; name that in stream, or \

@@ -17,8 +17,9 @@ use serde::{Deserialize, Serialize};
 use super::error::of_sources;
 use super::session::NatsSession;
 use crate::env::Env;
-use crate::sinks::batch::SinkBatch;
+use crate::sinks::batch::{SinkBatch, SinkPosition, SnapshotId};
 use crate::sinks::error::SinkError;
+use crate::sinks::target::KeptPosition;
 
 /// The line of a marker.
 #[derive(Debug, Deserialize, Serialize)]
@@ -29,12 +30,26 @@ struct MarkerLine {
     snapshot: String,
     /// The attempt at it. Random.
     pass: String,
+    /// The number of the marker that began it; 0 in that marker.
+    began: u64,
     sink: String,
-    /// The cursor of what was sent.
+    /// The cursor of what was sent; empty in the marker that begins a snapshot.
     cursor: String,
     at: Timestamp,
     /// Which sink of all calmirrors wrote it.
     writer: String,
+}
+
+impl MarkerLine {
+    /// How far the stream is, `None` if nothing of a snapshot came yet.
+    fn position(&self) -> Option<SinkPosition> {
+        let snapshot = match &*self.change {
+            ENDS => None,
+            _ => Some(SnapshotId(u64::from_str_radix(&self.snapshot, 16).ok()?)),
+        };
+        let cursor = self.cursor.clone();
+        (!cursor.is_empty()).then_some(SinkPosition { cursor, snapshot })
+    }
 }
 
 const BEGINS: &str = "snapshot_begins";
@@ -70,9 +85,6 @@ impl FromStr for StreamMark {
     }
 }
 
-/// The most messages of a batch without its marker. A server accepts 1,000, by default.
-const MAX_BATCH: usize = 999;
-
 /// The markers of a sink in a stream.
 #[derive(Clone, Debug)]
 pub(super) struct MarkerChain {
@@ -85,17 +97,19 @@ pub(super) struct MarkerChain {
     /// The attempt at it: one that begins twice, because the daemon did not learn that it had begun,
     /// does not keep what came in the first beginning only.
     pass: u64,
+    /// The number of the marker that began it.
+    began: u64,
 }
 
 impl MarkerChain {
-    /// Reads the last marker. Returns whether the stream has everything that it had at a mark, which
-    /// is `None` for a new sink.
+    /// Reads the last marker. Also returns the position in it; [`KeptPosition::Lost`] if the stream
+    /// is another one than that of a mark, or has less. A new sink has no mark.
     pub(super) async fn read(
         stream: &Stream,
         subject: String,
         known: Option<StreamMark>,
         env: &Env,
-    ) -> Result<(Self, bool), SinkError> {
+    ) -> Result<(Self, KeptPosition), SinkError> {
         let found = match stream.get_last_raw_message_by_subject(&subject).await {
             Ok(found) => Some(found),
             Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => None,
@@ -113,10 +127,17 @@ impl MarkerChain {
                 && written == Some(&*format!("{writer:016x}"))
                 && known.sequence <= sequence
         });
-        let (snapshot, pass) = line.map(|line| (line.snapshot, line.pass)).unwrap_or_default();
-        let pass = u64::from_str_radix(&pass, 16).unwrap_or_default();
         let (env, stream) = (env.clone(), stream.cached_info().config.name.clone());
-        Ok((Self { env, stream, subject, mark, snapshot, pass }, is_known))
+        let mut chain =
+            Self { env, stream, subject, mark, snapshot: String::new(), pass: 0, began: 0 };
+        let Some(line) = line.filter(|_| is_known) else { return Ok((chain, KeptPosition::Lost)) };
+        // The daemon may have been restored from a copy that does not know of this one: then the
+        // cursor is not one of its feed.
+        let kept = KeptPosition::InTarget(line.position());
+        chain.pass = u64::from_str_radix(&line.pass, 16).unwrap_or_default();
+        chain.began = if line.began == 0 { sequence } else { line.began };
+        chain.snapshot = line.snapshot;
+        Ok((chain, kept))
     }
 
     /// What the messages of a snapshot have in common, and no others.
@@ -132,25 +153,25 @@ impl MarkerChain {
     ) -> Result<(), SinkError> {
         if let Some(snapshot) = batch.snapshot.filter(|_| batch.begins) {
             (self.snapshot, self.pass) = (snapshot.to_string(), self.env.random_u64());
-            self.write(session, batch, BEGINS, Vec::new()).await?;
+            self.began = 0;
+            self.write(session, batch, (BEGINS, &batch.before), Vec::new()).await?;
+            self.began = self.mark.sequence;
         }
         Ok(())
     }
 
-    /// Writes messages of a batch, with the marker behind them.
+    /// Writes messages of a batch, at most 999, with the marker behind them.
     pub(super) async fn publish(
         &mut self,
         session: &NatsSession,
         batch: &SinkBatch,
-        mut messages: Vec<OutboundMessage>,
+        messages: Vec<OutboundMessage>,
     ) -> Result<(), SinkError> {
-        let change = if batch.snapshot.is_some() { BEGINS } else { ENDS };
-        while !messages.is_empty() {
-            let rest = messages.split_off(messages.len().min(MAX_BATCH));
-            self.write(session, batch, change, messages).await?;
-            messages = rest;
+        if messages.is_empty() && (batch.begins || batch.ends) {
+            return Ok(());
         }
-        Ok(())
+        let change = if batch.snapshot.is_some() { BEGINS } else { ENDS };
+        self.write(session, batch, (change, &batch.after.cursor), messages).await
     }
 
     /// Writes the marker that ends a snapshot, if the batch does.
@@ -159,22 +180,26 @@ impl MarkerChain {
         session: &NatsSession,
         batch: &SinkBatch,
     ) -> Result<(), SinkError> {
-        if batch.ends { self.write(session, batch, ENDS, Vec::new()).await } else { Ok(()) }
+        if batch.ends {
+            self.write(session, batch, (ENDS, &batch.after.cursor), Vec::new()).await?;
+        }
+        Ok(())
     }
 
     async fn write(
         &mut self,
         session: &NatsSession,
         batch: &SinkBatch,
-        change: &str,
+        (change, cursor): (&str, &str),
         messages: Vec<OutboundMessage>,
     ) -> Result<(), SinkError> {
         let line = MarkerLine {
             change: change.to_owned(),
             snapshot: self.snapshot.clone(),
             pass: format!("{:016x}", self.pass),
+            began: self.began,
             sink: batch.sink.to_string(),
-            cursor: batch.after.cursor.clone(),
+            cursor: cursor.to_owned(),
             at: batch.at,
             writer: format!("{:016x}", self.mark.writer),
         };

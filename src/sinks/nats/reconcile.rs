@@ -19,7 +19,7 @@ use crate::sinks::batch::SinkBatch;
 use crate::sinks::error::{SinkError, SinkErrorKind};
 
 /// Messages whose headers are read at a time.
-const READ: usize = 1000;
+const READ: usize = 900;
 /// Messages that are read whole at the same time.
 const AT_ONCE: usize = 32;
 

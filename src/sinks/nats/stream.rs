@@ -99,14 +99,17 @@ fn problem(config: &Config, subjects: &[String; 2]) -> Option<&'static str> {
         _ if !config.allow_atomic_publish => {
             "does not allow batches that are stored whole; set allow_atomic"
         }
-        _ if config.max_messages > 0 || config.max_bytes > 0 || !config.max_age.is_zero() => {
-            "has a limit (max_msgs, max_bytes or max_age), so it would lose events; remove that"
+        _ if !config.max_age.is_zero() => "loses events by their age; remove max_age",
+        _ if (config.max_messages > 0 || config.max_bytes > 0)
+            && config.discard != DiscardPolicy::New =>
+        {
+            "has a limit (max_msgs or max_bytes) and would lose events; remove it, or set discard to new"
         }
         _ if config.retention != RetentionPolicy::Limits => {
             "does not keep messages that were consumed; set retention to limits"
         }
-        _ if config.discard != DiscardPolicy::Old => {
-            "refuses new messages instead of dropping old ones; set discard to old"
+        _ if config.discard_new_per_subject => {
+            "refuses newer messages of a subject; remove discard_new_per_subject"
         }
         _ if config.no_ack => "does not acknowledge messages; remove no_ack",
         _ if config.sealed => "is sealed; make another one",
