@@ -1,6 +1,6 @@
 //! Days in simulated time under every known behaviour of Graph, by seed.
 //!
-//! `cargo test --test chaos` plays 200 seeds. A longer run is `cargo test --release --test chaos --
+//! `cargo test --test chaos` plays 100 seeds. A longer run is `cargo test --release --test chaos --
 //! --seeds 10000`. A failing seed is printed, and `cargo test --test chaos -- --seed 17` replays it
 //! exactly: time and randomness are simulated, and the store completes each job before any other
 //! task runs. The first seeds are played twice to verify this. `RUST_LOG=calmirror=debug` logs the
@@ -34,7 +34,7 @@ use std::thread;
 use chaos::day;
 
 /// The number of seeds in a plain `cargo test`.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 100;
 /// The number of seeds that are played twice.
 const TWICE: u64 = 3;
 
