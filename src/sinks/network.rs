@@ -5,6 +5,7 @@ use std::error::Error as StdError;
 use std::io;
 use std::sync::Arc;
 
+use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::{CertificateError, ClientConfig};
 use rustls_pki_types::CertificateDer;
@@ -25,16 +26,21 @@ pub(super) fn tls_config(
     authorities: &[CertificateDer<'static>],
 ) -> Result<ClientConfig, SinkError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let verifier = verifier(authorities, provider.clone())?;
-    let builder = ClientConfig::builder_with_provider(provider);
-    let builder = builder.with_safe_default_protocol_versions().map_err(without_tls)?;
-    Ok(builder
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth())
+    let verifier = Arc::new(verifier(authorities, provider.clone())?);
+    tls_with(verifier, provider)
 }
 
-pub(super) fn without_tls(_: rustls::Error) -> SinkError {
+/// TLS with a certificate that a verifier accepts.
+pub(super) fn tls_with(
+    verifier: Arc<dyn ServerCertVerifier>,
+    provider: Arc<CryptoProvider>,
+) -> Result<ClientConfig, SinkError> {
+    let builder = ClientConfig::builder_with_provider(provider);
+    let builder = builder.with_safe_default_protocol_versions().map_err(without_tls)?;
+    Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+}
+
+fn without_tls(_: rustls::Error) -> SinkError {
     let message = "this machine has no certificates of authorities that can be used for TLS";
     SinkError::new(SinkErrorKind::Misconfigured, message)
 }

@@ -15,7 +15,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::loopback::is_loopback;
 use crate::sinks::error::{SinkError, SinkErrorKind};
-use crate::sinks::network::{verifier, without_tls};
+use crate::sinks::network::{tls_with, verifier};
 
 /// The longest wait for a connection, with TLS and the password.
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);
@@ -122,12 +122,7 @@ fn tls_config(
     };
     let checks_name = mode == TlsMode::VerifyFull;
     let verifier = SslModeVerifier { known, checks_name, provider: provider.clone() };
-    let builder = ClientConfig::builder_with_provider(provider);
-    let builder = builder.with_safe_default_protocol_versions().map_err(without_tls)?;
-    Ok(builder
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth())
+    tls_with(Arc::new(verifier), provider)
 }
 
 /// Checks of a certificate what the mode asks for. Every mode checks that the server has the key.
