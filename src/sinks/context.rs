@@ -48,7 +48,6 @@ impl SinkContext {
             SinkTargetConfig::Webhook(_) => {}
             SinkTargetConfig::Postgres { schema, .. } => sum.update(schema.as_bytes()),
             SinkTargetConfig::Sqlite { path } => sum.update(path.as_os_str().as_encoded_bytes()),
-            // Another address of the same stream is no other target: that has a mark.
             SinkTargetConfig::Nats(nats) => {
                 sum.update(format!("{}/{}", nats.stream, nats.subject));
             }

@@ -23,7 +23,6 @@ use self::marker::{MarkerChain, StreamMark};
 use self::message::{MessageWriter, NatsMessage};
 use self::servers::{NatsLogin, NatsServers};
 use self::session::{NatsLoginFiles, NatsSession};
-
 use super::batch::SinkBatch;
 use super::error::{SinkError, SinkErrorKind};
 use super::network::tls_config;
@@ -83,7 +82,7 @@ impl NatsSettings {
         let text = self.url.read()?;
         let servers = NatsServers::parse(text.expose_secret())
             .map_err(|problem| unusable(self.url.place(), problem))?;
-        if self.credentials_file.is_some() && servers.login != NatsLogin::Nobody {
+        if self.credentials_file.is_some() && servers.login != NatsLogin::Anonymous {
             let problem =
                 "has a user or a token, and there is credentials_file; remove one of them";
             return Err(unusable(self.url.place(), problem));

@@ -4,7 +4,7 @@
 //! It is the last message of every batch, under a subject of its own, and is accepted only after the
 //! marker before it. So what a session had sent that has ended is refused, however late it arrives;
 //! and a stream that was replaced, restored from an older copy, or written by another sink under the
-//! same subjects is noticed, whoever else writes to it.
+//! same subjects is noticed, also if other programs write to it.
 
 use std::fmt;
 use std::str::FromStr;

@@ -17,7 +17,7 @@ pub(super) struct NatsServers {
 /// Who logs in, as far as the addresses say it.
 #[derive(PartialEq, Eq)]
 pub(super) enum NatsLogin {
-    Nobody,
+    Anonymous,
     Token(String),
     User { name: String, password: String },
 }
@@ -39,7 +39,7 @@ impl NatsServers {
     /// Reads one address or several, with commas between them. With `tls://` the server has to have
     /// TLS; with `nats://` TLS is used if the server asks for it.
     pub(super) fn parse(text: &str) -> Result<Self, NatsUrlProblem> {
-        let mut servers = Self { addresses: Vec::new(), login: NatsLogin::Nobody };
+        let mut servers = Self { addresses: Vec::new(), login: NatsLogin::Anonymous };
         for one in text.split(',').map(str::trim) {
             if one.contains(|c: char| c.is_whitespace() || c.is_control()) {
                 return Err(NatsUrlProblem::Malformed);
@@ -56,7 +56,7 @@ impl NatsServers {
             let login = login(&url).ok_or(NatsUrlProblem::Malformed)?;
             match login {
                 login if login == servers.login => {}
-                NatsLogin::Nobody => {}
+                NatsLogin::Anonymous => {}
                 login if servers.addresses.is_empty() => servers.login = login,
                 _ => return Err(NatsUrlProblem::Logins),
             }
@@ -78,7 +78,7 @@ impl NatsServers {
 fn login(url: &Url) -> Option<NatsLogin> {
     let name = percent::decode(url.username())?;
     Some(match (name.is_empty(), url.password()) {
-        (true, None) => NatsLogin::Nobody,
+        (true, None) => NatsLogin::Anonymous,
         (true, Some(_)) => return None,
         (false, None) => NatsLogin::Token(name),
         (false, Some(password)) => NatsLogin::User { name, password: percent::decode(password)? },
@@ -113,7 +113,7 @@ mod tests {
         let same = NatsServers::parse("tls://a:b@n1,tls://a:b@n2,tls://n3").unwrap();
         assert!(same.addresses.len() == 3 && matches!(same.login, NatsLogin::User { .. }));
         let here = NatsServers::parse("nats://127.0.0.1:4222,nats://localhost").unwrap();
-        assert!(!here.is_plain() && matches!(here.login, NatsLogin::Nobody));
+        assert!(!here.is_plain() && matches!(here.login, NatsLogin::Anonymous));
     }
 
     #[test]

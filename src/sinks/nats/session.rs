@@ -37,7 +37,7 @@ pub(super) struct NatsSession {
 }
 
 /// Where the tasks of the library run. It goes on to reconnect, and then sends what it had not
-/// sent, also when nobody uses the connection any more. So its tasks end with this runtime.
+/// sent, also after the session has ended. So its tasks end with this runtime.
 struct ConnectionRuntime(Option<Runtime>);
 
 impl ConnectionRuntime {
@@ -114,7 +114,7 @@ impl NatsSession {
             }
             (None, NatsLogin::User { name, password }) => options.user_and_password(name, password),
             (None, NatsLogin::Token(token)) => options.token(token),
-            (None, NatsLogin::Nobody) => options,
+            (None, NatsLogin::Anonymous) => options,
         };
         let connection = ConnectionRuntime::new()?;
         let connect = timeout(CONNECT_LIMIT, options.connect(servers.addresses));
