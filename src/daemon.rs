@@ -23,12 +23,15 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{AppState, BindError, BuildInfo, ConsumerLog, FleetBoard, RequestLimits};
+use crate::api::{
+    AppState, BindError, BuildInfo, ConsumerLog, FleetBoard, OwnerBoard, RequestLimits,
+};
 use crate::config::{Config, Sections};
 use crate::env::Env;
 use crate::error_chain::error_chain;
 use crate::graph::{Budgets, GraphClient, Transport};
 use crate::metrics::{Metrics, ReaderMetrics};
+use crate::mirror::position::WindowId;
 use crate::platform::notify::Notify;
 use crate::platform::start_progress::StartProgress;
 use crate::platform::telemetry::Telemetry;
@@ -129,6 +132,7 @@ pub struct Daemon {
     client: GraphClient,
     accounts: AccountRegistry,
     fleets: Fleets,
+    elsewhere: OwnerBoard,
     supervisor: Supervisor,
     sinks: Sinks,
     listeners: Listeners,
@@ -170,7 +174,7 @@ impl Daemon {
         let bound = PreparedListeners::all(&config.sections.api).await?;
 
         let graph = &config.sections.graph;
-        let budgets = Budgets::new(graph.max_concurrent, graph.max_concurrent_per_mailbox);
+        let budgets = Budgets::new(config.max_concurrent(), graph.max_concurrent_per_mailbox);
         let (url, timeout) = (&graph.base_url, graph.request_timeout);
         let client = GraphClient::new(transport.clone(), url, budgets, env.clone(), timeout)
             .map_err(|error| StartError::Graph(error.to_string()))?;
@@ -193,11 +197,16 @@ impl Daemon {
         let accounts = tokens(&sign_ins, &BTreeMap::new(), &transport, &env);
         let registry = AccountRegistry::new(accounts.clone(), reloads.handle(), env.clone());
         let board = FleetBoard::default();
+        let elsewhere = OwnerBoard::default();
+        elsewhere.set(config.elsewhere.clone());
         let mut fleets = Fleets::new(client.clone(), env.clone(), board.clone());
         fleets.configure(&config, &accounts, &listings, windows);
         let mut supervisor = Supervisor::new(services, config.sections.feed.retention);
         let specs = window_specs(&config, &config.windows, &accounts);
-        let permit = |count| check_drops(count, options.accept_drops);
+        let permit = |count: WindowCount, unwanted: &[_]| match options.accept_drops {
+            true => Ok(()),
+            false => check_drops(&config, count, unwanted),
+        };
         supervisor.start(specs, &options.progress, permit).await?;
         forget_fleets(&store, &config, &listings).await?;
 
@@ -206,6 +215,7 @@ impl Daemon {
             store: store.clone(),
             fleet: Arc::new(supervisor.fleet()),
             fleets: board,
+            elsewhere: elsewhere.clone(),
             logins: Arc::new(registry.clone()),
             sinks: Arc::new(sink_board.clone()),
             reloads: reloads.handle(),
@@ -235,6 +245,7 @@ impl Daemon {
             client,
             accounts: registry,
             fleets,
+            elsewhere,
             supervisor,
             sinks,
             listeners,
@@ -342,9 +353,9 @@ impl Daemon {
     }
 
     /// Applies the settings that everything that runs takes at once. Nothing of it can fail.
-    fn change_settings(&self, new: &Sections) {
-        let Sections { graph, feed, log, .. } = new;
-        self.client.budgets().resize(graph.max_concurrent, graph.max_concurrent_per_mailbox);
+    fn change_settings(&self, new: &Config) {
+        let Sections { graph, feed, log, .. } = &new.sections;
+        self.client.budgets().resize(new.max_concurrent(), graph.max_concurrent_per_mailbox);
         self.client.set_request_timeout(graph.request_timeout);
         self.supervisor.set_retention(feed.retention);
         if let Some(telemetry) = &self.telemetry
@@ -428,11 +439,19 @@ async fn open(config: &Config, env: &Env) -> Result<Store, StartError> {
     Ok(store)
 }
 
-/// Whether this many of the store's windows may stay without permission to drop the others.
-fn check_drops(count: WindowCount, accept: bool) -> Result<(), StartError> {
+/// Whether only this many of the store's windows may stay without permission to drop the others.
+/// Windows that another shard has now are not dropped. The windows of a store are a fair sample of
+/// those of all shards, which nobody knows at a start.
+fn check_drops(
+    config: &Config,
+    count: WindowCount,
+    unwanted: &[(WindowId, Arc<str>)],
+) -> Result<(), StartError> {
     let WindowCount { known, staying } = count;
-    let dropped = known - staying;
-    if !accept && reload::is_mass_drop(dropped, known) {
+    let moved = unwanted.iter().filter(|(_, name)| config.elsewhere.contains_key(name)).count();
+    let dropped = known - staying - moved;
+    let shards = config.sections.shard.of.count() as usize;
+    if reload::is_mass_drop(dropped * shards, known * shards) {
         return Err(StartError::Drops { dropped, known });
     }
     Ok(())

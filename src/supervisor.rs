@@ -163,7 +163,7 @@ impl Supervisor {
 
     /// Starts a worker for every window in `specs`. Windows that the store knows under another
     /// identity are removed first; windows that are not in `specs` are dropped in the background.
-    /// `permit` is called before anything is written.
+    /// `permit` is called before anything is written, with the windows that are not in `specs`.
     ///
     /// # Errors
     /// The store has failed, or the error of `permit`.
@@ -171,7 +171,7 @@ impl Supervisor {
         &mut self,
         specs: Vec<WindowSpec>,
         progress: &StartProgress,
-        permit: impl FnOnce(WindowCount) -> Result<(), E>,
+        permit: impl FnOnce(WindowCount, &[(WindowId, Arc<str>)]) -> Result<(), E>,
     ) -> Result<(), E> {
         let drops = self.register_fleet(specs, progress, permit).await?;
         let Services { store, env, client, .. } = (*self.services).clone();

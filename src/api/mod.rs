@@ -39,6 +39,7 @@ mod redact;
 mod reload;
 mod rounds;
 mod selection;
+mod shards;
 mod sink_status;
 mod sinks;
 mod slow_client;
@@ -73,12 +74,13 @@ pub use fleets::{FleetBoard, FleetFaultJson, FleetStatusJson, HeldListingJson, W
 pub use limits::RequestLimits;
 pub use listen::{BindError, UnixEndpoint, UnixOwner, bind_tcp, bind_unix, serve_tcp, serve_unix};
 pub use login::{CompletedLogin, LoginApi, LoginRefusal, StartedLogin};
+pub use shards::OwnerBoard;
 pub use sink_status::{
     ReplayFrom, SinkApi, SinkAttemptJson, SinkCommand, SinkErrorJson, SinkRefusal, SinkStatusJson,
 };
 pub use token_hash::TokenHash;
 
-use crate::config::WindowGroup;
+use crate::config::{ShardConfig, WindowGroup};
 use crate::env::Env;
 use crate::metrics::Metrics;
 use crate::mirror::position::WindowId;
@@ -98,6 +100,8 @@ pub struct AppState {
     pub fleet: Arc<dyn FleetApi>,
     /// The fleets.
     pub fleets: FleetBoard,
+    /// The windows of other shards.
+    pub elsewhere: OwnerBoard,
     /// Signs people in to accounts.
     pub logins: Arc<dyn LoginApi>,
     /// Where changes are sent.
@@ -164,6 +168,8 @@ pub struct ApiSettings {
     pub consumers: Arc<[Consumer]>,
     /// TCP needs no token while listening on loopback; for the demo.
     pub open_loopback: bool,
+    /// Which of several processes this is, and where the others are.
+    pub shard: ShardConfig,
 }
 
 /// The running windows as the API needs them: [`Fleet`], or a test double.

@@ -208,6 +208,7 @@ impl Fixture {
         AppState {
             store: self.store.clone(),
             fleet: self.fleet.clone(),
+            elsewhere: Default::default(),
             fleets: FleetBoard::default(),
             logins: Arc::new(logins::ScriptedLogins),
             sinks: Arc::new(sinks::ScriptedSinks),

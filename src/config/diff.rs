@@ -5,7 +5,7 @@
 //! read again at each use.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::Config;
@@ -23,6 +23,10 @@ pub struct ConfigDiff {
     pub removed: Vec<Arc<Window>>,
     /// Windows whose settings differ.
     pub changed: Vec<ChangedWindow>,
+    /// How many of the windows that are gone another shard has.
+    pub moved: usize,
+    /// How many windows of other shards are gone.
+    pub gone_elsewhere: usize,
     /// How many windows do not change.
     pub unchanged: usize,
     /// Accounts that are new, gone, or have different settings; by name.
@@ -80,6 +84,9 @@ pub fn diff(old: &Config, new: &Config) -> ConfigDiff {
         difference.changed.push(ChangedWindow { old, new, effect, keys });
     }
     difference.removed = removed.into_iter().cloned().collect();
+    let has_moved = |window: &&Arc<Window>| new.elsewhere.contains_key(&window.name);
+    difference.moved = difference.removed.iter().filter(has_moved).count();
+    difference.gone_elsewhere = gone_elsewhere(old, new);
     // Only a few windows differ, so sorting them is cheaper than sorting all.
     difference.added.sort_by(|a, b| a.name.cmp(&b.name));
     difference.changed.sort_by(|a, b| a.new.name.cmp(&b.new.name));
@@ -98,8 +105,8 @@ impl ConfigDiff {
             && self.settings.is_empty()
     }
 
-    /// How many windows drop their events: the removed and the replaced ones. Those that only belong
-    /// to another person of the account `signed_in` do not count.
+    /// How many windows drop their events, of all shards: the removed and the replaced ones. Those that
+    /// only belong to another person of the account `signed_in` do not count.
     pub fn drops_besides(&self, signed_in: Option<&str>) -> usize {
         let meant = |changed: &&ChangedWindow| {
             changed.keys == ["tenant"] && signed_in == Some(&*changed.new.account)
@@ -108,8 +115,18 @@ impl ConfigDiff {
             .changed
             .iter()
             .filter(|changed| changed.effect == ReloadEffect::Replaced && !meant(changed));
-        self.removed.len() + replaced.count()
+        self.removed.len() - self.moved + self.gone_elsewhere + replaced.count()
     }
+}
+
+/// How many windows of other shards are in no shard any more.
+fn gone_elsewhere(old: &Config, new: &Config) -> usize {
+    if old.elsewhere.is_empty() {
+        return 0;
+    }
+    let own: HashSet<&str> = new.windows.iter().map(|window| &*window.name).collect();
+    let is_known = |name: &str| new.elsewhere.contains_key(name) || own.contains(name);
+    old.elsewhere.keys().filter(|name| !is_known(name)).count()
 }
 
 /// For every new window the old one of its name, and the old windows without a new one. Most lists

@@ -32,6 +32,7 @@ mod reader;
 mod secret;
 mod sections;
 mod settings;
+mod shard;
 mod signed_in;
 mod sinks;
 mod sources;
@@ -62,11 +63,13 @@ pub use origin::{EffectiveValue, ValueOrigin};
 pub use secret::trimmed;
 pub use sections::{FeedConfig, LogConfig, LogFormat, Sections, StoreConfig, level};
 pub use settings::{ReloadEffect, default_settings};
+pub use shard::ShardConfig;
 pub use sinks::{NatsConfig, SinkConfig, SinkTargetConfig, SinkUrl, WebhookConfig};
 pub use sources::Sources;
 
 use crate::mirror::account::Account;
 use crate::mirror::fleet::FleetSpec;
+use crate::mirror::shard::{Shard, WindowOwners};
 use crate::mirror::window::{Window, WindowIdentity, group_id};
 use consumers::ConsumerCollector;
 use entry::EntryReader;
@@ -81,13 +84,15 @@ use windows::WindowCollector;
 /// The validated and resolved configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The settings of the daemon: `[store]`, `[graph]`, `[api]`, `[feed]`, `[log]`.
+    /// The settings of the daemon: `[store]`, `[graph]`, `[api]`, `[feed]`, `[shard]`, `[log]`.
     pub sections: Sections,
     /// `[account.*]` by name.
     pub accounts: BTreeMap<Arc<str>, Account>,
     /// Every window, in the order of the configuration; names are unique. Those of fleets follow
     /// with [`Self::extend`].
     pub windows: Vec<Arc<Window>>,
+    /// The windows of other shards, after [`Self::divide`].
+    pub elsewhere: WindowOwners,
     /// Every fleet, in the order of the configuration; names are unique.
     pub fleets: Vec<Arc<FleetSpec>>,
     /// Groups by name: those that windows and fleets name, and one for each fleet.
@@ -161,6 +166,34 @@ impl Config {
             }
         }
         refused
+    }
+
+    /// Leaves the windows of this shard in [`Self::windows`], and notes which shards have the others.
+    pub fn divide(&mut self) {
+        let shard = self.sections.shard.of;
+        if shard == Shard::ALONE {
+            return;
+        }
+        let accounts = &self.accounts;
+        let owner = |window: &Window| shard.owner(window, accounts.get(&window.account));
+        self.windows.retain(|window| {
+            let owner = owner(window);
+            if owner != shard.ordinal() {
+                self.elsewhere.insert(window.name.clone(), owner);
+            }
+            owner == shard.ordinal()
+        });
+        self.windows.shrink_to_fit();
+    }
+
+    /// Windows of this shard and of all others.
+    pub fn all_windows(&self) -> usize {
+        self.windows.len() + self.elsewhere.len()
+    }
+
+    /// This process's part of the requests that may be in flight.
+    pub fn max_concurrent(&self) -> usize {
+        self.sections.shard.of.share(self.sections.graph.max_concurrent)
     }
 
     /// The settings that identify the window's stream of ids.
@@ -238,6 +271,7 @@ impl Config {
             sections,
             accounts,
             windows,
+            elsewhere: WindowOwners::new(),
             fleets,
             groups,
             consumers,

@@ -16,6 +16,7 @@ use super::graph::GraphConfig;
 use super::origin::DiagnosticSink;
 use super::reader::{RawValue, TableReader};
 use super::settings;
+use super::shard::ShardConfig;
 use super::sources::Sources;
 use super::table::{ConfigKey, LayeredTable, changes};
 
@@ -89,6 +90,7 @@ sections! {
         Graph graph: GraphConfig;
         Api api: ApiConfig;
         Feed feed: FeedConfig;
+        Shard shard: ShardConfig;
         Log log: LogConfig;
     }
     others {

@@ -108,6 +108,7 @@ impl Daemon {
             self.fleets.withdraw();
             return self.fleets.retry(&fleet, &reason);
         }
+        self.elsewhere.set(config.elsewhere.clone());
         self.config = Arc::new(config);
         self.fleets.commit(new, Some(windows));
     }
@@ -147,6 +148,7 @@ fn taken_names(config: &Config, listing: Option<&Arc<FleetListing>>) -> HashSet<
         windows.map(|window| &*window.name).collect()
     });
     let names = config.windows.iter().map(|window| &window.name);
+    let names = names.chain(config.elsewhere.keys());
     names.filter(|name| !own.contains(&***name)).cloned().collect()
 }
 

@@ -143,7 +143,7 @@ impl Daemon {
     ) -> Result<ReloadSummary, ReloadError> {
         let LoadedConfig { base, config, windows, settings, difference } = loaded;
         let meant = request.signed_in.as_deref();
-        let (dropped, known) = (difference.drops_besides(meant), self.config.windows.len());
+        let (dropped, known) = (difference.drops_besides(meant), self.config.all_windows());
         if !request.accept_drops && is_mass_drop(dropped, known) {
             return Err(ReloadError::Drops { dropped, known });
         }
@@ -174,12 +174,13 @@ impl Daemon {
         }
         // Before the groups of the new settings, which readers select by the fleets of windows.
         self.fleets.configure(&config, &accounts, &self.fleets.listings(), windows);
+        self.elsewhere.set(config.elsewhere.clone());
         self.listeners.change(bound, settings);
         if let Err(error) = self.sinks.configure(&config.sinks, self.listeners.app()).await {
             // The store has ended, and so will the daemon.
             tracing::error!(reason = error_chain(&error), "sinks could not be changed");
         }
-        self.change_settings(&config.sections);
+        self.change_settings(&config);
         let retried = self.supervisor.retry_sign_ins().into_iter().collect();
         self.accounts.replace(accounts);
         self.forget_removed_fleets(&config).await;

@@ -114,6 +114,7 @@ pub(super) fn api_settings(
         groups: Arc::new(config.groups.clone()),
         consumers: config.consumers.iter().map(consumer).collect::<Result<_, _>>()?,
         open_loopback,
+        shard: config.sections.shard.clone(),
     })
 }
 

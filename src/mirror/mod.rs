@@ -30,6 +30,7 @@ pub mod round;
 pub mod schedule;
 pub mod segment_set;
 pub mod series;
+pub mod shard;
 pub mod stall;
 pub mod state;
 pub mod status;

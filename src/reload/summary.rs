@@ -96,6 +96,8 @@ impl From<ConfigDiff> for ReloadSummary {
             fleets,
             settings,
             refused: _,
+            moved: _,
+            gone_elsewhere: _,
         } = difference;
         let of = |effect| changed.iter().filter(|changed| changed.effect == effect).count();
         let windows = WindowChangeCounts {

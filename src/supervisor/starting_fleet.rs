@@ -70,7 +70,7 @@ impl Supervisor {
         &mut self,
         specs: Vec<WindowSpec>,
         progress: &StartProgress,
-        permit: impl FnOnce(WindowCount) -> Result<(), E>,
+        permit: impl FnOnce(WindowCount, &[(WindowId, Arc<str>)]) -> Result<(), E>,
     ) -> Result<Vec<(Arc<str>, WindowId)>, E> {
         let now = self.services.env.now();
         let store = self.services.store.clone();
@@ -78,7 +78,7 @@ impl Supervisor {
         let all = specs.len();
         let mut fleet = StartingFleet::new(specs, store.dropping().await?);
         self.attach_unchanged(&mut fleet, now, progress).await?;
-        permit(fleet.count)?;
+        permit(fleet.count, &fleet.unwanted)?;
         // Unwanted windows are marked first, so that a start that is interrupted needs no second
         // permission to drop them.
         let unwanted: Vec<WindowId> = fleet.unwanted.iter().map(|(id, _)| *id).collect();
@@ -177,7 +177,7 @@ mod tests {
         let wanted = registrations(&specs, env.now());
         let successor = store.register(wanted, env.now()).await.unwrap().remove(0).id;
         let progress = StartProgress::default();
-        let permit = |_| {
+        let permit = |_, _: &[_]| {
             assert_eq!(progress.step(), "comparing windows: 3 of 3");
             Ok::<_, StoreError>(())
         };

@@ -39,7 +39,7 @@ pub(super) fn spec(window: Window, tokens: &Arc<Tokens>) -> WindowSpec {
 
 /// Starts a supervisor, whatever is dropped.
 pub(super) async fn start<const N: usize>(supervisor: &mut Supervisor, specs: [WindowSpec; N]) {
-    let permit = |_| Ok::<_, StoreError>(());
+    let permit = |_, _: &[_]| Ok::<_, StoreError>(());
     supervisor.start(specs.into(), &StartProgress::default(), permit).await.unwrap();
 }
 

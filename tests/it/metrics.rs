@@ -102,6 +102,7 @@ fn unlisted_fleet() -> FleetStatusJson {
 fn access(rig: &Rig, env: &Env, reloads: ReloadHandle) -> AppState {
     AppState {
         fleets: FleetBoard::default(),
+        elsewhere: Default::default(),
         logins: Arc::new(NoLogins),
         sinks: Arc::new(OneSink::default()),
         store: rig.store.clone(),

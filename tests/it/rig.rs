@@ -104,7 +104,7 @@ pub(crate) fn spec(window: Window, tokens: &Arc<Tokens>) -> WindowSpec {
 
 /// Starts a supervisor, whatever is dropped.
 pub(crate) async fn start(supervisor: &mut Supervisor, specs: Vec<WindowSpec>) {
-    let permit = |_| Ok::<_, StoreError>(());
+    let permit = |_, _: &[_]| Ok::<_, StoreError>(());
     supervisor.start(specs, &StartProgress::default(), permit).await.unwrap();
 }
 

@@ -152,7 +152,8 @@ impl SinkPlaces {
             SinkType::Nats => {
                 let context = jetstream(&self.nats_url()).await;
                 let stream = context.get_stream(name).await.unwrap();
-                return Some(stream.cached_info().state.messages);
+                // One is the marker.
+                return Some(stream.cached_info().state.messages - 1);
             }
         };
         Some(u64::try_from(events).unwrap())

@@ -25,7 +25,7 @@ pub(super) struct RefusedWindow {
     pub(super) name: Arc<str>,
 }
 
-/// A configuration with the windows of its fleets.
+/// A configuration with the windows of its fleets, as far as this shard has them.
 pub(in crate::daemon) fn extended(base: &Config, listings: &Listings) -> (Config, PlacedWindows) {
     let mut config = base.clone();
     let (mut origins, mut all) = (WindowOrigins::new(), PlacedWindows::default());
@@ -46,6 +46,7 @@ pub(in crate::daemon) fn extended(base: &Config, listings: &Listings) -> (Config
             }
         }
     }
+    config.divide();
     all.origins = Arc::new(origins);
     (config, all)
 }
