@@ -81,6 +81,14 @@ impl FeedView {
         }
     }
 
+    /// Whether a window of it is being enumerated for the first time: its events are not in the feed
+    /// yet, although they may have been in another store before. A window in trouble does not count,
+    /// because nobody knows when that is over.
+    pub fn is_incomplete(&self) -> bool {
+        let windows = self.selection.windows();
+        windows.iter().any(|window| !window.settled_once && !window.state.is_trouble())
+    }
+
     /// Everything that decides what this reader sees, besides `fields`.
     pub fn meaning(&self) -> Vec<String> {
         [self.selection.canonical(), self.selection.meaning(), self.view.filter.canonical()]

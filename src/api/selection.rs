@@ -15,6 +15,7 @@ use super::query::Parameters;
 use super::view::EventView;
 use crate::mirror::name_pattern::NamePattern;
 use crate::store::{NameFilter, Store};
+use crate::worker::WindowSummary;
 
 /// The most patterns of a selection: each is compared with the name of each window.
 const MAX_PATTERNS: usize = 1000;
@@ -165,8 +166,14 @@ impl SelectedWindows {
 
     /// The names of the selected windows that run, if there are any.
     pub(super) fn members(&self) -> Vec<Arc<str>> {
-        let all = self.app.fleet.summaries().into_iter().map(|summary| summary.window.name.clone());
-        all.filter(|name| self.contains(name)).collect()
+        self.windows().into_iter().map(|summary| summary.window.name.clone()).collect()
+    }
+
+    /// The selected windows that run.
+    pub(super) fn windows(&self) -> Vec<WindowSummary> {
+        let mut windows = self.app.fleet.summaries();
+        windows.retain(|summary| self.contains(&summary.window.name));
+        windows
     }
 
     /// The filter for the feed.

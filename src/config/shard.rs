@@ -122,12 +122,10 @@ mod tests {
     use config::{Value, ValueKind};
 
     use super::*;
-    use crate::config::origin::ValueOrigin;
 
     fn read(text: &str, host: &str) -> Result<String, String> {
         let value = Value::new(None, ValueKind::String(text.to_owned()));
-        let origin = ValueOrigin::Default;
-        let shard = shard(RawValue::new(&value.kind, &origin), host);
+        let shard = shard(RawValue::of_default(&value.kind), host);
         shard.map(|shard| shard.to_string()).map_err(|wrong| wrong.problem)
     }
 

@@ -110,7 +110,7 @@ mod tests {
         let of = |mailbox, count| owner_of(["contoso.com", mailbox, ""], count);
         let owners = ["alice@contoso.com", "bob@contoso.com", "room-1@contoso.com"]
             .map(|mailbox| [2, 3, 8, 100].map(|count| of(mailbox, count)));
-        assert_eq!(owners, [[0, 0, 0, 0]; 3]);
+        assert_eq!(owners, [[0, 0, 4, 4], [1, 1, 5, 77], [0, 0, 3, 53]]);
     }
 
     #[test]

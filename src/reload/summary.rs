@@ -188,6 +188,8 @@ mod tests {
             fleets: vec!["rooms".into()],
             settings: vec!["log.level".to_owned()],
             refused: Vec::new(),
+            moved: 0,
+            gone_elsewhere: 0,
         }
     }
 

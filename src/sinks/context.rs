@@ -14,6 +14,7 @@ use super::status::StatusCell;
 use super::target::SinkTarget;
 use crate::api::{AppState, FeedView};
 use crate::config::{SinkConfig, SinkTargetConfig};
+use crate::mirror::shard::Shard;
 use crate::store::StoreError;
 
 /// A sink.
@@ -29,7 +30,7 @@ pub(super) struct SinkContext {
 impl SinkContext {
     /// A target that is not open yet.
     pub(super) fn target(&self) -> Box<dyn SinkTarget> {
-        (self.make)(&self.config)
+        (self.make)(&self.config, &self.app)
     }
 
     /// What is sent.
@@ -57,6 +58,11 @@ impl SinkContext {
             sum.update(part);
         }
         sum.update(&self.config.filter);
+        // The windows of other shards are not sent.
+        let shard = self.app.settings.shard.of;
+        if shard != Shard::ALONE {
+            sum.update(shard.to_string());
+        }
         let mut text = String::new();
         for byte in sum.finalize().iter().take(16) {
             // Writing to a String cannot fail.

@@ -39,7 +39,7 @@ use crate::config::{
 use crate::env::Env;
 use crate::store::StoreError;
 use context::SinkContext;
-use nats::{NatsSettings, NatsTarget};
+use nats::{NatsSettings, NatsTarget, StreamShare};
 use postgres::{PostgresSettings, PostgresTarget};
 use secret::SinkSecret;
 use sqlite::{FileTurns, SqliteSettings};
@@ -53,7 +53,7 @@ use webhook::{WebhookFormat, WebhookSettings, WebhookTarget};
 const COMMANDS: usize = 4;
 
 /// Makes the target of a sink.
-type TargetMaker = Arc<dyn Fn(&SinkConfig) -> Box<dyn SinkTarget> + Send + Sync>;
+type TargetMaker = Arc<dyn Fn(&SinkConfig, &Arc<AppState>) -> Box<dyn SinkTarget> + Send + Sync>;
 
 /// The running sinks.
 pub struct Sinks {
@@ -281,7 +281,7 @@ fn certificates(file: Option<&AuthorityFile>) -> Arc<[rustls_pki_types::Certific
 /// Makes the targets that the configuration names.
 fn targets(env: Env) -> TargetMaker {
     let turns = FileTurns::default();
-    Arc::new(move |config| -> Box<dyn SinkTarget> {
+    Arc::new(move |config, app| -> Box<dyn SinkTarget> {
         match &config.target {
             SinkTargetConfig::Webhook(webhook) => {
                 Box::new(WebhookTarget::new(&webhook_settings(webhook), &env))
@@ -294,7 +294,8 @@ fn targets(env: Env) -> TargetMaker {
                 Box::new(turns.target(&config.name, &settings))
             }
             SinkTargetConfig::Nats(nats) => {
-                Box::new(NatsTarget::new(&nats_settings(nats), &config.name, &env))
+                let share = StreamShare::of(app);
+                Box::new(NatsTarget::new(&nats_settings(nats), &config.name, share, &env))
             }
         }
     })

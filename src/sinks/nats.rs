@@ -7,7 +7,8 @@
 //!
 //! The marker shows when the stream was deleted or restored from an older copy: then it gets a
 //! snapshot. At the end of each snapshot, removals are sent of the events in the stream that
-//! the mirror does not have: the sink's subjects are its own.
+//! the mirror does not have: the sink's subjects are its own, or those of its windows if several
+//! processes share them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use self::marker::{MarkerChain, StreamMark};
 use self::message::{MessageWriter, NatsMessage};
 use self::servers::{NatsLogin, NatsServers};
 use self::session::{NatsLoginFiles, NatsSession};
+pub use self::share::StreamShare;
 use super::batch::SinkBatch;
 use super::error::{SinkError, SinkErrorKind};
 use super::network::tls_config;
@@ -30,12 +32,14 @@ use super::secret::{SinkSecret, read_file, unusable};
 use super::target::{KeptPosition, Receipt, SinkTarget};
 use crate::env::Env;
 
+mod division;
 mod error;
 mod marker;
 mod message;
 mod reconcile;
 mod servers;
 mod session;
+mod share;
 mod stream;
 
 /// A stream as the target of a sink.
@@ -105,6 +109,7 @@ impl NatsSettings {
 pub struct NatsTarget {
     settings: NatsSettings,
     sink: Arc<str>,
+    share: StreamShare,
     env: Env,
     opened: Option<OpenStream>,
 }
@@ -112,15 +117,16 @@ pub struct NatsTarget {
 struct OpenStream {
     session: NatsSession,
     stream: Stream,
+    share: StreamShare,
     writer: MessageWriter,
     markers: MarkerChain,
 }
 
 impl NatsTarget {
     /// A target that is not connected yet.
-    pub fn new(settings: &NatsSettings, sink: &Arc<str>, env: &Env) -> Self {
+    pub fn new(settings: &NatsSettings, sink: &Arc<str>, share: StreamShare, env: &Env) -> Self {
         let (settings, sink, env) = (settings.clone(), sink.clone(), env.clone());
-        Self { settings, sink, env, opened: None }
+        Self { settings, sink, share, env, opened: None }
     }
 
     async fn connect(&mut self, mark: Option<&str>) -> Result<KeptPosition, SinkError> {
@@ -139,12 +145,13 @@ impl NatsTarget {
             retention: *retention,
             limit: usize::try_from(config.max_message_size)
                 .map_or(limit, |most| if most == 0 { limit } else { limit.min(most) }),
+            ordinal: self.share.shard.ordinal(),
         };
         let mark = mark.and_then(|mark| mark.parse::<StreamMark>().ok());
-        let subject = stream::marker_subject(subject);
-        let markers = MarkerChain::read(&stream, subject, mark, &self.env);
+        let share = self.share.clone();
+        let markers = MarkerChain::read(&stream, (subject, share.shard), mark, &self.env);
         let (markers, kept) = session.run(markers).await?;
-        self.opened = Some(OpenStream { session, stream, writer, markers });
+        self.opened = Some(OpenStream { session, stream, share, writer, markers });
         Ok(kept)
     }
 
@@ -158,18 +165,20 @@ impl NatsTarget {
 impl OpenStream {
     /// Sends a batch; returns the markers after it.
     async fn deliver(&self, batch: &SinkBatch) -> Result<MarkerChain, SinkError> {
-        let Self { session, stream, writer, markers } = self;
+        let Self { session, stream, share, writer, markers } = self;
         let mut markers = markers.clone();
+        markers.divide(session, batch).await?;
         markers.begin(session, batch).await?;
         let pass = markers.pass(batch);
-        let messages = batch.changes.iter().map(|change| {
+        let changes = batch.changes.iter().filter(|change| !share.has_moved(change));
+        let messages = changes.map(|change| {
             let message = writer.change(change, pass.as_deref());
             report_incomplete(batch, &change.window, &message);
             message.message
         });
         markers.publish(session, batch, messages.collect()).await?;
         if batch.ends {
-            reconcile::remove_ghosts(session, stream, writer, batch, &mut markers).await?;
+            reconcile::remove_ghosts(session, stream, (writer, share), batch, &mut markers).await?;
         }
         markers.end(session, batch).await?;
         Ok(markers)

@@ -27,6 +27,9 @@ const MAX_BYTES: usize = 640 << 10;
 /// would expire with the removals after it.
 const MAX_POSITION_AGE: Duration = Duration::from_secs(3600);
 
+/// How often a snapshot that has everything else looks whether the last window was enumerated.
+const WINDOW_CHECK: Duration = Duration::from_secs(1);
+
 /// Why a session ended.
 pub(super) enum SessionEnd {
     /// An attempt failed, after so many milliseconds, with so many changes.
@@ -136,12 +139,17 @@ impl<'a> Session<'a> {
             }
         };
         let now = app.env.now();
-        let ends = self.snapshot.is_some() && changes.at_end && !self.feed.is_initial();
+        let ends = self.snapshot.is_some()
+            && changes.at_end
+            && !self.feed.is_initial()
+            && !self.view.is_incomplete();
         let is_empty = changes.value.is_empty() && !self.begins && !ends;
         let moved = self.feed.cursor() != self.sent;
         if is_empty && !(moved && self.saved_at.elapsed() >= MAX_POSITION_AGE) {
             if changes.at_end {
-                status.caught_up();
+                if self.snapshot.is_none() {
+                    status.caught_up();
+                }
                 effort.failures = 0;
                 self.wait().await?;
             }
@@ -206,7 +214,11 @@ impl<'a> Session<'a> {
     /// Waits for changes, and then for more of them.
     async fn wait(&mut self) -> Result<(), SessionEnd> {
         // The position moves from time to time, even if nothing comes.
-        match tokio::time::timeout(MAX_POSITION_AGE, self.feed.wait()).await {
+        let most = match self.snapshot {
+            Some(_) => WINDOW_CHECK,
+            None => MAX_POSITION_AGE,
+        };
+        match tokio::time::timeout(most, self.feed.wait()).await {
             // Even a sleep of no time lasts until the next tick of the timer.
             Ok(Ok(())) if self.context.config.batch.is_zero() => {}
             Ok(Ok(())) => tokio::time::sleep(self.context.config.batch).await,

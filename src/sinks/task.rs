@@ -215,6 +215,8 @@ impl SinkContext {
         record.stopped = false;
         if from == ReplayFrom::Start {
             let identity = self.identity(&view);
+            // Of several shards whose counts differ, this one's counts.
+            record.mark = None;
             record.begin_again(&identity, self.new_snapshot());
             return Ok(Ok(()));
         }

@@ -151,7 +151,7 @@ impl SinkFixture {
     fn sinks(fixture: &Fixture, copy: &Arc<Mutex<SinkCopy>>) -> (SinkBoard, Sinks) {
         let board = SinkBoard::new(fixture.env.clone());
         let copy = copy.clone();
-        let make: TargetMaker = Arc::new(move |_| Box::new(CopyTarget(copy.clone())));
+        let make: TargetMaker = Arc::new(move |_, _| Box::new(CopyTarget(copy.clone())));
         (board.clone(), Sinks { make, ..Sinks::new(board, &fixture.env) })
     }
 

@@ -1,6 +1,7 @@
 //! Who may ask: hosts, tokens, origins.
 
 use super::*;
+use crate::config::ShardConfig;
 use axum::http::HeaderName;
 
 fn policy_of(settings: ApiSettings, listen: &str) -> AccessPolicy {
@@ -23,6 +24,7 @@ fn policy(open: bool, listen: &str) -> AccessPolicy {
         groups: Arc::default(),
         consumers: Arc::default(),
         open_loopback: open,
+        shard: ShardConfig::default(),
     };
     policy_of(settings, listen)
 }

@@ -1,7 +1,7 @@
 //! The message that says how far the sink is: for readers, which have to know when a snapshot is
 //! whole, and for the sink itself, which recognises the stream by it.
 //!
-//! It is the last message of every batch, under a subject of its own, and is accepted only after the
+//! It is the last message of every batch, under a subject of its shard, and is accepted only after the
 //! marker before it. So what a session had sent that has ended is refused, however late it arrives;
 //! and a stream that was replaced, restored from an older copy, or written by another sink under the
 //! same subjects is noticed, also if other programs write to it.
@@ -10,22 +10,27 @@ use std::fmt;
 use std::str::FromStr;
 
 use async_nats::jetstream::message::{OutboundMessage, PublishMessage};
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::stream::Stream;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::error::of_sources;
+use super::division::{last_markers, outdated};
 use super::session::NatsSession;
+use super::stream::marker_subject;
 use crate::env::Env;
+use crate::mirror::shard::Shard;
 use crate::sinks::batch::{SinkBatch, SinkPosition, SnapshotId};
 use crate::sinks::error::SinkError;
 use crate::sinks::target::KeptPosition;
 
 /// The line of a marker.
 #[derive(Debug, Deserialize, Serialize)]
-struct MarkerLine {
-    /// [`BEGINS`] while a snapshot is sent, [`ENDS`] once everything is there.
+pub(super) struct MarkerLine {
+    /// [`BEGINS`] while a snapshot is sent, [`ENDS`] once everything is there, [`DIVIDED`] when
+    /// another shard ended it.
     change: String,
+    /// Whose it is: number and count of shards.
+    shard: String,
     /// The last snapshot.
     snapshot: String,
     /// The attempt at it. Random.
@@ -41,6 +46,11 @@ struct MarkerLine {
 }
 
 impl MarkerLine {
+    /// How many shards there are.
+    pub(super) fn count(&self) -> Option<u32> {
+        self.shard.split_once('/')?.1.parse().ok()
+    }
+
     /// How far the stream is, `None` if nothing of a snapshot came yet.
     fn position(&self) -> Option<SinkPosition> {
         let snapshot = match &*self.change {
@@ -54,6 +64,8 @@ impl MarkerLine {
 
 const BEGINS: &str = "snapshot_begins";
 const ENDS: &str = "snapshot_ends";
+/// The count of shards changed, and this one has to begin again.
+const DIVIDED: &str = "divided";
 
 /// The last marker of a sink in a stream: what a later session recognises it by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,11 +76,14 @@ pub(super) struct StreamMark {
     sequence: u64,
     /// The sink. Random.
     writer: u64,
+    /// How many shards there were.
+    pub(super) count: u32,
 }
 
 impl fmt::Display for StreamMark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{:016x}", self.created, self.sequence, self.writer)
+        let Self { created, sequence, writer, count } = self;
+        write!(f, "{created}/{sequence}/{writer:016x}/{count}")
     }
 }
 
@@ -77,20 +92,25 @@ impl FromStr for StreamMark {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         let parts: Vec<&str> = text.split('/').collect();
-        let [created, sequence, writer] = parts[..] else { return Err(()) };
+        let [created, sequence, writer, count] = parts[..] else { return Err(()) };
         let created = created.parse().map_err(|_| ())?;
         let sequence = sequence.parse().map_err(|_| ())?;
         let writer = u64::from_str_radix(writer, 16).map_err(|_| ())?;
-        Ok(Self { created, sequence, writer })
+        let count = count.parse().map_err(|_| ())?;
+        Ok(Self { created, sequence, writer, count })
     }
 }
 
-/// The markers of a sink in a stream.
+/// The markers of a shard of a sink in a stream.
 #[derive(Clone, Debug)]
 pub(super) struct MarkerChain {
     env: Env,
     stream: String,
+    /// What subjects begin with.
     subject: String,
+    shard: Shard,
+    /// The chains of other shards that have to be ended, with the last number of each.
+    outdated: Vec<(u32, u64)>,
     pub(super) mark: StreamMark,
     /// The last snapshot.
     snapshot: String,
@@ -104,32 +124,40 @@ pub(super) struct MarkerChain {
 impl MarkerChain {
     /// Reads the last marker. Also returns the position in it; [`KeptPosition::Lost`] if the stream
     /// is another one than that of a mark, or has less. A new sink has no mark.
+    ///
+    /// # Errors
+    /// The stream cannot be read, or other shards have another count.
     pub(super) async fn read(
         stream: &Stream,
-        subject: String,
+        (subject, shard): (&str, Shard),
         known: Option<StreamMark>,
         env: &Env,
     ) -> Result<(Self, KeptPosition), SinkError> {
-        let found = match stream.get_last_raw_message_by_subject(&subject).await {
-            Ok(found) => Some(found),
-            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => None,
-            Err(error) => return Err(of_sources(&error)),
-        };
+        let mut markers = last_markers(stream, subject).await?;
+        let outdated = outdated(&markers, shard, known)?;
+        let found = markers.remove(&shard.ordinal());
         let sequence = found.as_ref().map_or(0, |found| found.sequence);
-        let line =
-            found.and_then(|found| serde_json::from_slice::<MarkerLine>(&found.payload).ok());
+        let line = found.and_then(|found| found.line);
         let created = stream.cached_info().created.unix_timestamp_nanos();
         let writer = known.map_or_else(|| env.random_u64(), |known| known.writer);
-        let mark = StreamMark { created, sequence, writer };
+        let mark = StreamMark { created, sequence, writer, count: shard.count() };
         let is_known = known.is_some_and(|known| {
             let written = line.as_ref().map(|line| &*line.writer);
             known.created == created
                 && written == Some(&*format!("{writer:016x}"))
                 && known.sequence <= sequence
         });
-        let (env, stream) = (env.clone(), stream.cached_info().config.name.clone());
-        let mut chain =
-            Self { env, stream, subject, mark, snapshot: String::new(), pass: 0, began: 0 };
+        let mut chain = Self {
+            env: env.clone(),
+            stream: stream.cached_info().config.name.clone(),
+            subject: subject.to_owned(),
+            shard,
+            outdated,
+            mark,
+            snapshot: String::new(),
+            pass: 0,
+            began: 0,
+        };
         let Some(line) = line.filter(|_| is_known) else { return Ok((chain, KeptPosition::Lost)) };
         // The daemon may have been restored from a copy that does not know of this one: then the
         // cursor is not one of its feed.
@@ -138,6 +166,26 @@ impl MarkerChain {
         chain.began = if line.began == 0 { sequence } else { line.began };
         chain.snapshot = line.snapshot;
         Ok((chain, kept))
+    }
+
+    /// Ends the chains of shards that still go by another count.
+    pub(super) async fn divide(
+        &mut self,
+        session: &NatsSession,
+        batch: &SinkBatch,
+    ) -> Result<(), SinkError> {
+        while let Some((ordinal, sequence)) = self.outdated.last().copied() {
+            let line = MarkerLine {
+                change: DIVIDED.to_owned(),
+                shard: format!("{ordinal}/{}", self.shard.count()),
+                cursor: String::new(),
+                ..self.line(batch, "", "")
+            };
+            let marker = self.marker((ordinal, sequence), &line);
+            session.publish("", Vec::new(), marker).await?;
+            self.outdated.pop();
+        }
+        Ok(())
     }
 
     /// What the messages of a snapshot have in common, and no others.
@@ -193,8 +241,17 @@ impl MarkerChain {
         (change, cursor): (&str, &str),
         messages: Vec<OutboundMessage>,
     ) -> Result<(), SinkError> {
-        let line = MarkerLine {
+        let line = self.line(batch, change, cursor);
+        let marker = self.marker((self.shard.ordinal(), self.mark.sequence), &line);
+        let id = format!("{:016x}{:016x}", self.mark.writer, self.env.random_u64());
+        self.mark.sequence = session.publish(&id, messages, marker).await?;
+        Ok(())
+    }
+
+    fn line(&self, batch: &SinkBatch, change: &str, cursor: &str) -> MarkerLine {
+        MarkerLine {
             change: change.to_owned(),
+            shard: self.shard.to_string(),
             snapshot: self.snapshot.clone(),
             pass: format!("{:016x}", self.pass),
             began: self.began,
@@ -202,17 +259,18 @@ impl MarkerChain {
             cursor: cursor.to_owned(),
             at: batch.at,
             writer: format!("{:016x}", self.mark.writer),
-        };
+        }
+    }
+
+    /// A marker of a shard, to be accepted only after the one with this number.
+    fn marker(&self, (ordinal, after): (u32, u64), line: &MarkerLine) -> OutboundMessage {
         // Texts and times always serialize.
-        let payload = serde_json::to_vec(&line).unwrap_or_default();
-        let marker = PublishMessage::build()
+        let payload = serde_json::to_vec(line).unwrap_or_default();
+        PublishMessage::build()
             .payload(payload.into())
             .expected_stream(&self.stream)
-            .expected_last_subject_sequence(self.mark.sequence)
-            .outbound_message(self.subject.clone());
-        let id = format!("{:016x}{:016x}", self.mark.writer, self.env.random_u64());
-        self.mark.sequence = session.publish(&id, messages, marker).await?;
-        Ok(())
+            .expected_last_subject_sequence(after)
+            .outbound_message(marker_subject(&self.subject, ordinal))
     }
 }
 
@@ -222,10 +280,12 @@ mod tests {
 
     #[test]
     fn a_mark_is_read_back() {
-        let mark = StreamMark { created: 1_764_000_000_000_000_000, sequence: 17, writer: 255 };
-        assert_eq!(mark.to_string(), "1764000000000000000/17/00000000000000ff");
+        let created = 1_764_000_000_000_000_000;
+        let mark = StreamMark { created, sequence: 17, writer: 255, count: 3 };
+        assert_eq!(mark.to_string(), "1764000000000000000/17/00000000000000ff/3");
         assert_eq!(mark.to_string().parse(), Ok(mark));
-        for text in ["", "1", "1/2", "1//3", "/1/3", "1/x/3", "1/2/x", "1/2/3/4"] {
+        for text in ["", "1/2/3", "1//3/1", "/1/3/1", "1/x/3/1", "1/2/x/1", "1/2/3/x", "1/2/3/4/5"]
+        {
             assert_eq!(text.parse::<StreamMark>(), Err(()), "{text}");
         }
     }

@@ -4,11 +4,13 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
+use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream::message::{OutboundMessage, PublishMessage};
 use bytes::Bytes;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
+use super::share::SHARD;
 use crate::json::{JsonMembers, JsonObject};
 use crate::mirror::change::{ChangeKind, RemovalReason};
 use crate::mirror::page::EventId;
@@ -36,6 +38,8 @@ pub(super) struct MessageWriter {
     pub(super) retention: Duration,
     /// The largest message that is accepted, in bytes.
     pub(super) limit: usize,
+    /// The number of this shard.
+    pub(super) ordinal: u32,
 }
 
 /// A message that is not sent yet.
@@ -71,6 +75,9 @@ impl MessageWriter {
         if let Some(pass) = pass {
             message = message.header(SNAPSHOT, pass);
         }
+        if self.ordinal != 0 {
+            message = message.header(SHARD, self.ordinal.to_string().as_str());
+        }
         if change.kind == ChangeKind::Removed {
             message = message.ttl(self.retention);
         }
@@ -79,7 +86,13 @@ impl MessageWriter {
     }
 
     /// The removal of an event that the pass of a snapshot did not bring, although the stream has it.
-    pub(super) fn ghost(&self, batch: &SinkBatch, pass: &str, sent: SentLine) -> OutboundMessage {
+    /// Refused if its message is no longer the one with this number.
+    pub(super) fn ghost(
+        &self,
+        (batch, pass): (&SinkBatch, &str),
+        sent: SentLine,
+        sequence: u64,
+    ) -> OutboundMessage {
         let change = Change {
             cursor: batch.after.cursor.clone(),
             seq: batch.changes.last().map_or(0, |change| change.seq),
@@ -93,18 +106,26 @@ impl MessageWriter {
             is_new_version: false,
             summary: None,
         };
-        self.change(&change, Some(pass)).message
+        let mut message = self.change(&change, Some(pass)).message;
+        let headers = message.headers.get_or_insert_default();
+        headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, sequence.to_string());
+        message
     }
 
     /// The subject of an event.
     pub(super) fn subject_of(&self, window: &str, id: &str) -> String {
-        format!("{}.{}.{}", self.subject, hash(window, 8), hash(id, 16))
+        format!("{}.{}.{}", self.subject, window_hash(window), hash(id, 16))
     }
 }
 
 /// A subject of a sink that no event has.
 pub(super) fn trial_subject(subject: &str, sink: &str) -> String {
     format!("{subject}.test.{}", hash(sink, 8))
+}
+
+/// What stands for a window in subjects.
+pub(super) fn window_hash(name: &str) -> String {
+    hash(name, 8)
 }
 
 /// So many bytes of a hash, in hexadecimal: names and ids may have dots and blanks, which subjects
@@ -178,6 +199,7 @@ mod tests {
             subject: "cal.prod".to_owned(),
             retention: Duration::from_secs(7200),
             limit,
+            ordinal: 0,
         }
     }
 
@@ -209,7 +231,7 @@ mod tests {
     fn a_ghost_is_removed_under_its_subject() {
         let batch = live(vec![change("a", "b", None)], &["a"]);
         let sent = SentLine { window: "room a".to_owned(), id: "AA=".to_owned() };
-        let (subject, line, headers) = parts(writer(1 << 20).ghost(&batch, "ff-7", sent));
+        let (subject, line, headers) = parts(writer(1 << 20).ghost((&batch, "ff-7"), sent, 9));
         assert_eq!(subject, writer(0).subject_of("room a", "AA="));
         assert_eq!(
             line,

@@ -14,6 +14,7 @@ use super::error::{LATE, of_sources};
 use super::marker::MarkerChain;
 use super::message::{MessageWriter, SentLine, is_current};
 use super::session::{ANSWER_LIMIT, NatsSession};
+use super::share::{GhostScope, StreamShare};
 use super::stream::event_subjects;
 use crate::sinks::batch::SinkBatch;
 use crate::sinks::error::{SinkError, SinkErrorKind};
@@ -24,22 +25,23 @@ const READ: usize = 900;
 const AT_ONCE: usize = 32;
 
 /// Publishes removals of the events that did not come in the pass of the snapshot that the batch
-/// ends.
+/// ends, as far as they are this shard's.
 pub(super) async fn remove_ghosts(
     session: &NatsSession,
     stream: &Stream,
-    writer: &MessageWriter,
+    (writer, share): (&MessageWriter, &StreamShare),
     batch: &SinkBatch,
     markers: &mut MarkerChain,
 ) -> Result<(), SinkError> {
     let Some(pass) = &markers.pass(batch) else { return Ok(()) };
-    let consumer = headers(stream, writer).await?;
+    let (consumer, scope) = (headers(stream, writer).await?, share.ghosts());
     loop {
-        let (read, old) = old_messages(&consumer, pass).await?;
+        let (read, old) = old_messages(&consumer, pass, &scope).await?;
         if read == 0 {
             return Ok(());
         }
-        let ghosts = old.into_iter().map(|sequence| ghost(stream, writer, (batch, pass), sequence));
+        let ghosts =
+            old.into_iter().map(|sequence| ghost(stream, writer, (batch, pass, &scope), sequence));
         let ghosts: Vec<Option<OutboundMessage>> =
             futures_util::stream::iter(ghosts).buffered(AT_ONCE).try_collect().await?;
         markers.publish(session, batch, ghosts.into_iter().flatten().collect()).await?;
@@ -87,11 +89,13 @@ fn unreadable() -> SinkError {
 async fn old_messages(
     consumer: &Consumer<Config>,
     pass: &str,
+    scope: &GhostScope,
 ) -> Result<(usize, Vec<u64>), SinkError> {
     let messages = fetch(consumer).await?;
     let mut old = Vec::new();
     for message in &messages {
-        if !is_current(message.headers.as_ref(), pass) {
+        let headers = message.headers.as_ref();
+        if !is_current(headers, pass) && scope.may_include(&message.subject, headers) {
             old.push(message.info().map_err(|_| unreadable())?.stream_sequence);
         }
     }
@@ -102,7 +106,7 @@ async fn old_messages(
 async fn ghost(
     stream: &Stream,
     writer: &MessageWriter,
-    (batch, pass): (&SinkBatch, &str),
+    (batch, pass, scope): (&SinkBatch, &str, &GhostScope),
     sequence: u64,
 ) -> Result<Option<OutboundMessage>, SinkError> {
     match stream.get_raw_message(sequence).await {
@@ -111,8 +115,9 @@ async fn ghost(
             // A copy of a line under another subject is nothing of this sink.
             let own = |sent: &SentLine| {
                 writer.subject_of(&sent.window, &sent.id) == found.subject.as_str()
+                    && scope.includes(&sent.window)
             };
-            Ok(sent.filter(own).map(|sent| writer.ghost(batch, pass, sent)))
+            Ok(sent.filter(own).map(|sent| writer.ghost((batch, pass), sent, sequence)))
         }
         Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => Ok(None),
         Err(error) => Err(of_sources(&error)),

@@ -11,6 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::*;
+use crate::mirror::shard::Shard;
 use crate::sinks::sql::tests::model::{ModelDatabase, ModelRows};
 
 /// A server of its own, and a connection for readers.
@@ -130,7 +131,12 @@ impl ModelDatabase for StreamFixture {
 
 /// A target that is not connected yet.
 pub(super) fn target(settings: &NatsSettings) -> NatsTarget {
-    NatsTarget::new(settings, &"copy".into(), &Env::real())
+    NatsTarget::new(settings, &"copy".into(), alone(), &Env::real())
+}
+
+/// A process that has every window.
+pub(super) fn alone() -> StreamShare {
+    StreamShare { shard: Shard::ALONE, elsewhere: Arc::new(|_| None), windows: Arc::new(Vec::new) }
 }
 
 /// The settings of a sink of a server.
