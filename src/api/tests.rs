@@ -131,6 +131,15 @@ pub(crate) struct Fixture {
 }
 
 impl Fixture {
+    /// Says whether a window was enumerated once.
+    pub(crate) fn set_settled(&self, name: &str, settled: bool) {
+        for (status, _) in self.fleet.windows.lock().unwrap().iter_mut() {
+            if status.name == name {
+                status.settled_once = settled;
+            }
+        }
+    }
+
     /// A store with the windows `alice` and `room a/b`, without events.
     pub(crate) async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();

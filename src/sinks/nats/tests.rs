@@ -1,6 +1,7 @@
 mod login;
 #[path = "../../../tests/support/nats_server.rs"]
 mod nats_server;
+mod shards;
 mod stream_fixture;
 
 use proptest::prelude::*;

@@ -38,7 +38,7 @@ impl StreamFixture {
     }
 
     pub(super) fn target_with(&self, change: impl FnOnce(&mut NatsSettings)) -> NatsTarget {
-        let mut settings = settings(&format!("nats://127.0.0.1:{}", self.port));
+        let mut settings = settings_of(self);
         change(&mut settings);
         target(&settings)
     }
@@ -127,6 +127,11 @@ impl ModelDatabase for StreamFixture {
             self.folded().await.into_iter().map(|(key, event)| (key, subject(event))).collect()
         })
     }
+}
+
+/// The settings of a sink of this server.
+pub(super) fn settings_of(fixture: &StreamFixture) -> NatsSettings {
+    settings(&format!("nats://127.0.0.1:{}", fixture.port))
 }
 
 /// A target that is not connected yet.
