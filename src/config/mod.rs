@@ -246,8 +246,7 @@ impl Config {
             consumers.read(name, table, report);
         }
         let consumers = consumers.all;
-        let retention = sections.as_ref().map(|sections| sections.feed.retention);
-        let mut sinks = SinkCollector::new(sources, &groups, retention.unwrap_or_default());
+        let mut sinks = SinkCollector::new(sources, &groups, sections.as_ref());
         for (name, table) in &layers.sinks {
             sinks.read(name, table, report);
         }

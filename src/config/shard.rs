@@ -57,6 +57,13 @@ impl ShardConfig {
         Some(self.url.as_ref()?.replace(ORDINAL, &ordinal.to_string()))
     }
 
+    /// The host of this shard's address, in lower case and without the port.
+    pub fn own_host(&self) -> Option<String> {
+        let address: Uri = self.address(self.of.ordinal())?.parse().ok()?;
+        let host = address.host()?.trim_matches(['[', ']']);
+        Some(host.to_lowercase())
+    }
+
     // Windows of other shards are dropped when a daemon starts.
     changes!("shard", { of: refused, url: settings, });
 }
@@ -165,6 +172,8 @@ mod tests {
         let config = |url: &str| ShardConfig { of, url: Some(template(url).unwrap()) };
         let address = config("http://calmirror-{ordinal}.calmirror:8380/").address(11);
         assert_eq!(address.as_deref(), Some("http://calmirror-11.calmirror:8380"));
+        let host = config("http://Calmirror-{ordinal}.calmirror:8380/").own_host();
+        assert_eq!(host.as_deref(), Some("calmirror-0.calmirror"));
         let address = config("https://[::1]:838{ordinal}").address(2);
         assert_eq!(address.as_deref(), Some("https://[::1]:8382"));
         for (url, problem) in [

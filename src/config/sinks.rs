@@ -13,10 +13,12 @@ use super::groups::WindowGroups;
 use super::origin::DiagnosticSink;
 use super::reader::TableReader;
 use super::secret;
+use super::sections::Sections;
 use super::sources::Sources;
 use super::table::LayeredTable;
 use crate::mirror::event_filter::{EventFilter, FilterKey};
 use crate::mirror::name_pattern::NamePattern;
+use crate::mirror::shard::Shard;
 use crate::percent;
 
 /// A `[sink.NAME]`: where changes are sent.
@@ -151,6 +153,8 @@ pub(super) struct SinkCollector<'a> {
     groups: &'a WindowGroups,
     /// How long removals stay in the feed.
     retention: Duration,
+    /// Which of several processes this is.
+    shard: Shard,
     /// The owners of SQLite files.
     paths: BTreeMap<PathBuf, String>,
     /// The owners of subjects, by stream.
@@ -159,9 +163,15 @@ pub(super) struct SinkCollector<'a> {
 }
 
 impl<'a> SinkCollector<'a> {
-    pub(super) fn new(sources: &'a Sources, groups: &'a WindowGroups, retention: Duration) -> Self {
+    pub(super) fn new(
+        sources: &'a Sources,
+        groups: &'a WindowGroups,
+        sections: Option<&Sections>,
+    ) -> Self {
         let (paths, subjects) = (BTreeMap::new(), BTreeMap::new());
-        Self { sources, groups, retention, paths, subjects, all: Vec::new() }
+        let retention = sections.map(|sections| sections.feed.retention).unwrap_or_default();
+        let shard = sections.map_or(Shard::ALONE, |sections| sections.shard.of);
+        Self { sources, groups, retention, shard, paths, subjects, all: Vec::new() }
     }
 
     /// Reads one `[sink.NAME]`.
@@ -233,6 +243,12 @@ impl<'a> SinkCollector<'a> {
     }
 
     fn postgres(&self, reader: &mut TableReader<'_>) -> Option<SinkTargetConfig> {
+        if self.shard != Shard::ALONE {
+            let remedy = "let the shards publish to one stream with type = \"nats\", and fill the database from there";
+            let wrong = Issue::new("several shards cannot write one schema", remedy);
+            reader.fault("type", wrong);
+            return None;
+        }
         let url = self.url(reader);
         let schema = reader.read("schema", |written| {
             let text = written.text()?;

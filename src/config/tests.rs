@@ -8,6 +8,7 @@ mod fleets;
 mod groups;
 mod layers;
 mod network;
+mod shards;
 mod sinks;
 mod sizes;
 mod warnings;

@@ -106,10 +106,13 @@ pub(super) fn api_settings(
     open_loopback: bool,
 ) -> Result<ApiSettings, StartError> {
     let read = |path: &Option<PathBuf>| path.as_deref().map(token).transpose();
+    let mut hosts = config.sections.api.hosts.clone();
+    // The other shards ask this one by this name.
+    hosts.extend(config.sections.shard.own_host());
     Ok(ApiSettings {
         token: read(&config.sections.api.token_file)?,
         read_token: read(&config.sections.api.read_token_file)?,
-        hosts: config.sections.api.hosts.clone(),
+        hosts,
         mask_private: config.sections.api.mask_private,
         groups: Arc::new(config.groups.clone()),
         consumers: config.consumers.iter().map(consumer).collect::<Result<_, _>>()?,

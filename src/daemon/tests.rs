@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::*;
 use crate::config::{Diagnostics, Sources};
 use crate::graph::script::Script;
+use crate::mirror::shard::Shard;
 use crate::platform::start_progress::StartProgress;
 use crate::reload::ReloadError;
 use crate::store::WindowRegistration;
@@ -135,4 +136,30 @@ async fn a_stop_comes_before_a_waiting_reload_and_closes_the_store() {
     assert!(!socket.exists(), "the listener was left open");
     let store = open_store(&directory.path().join("store"), &env());
     assert!(store.windows().await.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn windows_that_other_shards_have_now_are_no_mass_drop() {
+    let names: Vec<String> = (10..50).map(|number| format!("room{number}")).collect();
+    let windows: Vec<(&str, &str)> = names.iter().map(|name| (&**name, "1h")).collect();
+    let directory = tempfile::tempdir().unwrap();
+    let start = async |kept: usize, ordinal, count| {
+        let mut config = config(directory.path(), "store", &windows[..kept]);
+        config.sections.shard.of = Shard::new(ordinal, count).unwrap();
+        let daemon = Daemon::start(options(config)).await?;
+        let running: Vec<Arc<str>> = daemon.config.windows.iter().map(|w| w.name.clone()).collect();
+        assert!(running.iter().all(|name| daemon.elsewhere.owner(name).is_none()));
+        assert_eq!(running.len() + daemon.config.elsewhere.len(), kept);
+        daemon.run(std::future::ready(())).await.unwrap();
+        Ok::<usize, StartError>(running.len())
+    };
+    assert_eq!(start(40, 0, 1).await.unwrap(), 40);
+    let share = start(40, 1, 4).await.unwrap();
+    assert!((5..20).contains(&share), "{share} windows");
+    // A truncated file, of which this shard would lose less than 20 windows.
+    match start(2, 1, 4).await {
+        Err(StartError::Drops { known, .. }) => assert_eq!(known, share),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(start(40, 0, 1).await.unwrap(), 40);
 }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::mirror::fleet::Place;
+use crate::mirror::shard::Shard;
 use crate::store::Change;
 
 /// How far a sink has sent the feed: what comes after it was not sent yet.
@@ -53,6 +54,8 @@ pub struct SinkWindow {
 pub struct SinkBatch {
     /// The name of the sink.
     pub sink: Arc<str>,
+    /// Which of several processes sends it.
+    pub shard: Shard,
     /// When the batch was made.
     pub at: Timestamp,
     /// The cursor before the changes; empty at the beginning of a snapshot.

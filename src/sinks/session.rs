@@ -162,6 +162,7 @@ impl<'a> Session<'a> {
             let until = changes.last().map(|change| change.at);
             let batch = SinkBatch {
                 sink: config.name.clone(),
+                shard: app.settings.shard.of,
                 at: now,
                 before: self.sent.clone(),
                 after: after.clone(),

@@ -17,6 +17,7 @@ use crate::mirror::change::{ChangeKind, RemovalReason};
 use crate::mirror::event_time::TimeReader;
 use crate::mirror::join_link::join_url;
 use crate::mirror::page::EventId;
+use crate::mirror::shard::Shard;
 use crate::store::Change;
 
 /// The statements that make each version of the tables of the one before, beginning with none.
@@ -239,6 +240,7 @@ pub(super) fn trial_batch(sink: &str, at: Timestamp) -> SinkBatch {
     let name = "calmirror test";
     SinkBatch {
         sink: sink.into(),
+        shard: Shard::ALONE,
         at,
         before: String::new(),
         after: SinkPosition { cursor: String::new(), snapshot: None },

@@ -34,6 +34,7 @@ pub(in crate::sinks) fn live(changes: Vec<Change>, windows: &[&str]) -> SinkBatc
     };
     SinkBatch {
         sink: "copy".into(),
+        shard: crate::mirror::shard::Shard::ALONE,
         at: "2026-11-21T10:00:05Z".parse().unwrap(),
         before: "1".to_owned(),
         after: SinkPosition { cursor: "2".to_owned(), snapshot: None },

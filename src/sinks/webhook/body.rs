@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::WebhookFormat;
+use crate::mirror::shard::Shard;
 use crate::percent;
 use crate::sinks::batch::SinkBatch;
 
@@ -13,6 +14,9 @@ struct MarkLine<'a> {
     change: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     snapshot: Option<&'a str>,
+    /// Whose windows the snapshot has, if several processes share them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shard: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sink: Option<&'a str>,
     at: Timestamp,
@@ -37,6 +41,7 @@ struct CloudEvent<'a> {
 struct BodyWriter<'a> {
     format: WebhookFormat,
     sink: &'a str,
+    shard: Shard,
     json: Vec<u8>,
 }
 
@@ -61,6 +66,7 @@ impl WebhookFormat {
     /// The body with the changes of a batch.
     pub(super) fn body(self, batch: &SinkBatch) -> Vec<u8> {
         let mut body = BodyWriter::new(self, &batch.sink);
+        body.shard = batch.shard;
         let snapshot = batch.snapshot.map(|id| id.to_string());
         let snapshot = snapshot.as_deref();
         if batch.begins {
@@ -95,12 +101,14 @@ impl WebhookFormat {
 
 impl<'a> BodyWriter<'a> {
     fn new(format: WebhookFormat, sink: &'a str) -> Self {
-        Self { format, sink, json: vec![b'['] }
+        Self { format, sink, shard: Shard::ALONE, json: vec![b'['] }
     }
 
     fn mark(&mut self, change: &'static str, snapshot: Option<&str>, at: Timestamp) {
         let sink = snapshot.is_none().then_some(self.sink);
-        let line = MarkLine { change, snapshot, sink, at };
+        let is_alone = self.shard == Shard::ALONE;
+        let shard = (!is_alone).then(|| self.shard.to_string());
+        let line = MarkLine { change, snapshot, shard, sink, at };
         let id = match snapshot {
             Some(snapshot) => format!("{snapshot}/{change}"),
             None => format!("{change}/{at}"),
@@ -179,6 +187,8 @@ mod tests {
             parsed(WebhookFormat::Lines, &batch),
             json!([mark("snapshot_begins"), mark("snapshot_ends")])
         );
+        batch.shard = Shard::new(1, 3).unwrap();
+        assert_eq!(parsed(WebhookFormat::Lines, &batch)[1]["shard"], "1/3");
         let test = WebhookFormat::Lines.test_body("crm", batch.at);
         let expected = r#"[{"change":"test","sink":"crm","at":"2026-11-21T10:00:00Z"}]"#;
         assert_eq!(String::from_utf8(test).unwrap(), expected);

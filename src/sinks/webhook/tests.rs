@@ -12,6 +12,7 @@ use self::receiver::{Ending, PATIENCE, WebhookReceiver, answer};
 use super::*;
 use crate::mirror::change::{ChangeKind, RemovalReason};
 use crate::mirror::page::EventId;
+use crate::mirror::shard::Shard;
 use crate::sinks::batch::{SinkPosition, SnapshotId};
 use crate::store::Change;
 
@@ -44,6 +45,7 @@ pub(super) fn batch() -> SinkBatch {
     };
     SinkBatch {
         sink: "crm".into(),
+        shard: Shard::ALONE,
         at: "2026-11-21T10:00:00Z".parse().unwrap(),
         before: "c~0".to_owned(),
         after: SinkPosition { cursor: "c~2".to_owned(), snapshot: None },
