@@ -105,8 +105,13 @@ impl DaemonFixture {
 
     /// The configuration without windows.
     pub(crate) fn preamble(&self) -> String {
+        self.preamble_in(self.directory.path())
+    }
+
+    /// The same of a daemon whose files are in another directory.
+    pub(crate) fn preamble_in(&self, directory: &Path) -> String {
         let Self { base, .. } = self;
-        let directory = self.directory.path().display();
+        let (secret, directory) = (self.path("secret"), directory.display());
         format!(
             r#"[store]
 path = "{directory}/store"
@@ -127,7 +132,7 @@ page_size = 10
 [account.contoso]
 tenant = "00000000-0000-0000-0000-000000000000"
 client_id = "11111111-1111-1111-1111-111111111111"
-client_secret_file = "secret"
+client_secret_file = {secret:?}
 "#
         )
     }
@@ -142,14 +147,7 @@ client_secret_file = "secret"
 
     /// A `calmirror` command with this configuration, without a subcommand yet.
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_calmirror"));
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("CALMIRROR") {
-                command.env_remove(name);
-            }
-        }
-        command.arg("--config").arg(&self.config).stdin(Stdio::null()).env_remove("JOURNAL_STREAM");
-        command
+        command(&self.config)
     }
 
     /// Starts the daemon without waiting until it serves.
@@ -212,6 +210,18 @@ client_secret_file = "secret"
         })
         .await;
     }
+}
+
+/// A `calmirror` command with a configuration, without a subcommand yet.
+pub(crate) fn command(config: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_calmirror"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CALMIRROR") {
+            command.env_remove(name);
+        }
+    }
+    command.arg("--config").arg(config).stdin(Stdio::null()).env_remove("JOURNAL_STREAM");
+    command
 }
 
 /// The result of a command.

@@ -6,7 +6,6 @@
 //! decides what fails, but not when: the daemon is a real process.
 
 mod postgres;
-mod proxy;
 mod sqlite;
 mod stream;
 mod target;

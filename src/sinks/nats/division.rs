@@ -8,12 +8,17 @@ use std::collections::BTreeMap;
 
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use futures_util::TryStreamExt as _;
+use jiff::{SignedDuration, Timestamp};
 
 use super::error::of_sources;
 use super::marker::{MarkerLine, StreamMark};
 use super::stream::{marker_subject, marker_subjects};
 use crate::mirror::shard::{MAX_SHARDS, Shard};
 use crate::sinks::error::{SinkError, SinkErrorKind};
+
+/// Nobody sends anything by another count, if the last sign of it is that old: a shard without changes
+/// writes a marker each hour.
+const SILENCE: SignedDuration = SignedDuration::from_hours(2);
 
 /// The last marker of a shard.
 pub(super) struct LastMarker {
@@ -58,26 +63,32 @@ async fn last_marker(stream: &Stream, subject: &str) -> Result<Option<LastMarker
 /// each. They have to get another one before this shard sends anything.
 ///
 /// # Errors
-/// This shard's count did not change since it last sent something, so it is the one that has to be
-/// changed.
+/// This shard's count did not change since it last sent something, and shards with another one are
+/// alive: this one has to be changed.
 pub(super) fn outdated(
     markers: &BTreeMap<u32, LastMarker>,
     shard: Shard,
     known: Option<StreamMark>,
+    now: Timestamp,
 ) -> Result<Vec<(u32, u64)>, SinkError> {
     let mut outdated = Vec::new();
-    let mut other = None;
+    let mut others = None;
     for (ordinal, LastMarker { sequence, line }) in markers {
-        let count = line.as_ref().and_then(MarkerLine::count);
-        if count.is_some_and(|count| count != shard.count()) {
-            other = count;
+        let Some((line, count)) = line.as_ref().and_then(|line| Some((line, line.count()?))) else {
+            continue;
+        };
+        if count != shard.count() {
+            others = others.max(Some((line.at, count)));
             if *ordinal != shard.ordinal() {
                 outdated.push((*ordinal, *sequence));
             }
         }
     }
-    match other {
-        Some(other) if known.is_some_and(|known| known.count == shard.count()) => {
+    let is_alive = |at: Timestamp| now.duration_since(at) < SILENCE;
+    match others {
+        Some((at, other))
+            if known.is_some_and(|known| known.count == shard.count()) && is_alive(at) =>
+        {
             let message = format!(
                 "the stream is divided among {other} shards, and this process is one of {}: the \
                  configurations differ; start every process with the same count",
@@ -86,5 +97,50 @@ pub(super) fn outdated(
             Err(SinkError::new(SinkErrorKind::Unsuitable, message))
         }
         _ => Ok(outdated),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::NOON;
+
+    /// The last markers, each written as its shard and its age in minutes.
+    fn markers(all: &[(&str, i64)]) -> BTreeMap<u32, LastMarker> {
+        let marker = |(sequence, (shard, minutes)): (u64, &(&str, i64))| {
+            let at = NOON - SignedDuration::from_mins(*minutes);
+            let line = serde_json::json!({
+                "change": "snapshot_ends", "shard": shard, "snapshot": "1", "pass": "1", "began": 1,
+                "sink": "log", "cursor": "", "at": at, "writer": "1",
+            });
+            let line = serde_json::from_value(line).unwrap();
+            let ordinal = shard.split_once('/').unwrap().0.parse().unwrap();
+            (ordinal, LastMarker { sequence, line: Some(line) })
+        };
+        (1..).zip(all).map(marker).collect()
+    }
+
+    #[test]
+    fn the_shard_whose_count_changed_ends_the_others() {
+        let shard = Shard::new(1, 4).unwrap();
+        let mark = |count| Some(StreamMark { created: 0, sequence: 0, writer: 0, count });
+        let of = |all: &[(&str, i64)], known| {
+            outdated(&markers(all), shard, known, NOON).map_err(|error| error.message)
+        };
+        let three = [("0/3", 0), ("1/3", 0), ("2/3", 0)];
+        assert_eq!(of(&three, mark(3)), Ok(vec![(0, 1), (2, 3)]));
+        assert_eq!(of(&three, None), Ok(vec![(0, 1), (2, 3)]));
+        // Some have changed before it.
+        let some = [("0/4", 0), ("1/4", 0), ("2/3", 0)];
+        assert_eq!(of(&some, mark(3)), Ok(vec![(2, 3)]));
+        assert_eq!(of(&[("0/4", 0), ("2/4", 0), ("5/4", 0)], mark(4)), Ok(Vec::new()));
+        // Its own marker, which another shard wrote.
+        let waits = of(&[("1/3", 0)], mark(4)).unwrap_err();
+        assert!(
+            waits.starts_with("the stream is divided among 3 shards, and this process is one of 4")
+        );
+        // Nobody is left of the others.
+        assert_eq!(of(&[("0/3", 121), ("1/3", 200)], mark(4)), Ok(vec![(0, 1)]));
+        assert!(of(&[("0/3", 119), ("1/3", 200)], mark(4)).is_err());
     }
 }

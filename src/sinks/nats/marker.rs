@@ -40,7 +40,7 @@ pub(super) struct MarkerLine {
     sink: String,
     /// The cursor of what was sent; empty in the marker that begins a snapshot.
     cursor: String,
-    at: Timestamp,
+    pub(super) at: Timestamp,
     /// Which sink of all calmirrors wrote it.
     writer: String,
 }
@@ -134,7 +134,7 @@ impl MarkerChain {
         env: &Env,
     ) -> Result<(Self, KeptPosition), SinkError> {
         let mut markers = last_markers(stream, subject).await?;
-        let outdated = outdated(&markers, shard, known)?;
+        let outdated = outdated(&markers, shard, known, env.now())?;
         let found = markers.remove(&shard.ordinal());
         let sequence = found.as_ref().map_or(0, |found| found.sequence);
         let line = found.and_then(|found| found.line);

@@ -6,9 +6,9 @@ use tokio::task::JoinSet;
 use tokio_postgres::config::Host;
 use tokio_postgres::{Client, Config, NoTls};
 
-use super::proxy::ChaosProxy;
 use super::target::{ChaosTarget, CopyReader, LOOK};
 use crate::copies::{EventsByWindow, HELD};
+use crate::proxy::ChaosProxy;
 
 pub(super) struct SchemaCopy {
     schema: String,

@@ -11,11 +11,11 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 
-use super::proxy::ChaosProxy;
 use super::target::ChaosTarget;
 use crate::copies::EventsByWindow;
 use crate::nats_server::NatsServer;
 use crate::process::DaemonFixture;
+use crate::proxy::ChaosProxy;
 
 pub(super) struct StreamCopy {
     directory: PathBuf,

@@ -15,10 +15,10 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use super::proxy::ChaosProxy;
 use super::target::ChaosTarget;
 use crate::copies::{EventsByWindow, FoldedLines, secret_file, without_versions};
 use crate::process::DaemonFixture;
+use crate::proxy::ChaosProxy;
 
 /// What the receiver answers.
 #[derive(Clone, Copy, Debug, Default)]

@@ -28,8 +28,8 @@ const TO_TARGET: usize = 0;
 const TO_DAEMON: usize = 1;
 
 /// A port that leads to a target, as long as nothing is broken.
-pub(super) struct ChaosProxy {
-    pub(super) port: u16,
+pub(crate) struct ChaosProxy {
+    pub(crate) port: u16,
     network: Arc<Network>,
     accepting: JoinHandle<()>,
 }
@@ -46,7 +46,7 @@ struct Network {
 }
 
 impl ChaosProxy {
-    pub(super) async fn new(target: (String, u16), delivers_late: bool) -> Self {
+    pub(crate) async fn new(target: (String, u16), delivers_late: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let network = Arc::new(Network {
@@ -61,7 +61,7 @@ impl ChaosProxy {
     }
 
     /// Breaks the network in one of several ways; says how.
-    pub(super) fn harm(&self, chance: &mut Rng) -> String {
+    pub(crate) fn harm(&self, chance: &mut Rng) -> String {
         let cut = |direction: usize, bytes: usize| {
             self.network.budget.lock().unwrap()[direction] = Some(bytes);
             format!("cut after {bytes} bytes {}", ["to the target", "to the daemon"][direction])
@@ -83,7 +83,7 @@ impl ChaosProxy {
         }
     }
 
-    pub(super) fn heal(&self) {
+    pub(crate) fn heal(&self) {
         *self.network.budget.lock().unwrap() = ByteBudget::default();
         if !self.network.delivers_late {
             self.network.cut();
