@@ -71,11 +71,11 @@ const DIVIDED: &str = "divided";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct StreamMark {
     /// When the stream was created, in nanoseconds since 1970.
-    created: i128,
+    pub(super) created: i128,
     /// The number of the marker; 0 if there is none.
-    sequence: u64,
+    pub(super) sequence: u64,
     /// The sink. Random.
-    writer: u64,
+    pub(super) writer: u64,
     /// How many shards there were.
     pub(super) count: u32,
 }
