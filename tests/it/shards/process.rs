@@ -68,6 +68,8 @@ impl ShardProcess {
     }
 
     pub(super) async fn stop(&mut self) {
+        // Before, a signal ends it as it ends any process.
+        self.serves().await;
         if let Some((daemon, _)) = self.daemon.take() {
             daemon.stop().await;
         }
