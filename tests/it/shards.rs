@@ -241,6 +241,41 @@ impl ShardRun {
         }
     }
 
+    /// Shows how the first events differ, and what the mirror has.
+    async fn explain(&self) {
+        let (Some(stream), truth) = (self.server.folded().await, self.truth().await) else {
+            return;
+        };
+        for (key, origin) in &stream.origins {
+            if key.0.is_empty() {
+                tell(origin);
+            }
+        }
+        let keys = stream.events.keys().chain(truth.keys());
+        let differ = |key: &&(String, String)| stream.events.get(*key) != truth.get(*key);
+        for (window, id) in keys.filter(differ).take(4) {
+            let key = (window.clone(), id.clone());
+            tell(&format!("{:?}", stream.origins.get(&key)));
+            let [stream, truth] = [&stream.events, &truth].map(|all| all.get(&key));
+            let members = stream.zip(truth).map(|(stream, truth)| {
+                let (stream, truth) = (stream.as_object().unwrap(), truth.as_object().unwrap());
+                let names = stream.keys().chain(truth.keys());
+                let names = names.filter(|name| stream.get(*name) != truth.get(*name));
+                names
+                    .map(|name| format!("{name}: {:?} {:?}", stream.get(name), truth.get(name)))
+                    .collect::<Vec<_>>()
+            });
+            tell(&format!("{window} {id}: in stream and truth {members:?}"));
+            for shard in &self.shards {
+                let path = format!("/v1/windows/{window}/events/{id}");
+                let held = shard.api.try_get(&path).await.filter(|held| held.status.is_success());
+                if let Some(held) = held {
+                    tell(&format!("the mirror is right: {}", Some(&held.json()) == truth));
+                }
+            }
+        }
+    }
+
     async fn play(&mut self) {
         for ordinal in 0..self.count {
             self.spawn(ordinal, self.count);
@@ -307,6 +342,7 @@ async fn play(seed: u64) {
     let Some(mut run) = ShardRun::new(seed).await else { return };
     let ended = AssertUnwindSafe(run.play()).catch_unwind().await;
     if let Err(panic) = ended {
+        run.explain().await;
         for shard in &run.shards {
             let log = shard.log();
             let lines: Vec<&str> = log.lines().filter(|line| line.contains("WARN")).collect();

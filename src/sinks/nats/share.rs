@@ -8,7 +8,6 @@ use async_nats::HeaderMap;
 
 use super::message::window_hash;
 use crate::api::AppState;
-use crate::mirror::change::RemovalReason;
 use crate::mirror::shard::Shard;
 use crate::store::Change;
 
@@ -44,10 +43,10 @@ impl StreamShare {
         }
     }
 
-    /// Whether a change is the end of a window here that another shard goes on with.
+    /// Whether a change is one of a window that another shard goes on with: what this one still has
+    /// of it is older, and its end here is not that of its events.
     pub(super) fn has_moved(&self, change: &Change) -> bool {
-        change.reason == Some(RemovalReason::WindowDropped)
-            && (self.elsewhere)(&change.window).is_some()
+        (self.elsewhere)(&change.window).is_some()
     }
 
     /// What may be removed from the stream at this time.

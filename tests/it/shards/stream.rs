@@ -28,6 +28,8 @@ pub(super) struct FoldedStream {
     pub(super) events: EventsByWindow,
     /// The last marker of each shard: `0/3 snapshot_ends`.
     pub(super) markers: Vec<String>,
+    /// Where the line of each event came from.
+    pub(super) origins: BTreeMap<(String, String), String>,
 }
 
 impl StreamServer {
@@ -98,7 +100,7 @@ impl StreamServer {
         let mut stream = self.context().await?.get_stream("CALMIRROR").await.ok()?;
         let config = Config { ack_policy: AckPolicy::None, ..Config::default() };
         let consumer = stream.create_consumer(config).await.ok()?;
-        let mut markers = BTreeMap::new();
+        let (mut markers, mut origins) = (BTreeMap::new(), BTreeMap::new());
         let (mut events, mut read) = (EventsByWindow::new(), 0);
         let last = stream.info().await.ok()?.state.last_sequence;
         while read < last {
@@ -114,9 +116,15 @@ impl StreamServer {
                         events.remove(&(window, id));
                     }
                     (Some(window), Some(id), _, _) => {
+                        let origin = format!(
+                            "{read} {:?} {} {}",
+                            message.headers, line["at"], line["cursor"]
+                        );
+                        origins.insert((window.clone(), id.clone()), origin);
                         events.insert((window, id), line["event"].take());
                     }
                     (_, _, Some(shard), change) => {
+                        origins.insert((String::new(), shard.clone()), format!("{read} {line}"));
                         markers.insert(message.subject.to_string(), format!("{shard} {change}"));
                     }
                     _ => return None,
@@ -127,7 +135,7 @@ impl StreamServer {
                 break;
             }
         }
-        Some(FoldedStream { events, markers: markers.into_values().collect() })
+        Some(FoldedStream { events, markers: markers.into_values().collect(), origins })
     }
 }
 

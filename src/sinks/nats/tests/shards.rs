@@ -108,8 +108,12 @@ async fn a_shard_removes_its_own_ghosts_and_those_of_shards_that_are_gone() {
 #[tokio::test]
 async fn a_window_that_another_shard_got_is_not_removed_by_the_old_one() {
     with_stream(async |fixture| {
+        let mut other = Process::start(fixture, share("1/2", &["b"], &[("a", 0)]), None).await;
+        other.send(&whole(&["b/b1"], 1)).await.unwrap();
+        // What it has not dropped yet is older than what the other one sent.
         let mut process = Process::start(fixture, share("0/2", &["a"], &[("b", 1)]), None).await;
-        process.send(&whole(&["a/a1", "b/b1", "c/c1"], 1)).await.unwrap();
+        process.send(&whole(&["a/a1", "b/b1", "b/b2", "c/c1"], 1)).await.unwrap();
+        assert_eq!(ids(fixture).await, "a1 b1 c1");
         let dropped = |window: &str, id: &str| Change {
             reason: Some(RemovalReason::WindowDropped),
             ..change(window, id, None)
@@ -120,7 +124,7 @@ async fn a_window_that_another_shard_got_is_not_removed_by_the_old_one() {
         // Its last event went to another shard, too, so nothing but the position is sent.
         process.send(&live(vec![dropped("b", "b1")], &[])).await.unwrap();
         // The other one found that an event is gone.
-        process.send(&live(vec![change("b", "b1", None)], &[])).await.unwrap();
+        other.send(&live(vec![change("b", "b1", None)], &[])).await.unwrap();
         assert_eq!(ids(fixture).await, "a1");
     })
     .await;
