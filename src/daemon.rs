@@ -109,6 +109,9 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// The client for the other shards could not be created.
+    #[error("cannot use the addresses of [shard] url: {0}")]
+    Shards(String),
     /// The Graph client could not be created.
     #[error("cannot use the configured Graph address: {0}")]
     Graph(String),

@@ -48,6 +48,8 @@ enum TokenCheck {
 #[derive(Debug)]
 pub(super) struct AccessPolicy {
     settings: ApiSettings,
+    /// The host under which the other shards, and those whom they redirect, reach this one.
+    own_host: Option<String>,
     listen: SocketAddr,
     /// Permits for requests with wrong tokens.
     waiting: Semaphore,
@@ -58,8 +60,12 @@ pub(super) struct AccessPolicy {
 
 impl AccessPolicy {
     pub(super) fn new(app: &AppState, listen: SocketAddr) -> Self {
+        let shard = &app.settings.shard;
+        let own = shard.address(shard.of.ordinal()).and_then(|own| own.parse::<Uri>().ok());
         Self {
             settings: app.settings.clone(),
+            own_host: own
+                .and_then(|own| own.host().map(|host| host.trim_matches(['[', ']']).to_owned())),
             listen,
             waiting: Semaphore::new(MAX_DELAYED),
             metrics: app.metrics.access.clone(),
@@ -130,11 +136,13 @@ impl AccessPolicy {
     }
 
     /// Whether the name of a `Host` belongs to this listener: a loopback name or address, a
-    /// configured name, the listen address, or any address when listening on all. The port is
-    /// ignored: a forwarded port differs, and the name alone detects DNS rebinding.
+    /// configured name, the name in this shard's own address, the listen address, or any address
+    /// when listening on all. The port is ignored: a forwarded port differs, and the name alone
+    /// detects DNS rebinding.
     fn names_this_listener(&self, name: &str) -> bool {
         let is = |own: &str| name.eq_ignore_ascii_case(own);
-        if is("localhost") || self.settings.hosts.iter().any(|own| is(own)) {
+        let mut own = self.settings.hosts.iter().chain(&self.own_host);
+        if is("localhost") || own.any(|own| is(own)) {
             return true;
         }
         name.parse::<IpAddr>().is_ok_and(|address| {

@@ -14,6 +14,7 @@ use super::extract::ApiRequest;
 use super::limits::{SliceProducer, end_list};
 use super::model::PlaceJson;
 use super::problem::Problem;
+use super::query::Parameters;
 use super::selection::{SELECTION, SelectedWindows};
 use super::view::EventView;
 use crate::mirror::busy_time::{self, BusyTime};
@@ -55,6 +56,27 @@ struct WindowBusyJson<'a> {
     complete: bool,
     as_of: Option<Timestamp>,
     unplaced: usize,
+    /// Only in the part of a shard, which is merged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    settled_once: Option<bool>,
+}
+
+/// The range of an answer about several windows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BusyRange {
+    pub(super) from: Timestamp,
+    pub(super) to: Timestamp,
+}
+
+impl BusyRange {
+    /// `from` and `to` of a request, or the usual ones.
+    pub(super) fn parse(request: &ApiRequest, parameters: &Parameters) -> Result<Self, Problem> {
+        let (from, to) = request.range(parameters)?;
+        // Midnight in UTC.
+        let today = rounded_down(request.app.env.now(), Unit::Hour, 24);
+        let from = from.unwrap_or(today);
+        Ok(Self { from, to: end_of_range(from, to)? })
+    }
 }
 
 /// `GET /v1/windows/{name}/busy`.
@@ -86,15 +108,12 @@ pub(super) async fn one(request: ApiRequest) -> Result<Response, Problem> {
     Ok(tag.json(answer))
 }
 
-/// `GET /v1/busy`.
+/// `GET /v1/busy` of this shard.
 pub(super) async fn many(request: ApiRequest) -> Result<Response, Problem> {
     let known = [&["windows", "from", "to"], &SELECTION[..]].concat();
     let (parameters, view) = request.viewed(&known)?;
-    let (from, to) = request.range(&parameters)?;
-    // Midnight in UTC.
-    let today = rounded_down(request.app.env.now(), Unit::Hour, 24);
-    let from = from.unwrap_or(today);
-    let to = end_of_range(from, to)?;
+    let range = BusyRange::parse(&request, &parameters)?;
+    let BusyRange { from, to } = range;
     let app = request.app.clone();
     let selection = SelectedWindows::parse(&parameters, Some("windows"), &app, &request.access)?;
     let parts = json!(["busy", view.tag(), from, to]);
@@ -104,7 +123,9 @@ pub(super) async fn many(request: ApiRequest) -> Result<Response, Problem> {
     }
     let (work, stopping) = (app.limits.clone(), app.stopping.clone());
     let names = names.into_iter();
-    let writer = BusyWriter { app, view, from, to, names, begun: false, wrote: false, over: false };
+    let is_part = request.is_part();
+    let (begun, wrote, over) = (false, false, false);
+    let writer = BusyWriter { app, view, range, is_part, names, begun, wrote, over };
     Ok(tag.json(work.body(writer, stopping).await?))
 }
 
@@ -177,8 +198,9 @@ fn intervals(times: &[BusyTime], from: Timestamp, to: Timestamp) -> Vec<Interval
 struct BusyWriter {
     app: Arc<AppState>,
     view: EventView,
-    from: Timestamp,
-    to: Timestamp,
+    range: BusyRange,
+    /// Whether it is merged with those of other shards.
+    is_part: bool,
     /// The windows not written yet.
     names: std::vec::IntoIter<Arc<str>>,
     begun: bool,
@@ -193,26 +215,28 @@ impl SliceProducer for BusyWriter {
         if !std::mem::replace(&mut self.begun, true) {
             slice.extend_from_slice(b"{\"value\":[");
         }
+        let BusyRange { from, to } = self.range;
         let mut read = 0;
         while slice.len() < bytes && read < WINDOWS_PER_TURN {
             read += 1;
             let Some(name) = self.names.next() else {
-                end_list(&mut slice, &json!({ "from": self.from, "to": self.to }));
+                end_list(&mut slice, &json!({ "from": from, "to": to }));
                 self.over = true;
                 break;
             };
             // A window dropped meanwhile has neither.
             let Some(window) = self.app.fleet.id(&name) else { continue };
             let Some(status) = self.app.window(&name) else { continue };
-            let query = BusyQuery { window, from: self.from, to: self.to };
+            let query = BusyQuery { window, from, to };
             let times = read_times(&self.app.store, &self.view, query).await?;
             let json = WindowBusyJson {
                 window: &name,
-                complete: covers(&status, self.from, self.to),
+                complete: covers(&status, from, to),
                 place: status.place.map(PlaceJson::from),
-                busy: intervals(&times.times, self.from, self.to),
+                busy: intervals(&times.times, from, to),
                 as_of: status.last_success,
                 unplaced: unplaced(&times, status.unreadable),
+                settled_once: self.is_part.then_some(status.settled_once),
             };
             if std::mem::replace(&mut self.wrote, true) {
                 slice.push(b',');

@@ -37,7 +37,11 @@ const CURSOR: HeaderName = HeaderName::from_static("x-calmirror-cursor");
 /// About how many entries the feed has after that cursor, of all windows.
 const PENDING: HeaderName = HeaderName::from_static("x-calmirror-pending");
 
-/// `GET /v1/changes`. The format depends on `Accept`, so every response varies by it.
+/// The parameters beside those of the selection and the filter.
+pub(super) const PARAMETERS: [&str; 7] =
+    ["after", "limit", "wait", "fields", "ignore", "states", "upcoming"];
+
+/// `GET /v1/changes` of this shard. The format depends on `Accept`, so every response varies by it.
 pub(super) async fn read(request: ApiRequest) -> Response {
     let mut response = negotiate(request).await.into_response();
     response.headers_mut().append(header::VARY, HeaderValue::from_static("accept"));
@@ -45,8 +49,7 @@ pub(super) async fn read(request: ApiRequest) -> Response {
 }
 
 async fn negotiate(request: ApiRequest) -> Result<Response, Problem> {
-    let known = ["after", "limit", "wait", "fields", "ignore", "states", "upcoming"];
-    let (parameters, view) = request.viewed(&[&known[..], &SELECTION].concat())?;
+    let (parameters, view) = request.viewed(&[&PARAMETERS[..], &SELECTION].concat())?;
     let ApiRequest { app, access, headers, .. } = request;
     let states = parameters.flag("states")?;
     let sees_changes = access.check_feed(states, parameters.text("upcoming").is_some())?;

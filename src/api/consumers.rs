@@ -123,7 +123,7 @@ pub(super) fn preflight(
     answers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, text("GET, HEAD"));
     answers.insert(
         header::ACCESS_CONTROL_ALLOW_HEADERS,
-        text("Authorization, If-None-Match, Last-Event-ID"),
+        text("Authorization, If-None-Match, Last-Event-ID, Calmirror-Relay"),
     );
     answers.insert(header::ACCESS_CONTROL_MAX_AGE, PREFLIGHT_AGE);
     answers.insert(NETWORK, text("true"));

@@ -19,14 +19,14 @@ use super::problem::Problem;
 use super::query::{ANSWER_BYTES, Parameters};
 use super::selection::{SELECTION, SelectedWindows};
 use super::view::EventView;
+use crate::mirror::busy_time::BusyTime;
 use crate::mirror::free_slots::{FreeSlot, SlotRule, find, occupied, occupies};
 use crate::mirror::open_hours::{DayHours, OpenHours, WeekDays};
 use crate::mirror::page::Span;
-use crate::mirror::status::WindowStatus;
 use crate::mirror::zone;
 
 /// The parameters of the search.
-const SEARCH: [&str; 10] =
+pub(super) const SEARCH: [&str; 10] =
     ["windows", "from", "to", "duration", "within", "days", "zone", "need", "buffer", "tentative"];
 
 /// The shortest slot if the request does not say.
@@ -39,9 +39,9 @@ const MAX_BUFFER: SignedDuration = SignedDuration::from_hours(24);
 const MAX_DAYS: u64 = 100_000;
 
 /// What a request searches.
-struct FreeSearch {
-    from: Timestamp,
-    to: Timestamp,
+pub(super) struct FreeSearch {
+    pub(super) from: Timestamp,
+    pub(super) to: Timestamp,
     duration: SignedDuration,
     buffer: SignedDuration,
     tentative_is_free: bool,
@@ -78,6 +78,19 @@ enum UnknownReason {
     NeverSettled,
     UnplacedEvents,
     RangeNotCovered,
+    ShardMissing,
+}
+
+/// What the search needs to know of a window.
+pub(super) struct SearchedWindow {
+    pub(super) name: Arc<str>,
+    pub(super) place: Option<PlaceJson>,
+    pub(super) settled_once: bool,
+    /// Events that are not in `times`.
+    pub(super) unplaced: usize,
+    /// Whether the window has the whole range, with the buffer.
+    pub(super) covers: bool,
+    pub(super) times: Vec<BusyTime>,
 }
 
 /// The members after the slots.
@@ -89,9 +102,12 @@ struct FreeTail<'a> {
     duration: String,
     need: usize,
     zone: &'a str,
+    /// Shards that are missing, if there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    incomplete: Option<&'a [String]>,
 }
 
-/// `GET /v1/free`.
+/// `GET /v1/free` of this shard.
 pub(super) async fn free(request: ApiRequest) -> Result<Response, Problem> {
     let (parameters, view) = request.viewed(&[&SEARCH[..], &SELECTION].concat())?;
     let search = FreeSearch::parse(&parameters, request.app.env.now())?;
@@ -106,14 +122,14 @@ pub(super) async fn free(request: ApiRequest) -> Result<Response, Problem> {
     }
     let computing = async move {
         let judged = JudgedWindows::read(&app, &view, &search, names).await?;
-        Ok((judged.answer(&search, need)?, ()))
+        Ok((judged.answer(&search, need, None)?, ()))
     };
     let (answer, ()) = request.app.limits.unsliced(computing).await?;
     Ok(tag.json(answer))
 }
 
 impl FreeSearch {
-    fn parse(parameters: &Parameters, now: Timestamp) -> Result<Self, Problem> {
+    pub(super) fn parse(parameters: &Parameters, now: Timestamp) -> Result<Self, Problem> {
         let (from, to) = parameters.range(now)?;
         let from = from.unwrap_or_else(|| rounded_down(now, jiff::Unit::Minute, 1));
         let to = end_of_range(from, to)?;
@@ -141,8 +157,14 @@ impl FreeSearch {
         Ok(Self { from, to, duration, buffer, tentative_is_free, open, zone })
     }
 
+    /// The range with the buffer: a meeting outside of the range may need its buffer inside.
+    pub(super) fn widened(&self) -> (Timestamp, Timestamp) {
+        let from = self.from.checked_sub(self.buffer).unwrap_or(Timestamp::MIN);
+        (from, self.to.checked_add(self.buffer).unwrap_or(Timestamp::MAX))
+    }
+
     /// Checks that so many windows may be searched.
-    fn check_size(&self, windows: usize) -> Result<(), Problem> {
+    pub(super) fn check_size(&self, windows: usize) -> Result<(), Problem> {
         let days = self.to.duration_since(self.from).as_secs().unsigned_abs() / 86_400 + 1;
         let of_windows = u64::try_from(windows.max(1)).unwrap_or(u64::MAX);
         if of_windows.saturating_mul(days) <= MAX_DAYS {
@@ -156,7 +178,7 @@ impl FreeSearch {
     }
 
     /// What distinguishes searches, for tags.
-    fn tag(&self) -> impl Serialize {
+    pub(super) fn tag(&self) -> impl Serialize {
         let OpenHours { days, hours, .. } = &self.open;
         let open = format!("{days:?} {hours:?} {}", self.zone);
         let rule = format!("{:?} {:?} {}", self.duration, self.buffer, self.tentative_is_free);
@@ -179,7 +201,7 @@ fn parse_within(parameters: &Parameters) -> Result<Option<DayHours>, Problem> {
 }
 
 /// `need`, or all windows.
-fn parse_need(parameters: &Parameters, windows: usize) -> Result<usize, Problem> {
+pub(super) fn parse_need(parameters: &Parameters, windows: usize) -> Result<usize, Problem> {
     let Some(text) = parameters.text("need") else { return Ok(windows) };
     match text.parse() {
         Ok(need) if (1..=windows).contains(&need) => Ok(need),
@@ -237,7 +259,7 @@ fn duration(parameters: &Parameters, name: &str) -> Result<Option<SignedDuration
 
 /// The windows of a request.
 #[derive(Default)]
-struct JudgedWindows {
+pub(super) struct JudgedWindows {
     known: Vec<FreeWindowJson>,
     /// When each known window is occupied.
     occupied: Vec<Vec<Span>>,
@@ -251,9 +273,7 @@ impl JudgedWindows {
         search: &FreeSearch,
         names: Vec<Arc<str>>,
     ) -> Result<Self, Problem> {
-        // A meeting outside of the range may need its buffer inside.
-        let from = search.from.checked_sub(search.buffer).unwrap_or(Timestamp::MIN);
-        let to = search.to.checked_add(search.buffer).unwrap_or(Timestamp::MAX);
+        let (from, to) = search.widened();
         let mut judged = Self::default();
         for name in names {
             // A window dropped meanwhile has neither.
@@ -263,23 +283,44 @@ impl JudgedWindows {
                 true => read_times(&app.store, view, BusyQuery { window, from, to }).await?,
                 false => WindowTimes::default(),
             };
-            match reason(&status, &times, from, to) {
-                Some(reason) => judged.unknown.push(UnknownWindowJson { window: name, reason }),
-                None => {
-                    let times = times.times.into_iter();
-                    let taken =
-                        times.filter(|time| occupies(time.show_as, search.tentative_is_free));
-                    judged.occupied.push(occupied(taken, search.buffer));
-                    let place = status.place.map(PlaceJson::from);
-                    judged.known.push(FreeWindowJson { window: name, place });
-                }
-            }
+            let window = SearchedWindow {
+                settled_once: status.settled_once,
+                unplaced: unplaced(&times, status.unreadable),
+                covers: !status.is_moving() && status.start <= from && status.end >= to,
+                place: status.place.map(PlaceJson::from),
+                times: times.times,
+                name,
+            };
+            judged.add(search, window);
         }
         Ok(judged)
     }
 
+    /// Adds the next window, in the order of their names.
+    pub(super) fn add(&mut self, search: &FreeSearch, window: SearchedWindow) {
+        match reason(&window) {
+            Some(reason) => self.unknown.push(UnknownWindowJson { window: window.name, reason }),
+            None => {
+                let times = window.times.into_iter();
+                let taken = times.filter(|time| occupies(time.show_as, search.tentative_is_free));
+                self.occupied.push(occupied(taken, search.buffer));
+                self.known.push(FreeWindowJson { window: window.name, place: window.place });
+            }
+        }
+    }
+
+    /// Adds the next window, whose shard has not said anything about it.
+    pub(super) fn add_missing(&mut self, window: Arc<str>) {
+        self.unknown.push(UnknownWindowJson { window, reason: UnknownReason::ShardMissing });
+    }
+
     /// The body of the response.
-    fn answer(&self, search: &FreeSearch, need: usize) -> Result<Vec<u8>, Problem> {
+    pub(super) fn answer(
+        &self,
+        search: &FreeSearch,
+        need: usize,
+        incomplete: Option<&[String]>,
+    ) -> Result<Vec<u8>, Problem> {
         let mut body = b"{\"value\":[".to_vec();
         let begun = body.len();
         let open = search.open.between(search.from, search.to);
@@ -310,6 +351,7 @@ impl JudgedWindows {
             duration: humantime::format_duration(duration).to_string(),
             need,
             zone: &search.zone,
+            incomplete,
         };
         body.extend_from_slice(b"],");
         let tail = serde_json::to_vec(&tail).unwrap_or_default();
@@ -319,18 +361,12 @@ impl JudgedWindows {
 }
 
 /// Why it is not known when a window is free.
-fn reason(
-    status: &WindowStatus,
-    times: &WindowTimes,
-    from: Timestamp,
-    to: Timestamp,
-) -> Option<UnknownReason> {
-    if !status.settled_once {
+fn reason(window: &SearchedWindow) -> Option<UnknownReason> {
+    if !window.settled_once {
         return Some(UnknownReason::NeverSettled);
     }
-    if unplaced(times, status.unreadable) > 0 {
+    if window.unplaced > 0 {
         return Some(UnknownReason::UnplacedEvents);
     }
-    let covers = !status.is_moving() && status.start <= from && status.end >= to;
-    (!covers).then_some(UnknownReason::RangeNotCovered)
+    (!window.covers).then_some(UnknownReason::RangeNotCovered)
 }

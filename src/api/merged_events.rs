@@ -1,4 +1,4 @@
-//! `GET /v1/events`: the events of many windows in one list, ordered by start, window and id.
+//! `GET /v1/events` of this shard: the events of many windows in one list, ordered by start, window and id.
 //!
 //! Each window is read a few events at a time, and the earliest of all is written next. As in the
 //! list of one window, every page carries the cursor that was taken before the first page, so pages
@@ -44,10 +44,12 @@ const MAX_HELD_BYTES: usize = 256 << 10;
 /// Reads of the store for a slice after the first: a filter may refuse millions of events.
 const MAX_READS: usize = 64;
 
-/// `GET /v1/events`.
+/// The parameters beside those of the selection and the filter.
+pub(super) const PARAMETERS: [&str; 6] = ["from", "to", "limit", "page", "fields", "windows"];
+
+/// `GET /v1/events` of this shard.
 pub(super) async fn list(request: ApiRequest) -> Result<Response, Problem> {
-    let known = [&["from", "to", "limit", "page", "fields", "windows"][..], &SELECTION].concat();
-    let (parameters, view) = request.viewed(&known)?;
+    let (parameters, view) = request.viewed(&[&PARAMETERS[..], &SELECTION].concat())?;
     let (from, to) = request.range(&parameters)?;
     let limit = parameters.limit()?;
     let ApiRequest { app, access, .. } = &request;
@@ -96,13 +98,14 @@ pub(super) async fn list(request: ApiRequest) -> Result<Response, Problem> {
         last: None,
         cursor,
         complete,
+        is_part: request.is_part(),
         step: MergeStep::Head,
     };
     Ok(tag.json(work.body(merged, stopping).await?))
 }
 
 /// Where an event lies in the list.
-type MergeKey = (Timestamp, Arc<str>, EventId);
+pub(super) type MergeKey = (Timestamp, Arc<str>, EventId);
 
 /// A window and its next events.
 struct EventSource {
@@ -160,6 +163,8 @@ struct MergedEvents {
     last: Option<MergeKey>,
     cursor: String,
     complete: bool,
+    /// Whether it is merged with those of other shards, which needs the places of the events.
+    is_part: bool,
     step: MergeStep,
 }
 
@@ -197,7 +202,13 @@ impl SliceProducer for MergedEvents {
             }
             // A string always serializes.
             let name = serde_json::to_string(&*source.name).unwrap_or_default();
-            slice.extend_from_slice(format!("{{\"window\":{name},\"event\":").as_bytes());
+            slice.extend_from_slice(format!("{{\"window\":{name},").as_bytes());
+            if self.is_part {
+                let (start, _, id) = &key;
+                let id = serde_json::to_string(id.as_str()).unwrap_or_default();
+                slice.extend_from_slice(format!("\"start\":\"{start}\",\"id\":{id},").as_bytes());
+            }
+            slice.extend_from_slice(b"\"event\":");
             slice.extend_from_slice(&event);
             slice.push(b'}');
             (self.left, self.bytes, self.last) =
@@ -267,16 +278,16 @@ impl MergedEvents {
 
 /// The place after which the next page starts, with the first page's cursor.
 #[derive(Debug, PartialEq)]
-struct MergedPage {
-    start: Timestamp,
-    window: Arc<str>,
-    id: EventId,
-    cursor: String,
+pub(super) struct MergedPage {
+    pub(super) start: Timestamp,
+    pub(super) window: Arc<str>,
+    pub(super) id: EventId,
+    pub(super) cursor: String,
 }
 
 impl MergedPage {
     /// `start` in nanoseconds, then the texts, each followed by a zero byte: none of them has one.
-    fn encode(&self) -> String {
+    pub(super) fn encode(&self) -> String {
         let mut bytes = self.start.as_nanosecond().to_be_bytes().to_vec();
         for text in [&self.cursor, &*self.window, self.id.as_str()] {
             bytes.extend_from_slice(text.as_bytes());
@@ -285,7 +296,7 @@ impl MergedPage {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    fn parse(text: &str) -> Result<Self, Problem> {
+    pub(super) fn parse(text: &str) -> Result<Self, Problem> {
         let page = || {
             let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
             let (start, rest) = bytes.split_first_chunk::<16>()?;

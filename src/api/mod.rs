@@ -74,7 +74,7 @@ pub use fleets::{FleetBoard, FleetFaultJson, FleetStatusJson, HeldListingJson, W
 pub use limits::RequestLimits;
 pub use listen::{BindError, UnixEndpoint, UnixOwner, bind_tcp, bind_unix, serve_tcp, serve_unix};
 pub use login::{CompletedLogin, LoginApi, LoginRefusal, StartedLogin};
-pub use shards::OwnerBoard;
+pub use shards::{OwnerBoard, Peers};
 pub use sink_status::{
     ReplayFrom, SinkApi, SinkAttemptJson, SinkCommand, SinkErrorJson, SinkRefusal, SinkStatusJson,
 };
@@ -84,6 +84,7 @@ use crate::config::{ShardConfig, WindowGroup};
 use crate::env::Env;
 use crate::metrics::Metrics;
 use crate::mirror::position::WindowId;
+use crate::mirror::shard::Shard;
 use crate::mirror::status::{PastRounds, WindowStatus};
 use crate::reload::ReloadHandle;
 use crate::store::Store;
@@ -170,6 +171,8 @@ pub struct ApiSettings {
     pub open_loopback: bool,
     /// Which of several processes this is, and where the others are.
     pub shard: ShardConfig,
+    /// The way to the others.
+    pub peers: Peers,
 }
 
 /// The running windows as the API needs them: [`Fleet`], or a test double.
@@ -240,13 +243,35 @@ pub fn router(app: AppState) -> Router {
 }
 
 fn routes(app: AppState) -> Router {
+    let shard = app.settings.shard.of;
+    let (limits, app) = (app.limits.clone(), Arc::new(app));
+    let mut routes = all_routes();
+    if shard != Shard::ALONE {
+        let name = move |response| async move { shards::name_shard(shard, response) };
+        routes = routes
+            .layer(middleware::from_fn_with_state(app.clone(), shards::pass_on))
+            .layer(middleware::map_response(name));
+    }
+    routes
+        .layer(middleware::map_response(coding::pace))
+        // Server-sent events are excluded: a compressor would delay them.
+        .layer(
+            CompressionLayer::new()
+                .quality(CompressionLevel::Fastest)
+                .compress_when(SizeAbove::new(1).and(NotForContentType::SSE)),
+        )
+        .layer(middleware::from_fn_with_state(limits.compressors.clone(), coding::choose))
+        .with_state(app)
+}
+
+fn all_routes() -> Router<Arc<AppState>> {
     Router::new()
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/openapi.json", get(openapi::document))
         .route("/metrics", get(metrics::read))
-        .route("/v1/status", get(windows::status))
-        .route("/v1/windows", get(windows::list))
+        .route("/v1/status", get(shards::status))
+        .route("/v1/windows", get(shards::windows))
         .route("/v1/windows/{name}", get(windows::one))
         .route("/v1/windows/{name}/events", get(events::list))
         .route("/v1/windows/{name}/events/{id}", get(events::one))
@@ -255,10 +280,10 @@ fn routes(app: AppState) -> Router {
         .route("/v1/windows/{name}/rounds", get(rounds::past))
         .route("/v1/windows/{name}/sync", post(rounds::sync))
         .route("/v1/windows/{name}/resync", post(rounds::resync))
-        .route("/v1/busy", get(busy::many))
-        .route("/v1/free", get(free::free))
-        .route("/v1/events", get(merged_events::list))
-        .route("/v1/changes", get(changes::read))
+        .route("/v1/busy", get(shards::busy))
+        .route("/v1/free", get(shards::free))
+        .route("/v1/events", get(shards::events))
+        .route("/v1/changes", get(shards::changes))
         .route("/v1/reload", post(reload::reload))
         .route("/v1/accounts/{name}/login", post(accounts::login))
         .route("/v1/accounts/{name}/logout", post(accounts::logout))
@@ -273,15 +298,6 @@ fn routes(app: AppState) -> Router {
         .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
             Problem::MethodNotAllowed { method, path: uri.path().to_owned() }
         })
-        .layer(middleware::map_response(coding::pace))
-        // Server-sent events are excluded: a compressor would delay them.
-        .layer(
-            CompressionLayer::new()
-                .quality(CompressionLevel::Fastest)
-                .compress_when(SizeAbove::new(1).and(NotForContentType::SSE)),
-        )
-        .layer(middleware::from_fn_with_state(app.limits.compressors.clone(), coding::choose))
-        .with_state(Arc::new(app))
 }
 
 /// The routes for probes and scrapes, without a token: liveness, readiness and metrics.

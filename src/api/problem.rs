@@ -102,6 +102,12 @@ pub(super) enum Problem {
     /// The store can no longer be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Another shard has the window.
+    #[error("shard {shard} has window {window:?}{}", where_to(location.as_deref()))]
+    OtherShard { window: String, shard: u32, location: Option<String> },
+    /// The shard that has the window could not be asked.
+    #[error("shard {shard}, which has the window, could not be asked: {reason}")]
+    ShardUnreachable { shard: u32, reason: String },
     /// The configuration was not reloaded.
     #[error(transparent)]
     Reload(#[from] ReloadError),
@@ -115,6 +121,11 @@ pub(super) enum Problem {
     #[error(transparent)]
     Fleet(#[from] FleetError),
 }
+
+/// The status, the last part of the type, and the title.
+type ProblemKind = (StatusCode, &'static str, &'static str);
+
+const STOPPING: ProblemKind = (StatusCode::SERVICE_UNAVAILABLE, "stopping", "Stopping");
 
 #[derive(Serialize)]
 struct ProblemJson<'a> {
@@ -139,8 +150,13 @@ impl Problem {
         FleetError::UnknownWindow(name.to_owned()).into()
     }
 
-    /// The status, the last part of the type, and the title.
-    fn kind(&self) -> (StatusCode, &'static str, &'static str) {
+    /// Where the request has to be sent instead.
+    fn location(&self) -> Option<HeaderValue> {
+        let Self::OtherShard { location: Some(location), .. } = self else { return None };
+        HeaderValue::from_str(location).ok()
+    }
+
+    fn kind(&self) -> ProblemKind {
         match self {
             Self::BadParameter { .. } => {
                 (StatusCode::BAD_REQUEST, "bad-parameter", "Bad parameter")
@@ -179,11 +195,14 @@ impl Problem {
                 (StatusCode::GONE, "snapshot-required", "Snapshot required")
             }
             Self::WrongHost => (StatusCode::MISDIRECTED_REQUEST, "wrong-host", "Wrong host"),
-            Self::Reload(ReloadError::Faults(_)) => {
-                (StatusCode::UNPROCESSABLE_ENTITY, "configuration-faults", "Invalid configuration")
+            Self::OtherShard { location: Some(_), .. } => {
+                (StatusCode::TEMPORARY_REDIRECT, "other-shard", "Another shard")
             }
-            Self::Reload(ReloadError::Drops { .. }) => {
-                (StatusCode::UNPROCESSABLE_ENTITY, "too-many-drops", "Too many drops")
+            Self::OtherShard { location: None, .. } => {
+                (StatusCode::MISDIRECTED_REQUEST, "other-shard", "Another shard")
+            }
+            Self::ShardUnreachable { .. } => {
+                (StatusCode::BAD_GATEWAY, "shard-unreachable", "Shard unreachable")
             }
             Self::TooManyAttempts => {
                 (StatusCode::TOO_MANY_REQUESTS, "too-many-attempts", "Too many attempts")
@@ -195,17 +214,8 @@ impl Problem {
             ),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
             Self::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "store-failed", "Store failed"),
-            Self::Stopping
-            | Self::Fleet(FleetError::Stopping)
-            | Self::Reload(ReloadError::Stopping) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "stopping", "Stopping")
-            }
-            Self::Reload(ReloadError::Failed(_)) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "reload-failed", "Reload failed")
-            }
-            Self::Reload(ReloadError::Busy) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "reload-busy", "Too many reloads")
-            }
+            Self::Reload(error) => kind_of_reload(error),
+            Self::Stopping | Self::Fleet(FleetError::Stopping) => STOPPING,
             Self::NotReady(_) => (StatusCode::SERVICE_UNAVAILABLE, "not-ready", "Not ready"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Busy"),
             Self::ExportBusy => {
@@ -247,6 +257,7 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = self.kind().0;
+        let location = self.location();
         let mut response = (status, Json(self.json())).into_response();
         let kind = (header::CONTENT_TYPE, "application/problem+json");
         let more = match self {
@@ -256,12 +267,41 @@ impl IntoResponse for Problem {
             Self::TooManyAttempts => Some((header::RETRY_AFTER, "1")),
             Self::Busy => Some((header::RETRY_AFTER, "5")),
             Self::ExportBusy => Some((header::RETRY_AFTER, "60")),
+            Self::OtherShard { .. } => Some((header::CACHE_CONTROL, "no-store")),
             _ => None,
         };
+        if let Some(location) = location {
+            response.headers_mut().insert(header::LOCATION, location);
+        }
         for (name, value) in [Some(kind), more].into_iter().flatten() {
             response.headers_mut().insert(name, HeaderValue::from_static(value));
         }
         response
+    }
+}
+
+/// The kind of a reload that was not performed.
+fn kind_of_reload(error: &ReloadError) -> ProblemKind {
+    match error {
+        ReloadError::Faults(_) => {
+            (StatusCode::UNPROCESSABLE_ENTITY, "configuration-faults", "Invalid configuration")
+        }
+        ReloadError::Drops { .. } => {
+            (StatusCode::UNPROCESSABLE_ENTITY, "too-many-drops", "Too many drops")
+        }
+        ReloadError::Failed(_) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "reload-failed", "Reload failed")
+        }
+        ReloadError::Busy => (StatusCode::SERVICE_UNAVAILABLE, "reload-busy", "Too many reloads"),
+        ReloadError::Stopping => STOPPING,
+    }
+}
+
+/// What the reader of a problem does next.
+fn where_to(location: Option<&str>) -> String {
+    match location {
+        Some(location) => format!(": send the request to {location}"),
+        None => ": send the request to that shard".to_owned(),
     }
 }
 

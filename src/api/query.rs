@@ -120,6 +120,21 @@ impl Parameters {
     }
 }
 
+/// The query with only the parameters that `keep` accepts by name, and with these added.
+pub(super) fn rewritten(
+    query: &str,
+    keep: impl Fn(&str) -> bool,
+    added: &[(&str, String)],
+) -> String {
+    let name = |pair: &str| {
+        let name = pair.split_once('=').map_or(pair, |(name, _)| name);
+        decode_form(name).unwrap_or_default()
+    };
+    let kept = query.split('&').filter(|pair| !pair.is_empty() && keep(&name(pair)));
+    let added = added.iter().map(|(name, value)| format!("{name}={}", percent::encode(value)));
+    kept.map(str::to_owned).chain(added).collect::<Vec<_>>().join("&")
+}
+
 /// Decodes a text in which a bare `+` is a space.
 fn decode_form(text: &str) -> Option<String> {
     percent::decode(&text.replace('+', " "))

@@ -14,6 +14,7 @@ use super::problem::Problem;
 use super::query::Parameters;
 use super::view::EventView;
 use crate::mirror::name_pattern::NamePattern;
+use crate::mirror::shard::WindowOwners;
 use crate::store::{NameFilter, Store};
 use crate::worker::WindowSummary;
 
@@ -76,7 +77,9 @@ impl SelectedWindows {
         let sees_some = || {
             let windows = self.app.fleet.summaries();
             let names = windows.iter().map(|summary| &*summary.window.name);
-            names.into_iter().any(|name| self.access.sees(name) && self.is_in_group(name, group))
+            let elsewhere = self.app.elsewhere.all();
+            let mut names = names.chain(elsewhere.keys().map(|name| &**name));
+            names.any(|name| self.access.sees(name) && self.is_in_group(name, group))
         };
         self.app.settings.groups.contains_key(group)
             && (self.access.windows.is_none() || sees_some())
@@ -154,14 +157,44 @@ impl SelectedWindows {
     /// The names of the selected windows that run, in order.
     ///
     /// # Errors
-    /// 404 if a name, a pattern or a group has none.
+    /// 404 if a name or a pattern has none, and none of another shard either.
     pub(super) fn running(&self) -> Result<Vec<Arc<str>>, Problem> {
-        let names = self.members();
-        let is_missing = |pattern: &&NamePattern| !names.iter().any(|name| pattern.matches(name));
+        let (names, elsewhere) = (self.members(), self.app.elsewhere.all());
+        let is_missing = |pattern: &&NamePattern| {
+            !names.iter().any(|name| pattern.matches(name)) && !self.knows_any(pattern, &elsewhere)
+        };
         match self.patterns.iter().find(is_missing) {
             Some(pattern) => Err(Problem::unknown_window(pattern.as_str())),
             None => Ok(names),
         }
+    }
+
+    /// Whether the reader sees a window of another shard that matches.
+    fn knows_any(&self, pattern: &NamePattern, elsewhere: &WindowOwners) -> bool {
+        let is_known = |name: &str| self.access.sees(name) && pattern.matches(name);
+        match pattern.is_plain() {
+            true => elsewhere.contains_key(pattern.as_str()) && is_known(pattern.as_str()),
+            false => elsewhere.keys().any(|name| is_known(name)),
+        }
+    }
+
+    /// The names of the selected windows of other shards.
+    pub(super) fn elsewhere(&self) -> Vec<Arc<str>> {
+        let elsewhere = self.app.elsewhere.all();
+        elsewhere.keys().filter(|name| self.contains(name)).cloned().collect()
+    }
+
+    /// The shards that have to be asked: all, unless windows are selected by nothing but their
+    /// names. This shard judges the request and is always one.
+    pub(super) fn shards(&self) -> BTreeSet<u32> {
+        let (here, elsewhere) = (self.app.settings.shard.of, self.app.elsewhere.all());
+        let owner = |name: String| elsewhere.get(&*name).copied();
+        let mut shards: BTreeSet<u32> = match self.only_names() {
+            Some(names) => names.into_iter().filter_map(owner).collect(),
+            None => (0..here.count()).collect(),
+        };
+        shards.insert(here.ordinal());
+        shards
     }
 
     /// The names of the selected windows that run, if there are any.

@@ -16,6 +16,7 @@ mod logins;
 mod merged_events;
 mod problems;
 mod rounds;
+mod shards;
 mod sinks;
 mod windows;
 mod work;
@@ -126,6 +127,7 @@ pub(crate) struct Fixture {
     pub(crate) env: Env,
     stopping: CancellationToken,
     settings: ApiSettings,
+    elsewhere: OwnerBoard,
     work: RequestLimits,
     _directory: tempfile::TempDir,
 }
@@ -142,6 +144,14 @@ impl Fixture {
 
     /// A store with the windows `alice` and `room a/b`, without events.
     pub(crate) async fn new() -> Self {
+        let fixture = Self::empty();
+        fixture.add_window("alice", "alice@contoso.com").await;
+        fixture.add_window("room a/b", "room@contoso.com").await;
+        fixture
+    }
+
+    /// A store without windows.
+    fn empty() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let env = Env::simulated(7, at(NOON));
         let store = open(&directory.path().join("store"), &env);
@@ -149,10 +159,8 @@ impl Fixture {
         let stopping = CancellationToken::new();
         let settings = ApiSettings::default();
         let work = RequestLimits::new(env.clone());
-        let fixture = Self { store, fleet, env, stopping, settings, work, _directory: directory };
-        fixture.add_window("alice", "alice@contoso.com").await;
-        fixture.add_window("room a/b", "room@contoso.com").await;
-        fixture
+        let elsewhere = OwnerBoard::default();
+        Self { store, fleet, env, stopping, settings, elsewhere, work, _directory: directory }
     }
 
     async fn add_window(&self, name: &str, mailbox: &str) -> WindowId {
@@ -217,7 +225,7 @@ impl Fixture {
         AppState {
             store: self.store.clone(),
             fleet: self.fleet.clone(),
-            elsewhere: Default::default(),
+            elsewhere: self.elsewhere.clone(),
             fleets: FleetBoard::default(),
             logins: Arc::new(logins::ScriptedLogins),
             sinks: Arc::new(sinks::ScriptedSinks),

@@ -20,8 +20,10 @@ use super::fleets::FleetStatusJson;
 use super::limits::{SliceProducer, end_list};
 use super::model::{StrEnum as _, StrJson, WindowJson};
 use super::problem::Problem;
+use super::query::Parameters;
 use super::sink_status::SinkStatusJson;
-use crate::mirror::status::WindowState;
+use crate::mirror::shard::Shard;
+use crate::mirror::status::{WindowState, WindowStatus};
 use crate::reload::LastReload;
 use crate::worker::WindowSummary;
 
@@ -37,6 +39,9 @@ pub(super) struct StatusJson {
     healthy: bool,
     windows: StateCountsJson,
     clock: ClockJson,
+    /// Which of several shards this is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shard: Option<String>,
     last_reload: Option<LastReload>,
     fleets: Arc<[FleetStatusJson]>,
     /// For readers of all windows only.
@@ -65,7 +70,7 @@ struct StateCountsJson {
     states: BTreeMap<StrJson<WindowState>, usize>,
 }
 
-/// `GET /v1/status`.
+/// `GET /v1/status` of this shard.
 pub(super) async fn status(request: ApiRequest) -> Result<Json<StatusJson>, Problem> {
     request.parameters(&[])?;
     let app = &request.app;
@@ -75,7 +80,7 @@ pub(super) async fn status(request: ApiRequest) -> Result<Json<StatusJson>, Prob
     let count = |state| windows.iter().filter(|window| window.state == state).count();
     let states = WindowState::ALL.map(|state| (StrJson(state), count(state))).into();
     let unhealthy = windows.iter().filter(|w| !w.healthy).count();
-    let about = &app.build;
+    let (about, of) = (&app.build, app.settings.shard.of);
     let clock = app.metrics.graph.clock.check(app.env.now());
     Ok(Json(StatusJson {
         version: about.version.clone(),
@@ -90,6 +95,7 @@ pub(super) async fn status(request: ApiRequest) -> Result<Json<StatusJson>, Prob
             skew_s: clock.skew().map(|skew| skew.as_secs()),
             wrong: clock.is_wrong(),
         },
+        shard: (of != Shard::ALONE).then(|| of.to_string()),
         // Both name windows and accounts.
         last_reload: app.reloads.last().filter(|_| is_whole),
         fleets: if is_whole { app.fleets.fleets() } else { Arc::default() },
@@ -99,18 +105,17 @@ pub(super) async fn status(request: ApiRequest) -> Result<Json<StatusJson>, Prob
     }))
 }
 
-/// `GET /v1/windows`: the windows that match `q` and `state`, by name or trouble first. A page
+/// The parameters of the list.
+pub(super) const PARAMETERS: [&str; 5] = ["q", "state", "order", "limit", "page"];
+
+/// `GET /v1/windows` of this shard: the windows that match `q` and `state`, by name or trouble first. A page
 /// continues after the key of the last window of the previous page, wherever that window is by now.
 pub(super) async fn list(request: ApiRequest) -> Result<Response, Problem> {
-    let parameters = request.parameters(&["q", "state", "order", "limit", "page"])?;
+    let parameters = request.parameters(&PARAMETERS)?;
     let limit = parameters.limit()?;
     let wanted = parameters.text("q").unwrap_or_default().to_lowercase();
     let states = parameters.text("state").map(parse_states).transpose()?;
-    let order = match parameters.text("order") {
-        None | Some("name") => ListOrder::Name,
-        Some("trouble") => ListOrder::Trouble,
-        Some(_) => return Err(Problem::bad_parameter("order", "must be name or trouble")),
-    };
+    let order = ListOrder::parse(&parameters)?;
     let after = parameters.text("page").map(|page| SortKey::parse(page, order)).transpose()?;
 
     let app = request.app.clone();
@@ -168,7 +173,7 @@ impl WindowFilter {
         });
         let total = summaries.len();
         let mut keys: Vec<SortKey> =
-            summaries.iter().map(|summary| SortKey::of(summary, self.order)).collect();
+            summaries.iter().map(|summary| SortKey::of_summary(summary, self.order)).collect();
         keys.retain(|key| after.is_none_or(|after| key > after));
         keys.sort_unstable();
         let more = keys.len() > limit;
@@ -231,28 +236,47 @@ impl SliceProducer for WindowPageWriter {
 
 /// The order of the listed windows.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum ListOrder {
+pub(super) enum ListOrder {
     /// By name.
     Name,
     /// Windows that need attention first.
     Trouble,
 }
 
+impl ListOrder {
+    /// `order` of a request.
+    pub(super) fn parse(parameters: &Parameters) -> Result<Self, Problem> {
+        match parameters.text("order") {
+            None | Some("name") => Ok(Self::Name),
+            Some("trouble") => Ok(Self::Trouble),
+            Some(_) => Err(Problem::bad_parameter("order", "must be name or trouble")),
+        }
+    }
+}
+
 /// The sort key of a window in the list.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct SortKey {
+pub(super) struct SortKey {
     rank: u8,
     name: Arc<str>,
 }
 
 impl SortKey {
-    fn of(summary: &WindowSummary, order: ListOrder) -> Self {
-        let rank = if order == ListOrder::Name { 0 } else { rank(summary) };
+    /// The key of a window with this status.
+    pub(super) fn of(status: &WindowStatus, order: ListOrder) -> Self {
+        let rank = || rank(status.state, status.is_healthy(), status.settled_once);
+        let rank = if order == ListOrder::Name { 0 } else { rank() };
+        Self { rank, name: status.name.as_str().into() }
+    }
+
+    fn of_summary(summary: &WindowSummary, order: ListOrder) -> Self {
+        let rank = || rank(summary.state, summary.healthy, summary.settled_once);
+        let rank = if order == ListOrder::Name { 0 } else { rank() };
         Self { rank, name: summary.window.name.clone() }
     }
 
     /// The letter of the order, the rank, the name.
-    fn encode(&self, order: ListOrder) -> String {
+    pub(super) fn encode(&self, order: ListOrder) -> String {
         let letter = if order == ListOrder::Name { b'n' } else { b't' };
         URL_SAFE_NO_PAD.encode([&[letter, self.rank], self.name.as_bytes()].concat())
     }
@@ -273,15 +297,15 @@ impl SortKey {
 /// Windows that need a person come first, then windows that recover by themselves, then late ones,
 /// then windows that have never settled. All normal windows rank the same, so that rounds do not
 /// reorder them.
-fn rank(summary: &WindowSummary) -> u8 {
-    match summary.state {
+fn rank(state: WindowState, healthy: bool, settled_once: bool) -> u8 {
+    match state {
         WindowState::SignInRequired => 0,
         WindowState::StoreFull => 1,
         WindowState::Quarantined => 2,
         WindowState::Held => 3,
         WindowState::BackingOff => 4,
         WindowState::Enumerating | WindowState::Settled | WindowState::Following => {
-            match (summary.healthy, summary.settled_once) {
+            match (healthy, settled_once) {
                 (false, _) => 5,
                 (true, false) => 6,
                 (true, true) => 7,

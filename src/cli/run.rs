@@ -180,6 +180,7 @@ pub(super) fn start_error(error: &StartError) -> CliError {
         StartError::Drops { .. }
         | StartError::Token { .. }
         | StartError::Graph(_)
+        | StartError::Shards(_)
         | StartError::Bind(
             BindError::UnknownGroup(_) | BindError::NotASocket(_) | BindError::Leftover(_),
         ) => CONFIGURATION,

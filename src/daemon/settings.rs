@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::StartError;
-use crate::api::{ApiSettings, Consumer, ConsumerIdentity, TokenHash};
+use crate::api::{ApiSettings, Consumer, ConsumerIdentity, Peers, TokenHash};
 use crate::config::{self, Config, ConsumerConfig, ConsumerKey};
 use crate::env::Env;
 use crate::graph::transport::TransportError;
@@ -100,7 +100,7 @@ pub(super) fn sign_in(
 /// What the API needs of a configuration.
 ///
 /// # Errors
-/// [`StartError::Token`].
+/// [`StartError::Token`] and [`StartError::Shards`].
 pub(super) fn api_settings(
     config: &Config,
     open_loopback: bool,
@@ -109,15 +109,18 @@ pub(super) fn api_settings(
     let mut hosts = config.sections.api.hosts.clone();
     // The other shards ask this one by this name.
     hosts.extend(config.sections.shard.own_host());
+    let full = config.sections.api.token_file.as_deref().map(token_text).transpose()?;
+    let shard = config.sections.shard.clone();
     Ok(ApiSettings {
-        token: read(&config.sections.api.token_file)?,
+        token: full.as_deref().map(TokenHash::new),
+        peers: Peers::new(&shard, full.as_deref()).map_err(StartError::Shards)?,
         read_token: read(&config.sections.api.read_token_file)?,
         hosts,
         mask_private: config.sections.api.mask_private,
         groups: Arc::new(config.groups.clone()),
         consumers: config.consumers.iter().map(consumer).collect::<Result<_, _>>()?,
         open_loopback,
-        shard: config.sections.shard.clone(),
+        shard,
     })
 }
 
@@ -137,16 +140,21 @@ fn consumer(config: &ConsumerConfig) -> Result<Consumer, StartError> {
     })
 }
 
-/// The token in a file. An empty file is an error: it may have been truncated since the
-/// configuration was validated.
+/// The token in a file.
 fn token(path: &Path) -> Result<TokenHash, StartError> {
+    token_text(path).map(|text| TokenHash::new(&text))
+}
+
+/// The text of a token file. An empty one is an error: it may have been truncated since the
+/// configuration was validated.
+fn token_text(path: &Path) -> Result<String, StartError> {
     let refuse = |source| StartError::Token { path: path.to_owned(), source };
     let text = std::fs::read_to_string(path).map_err(refuse)?;
     if config::trimmed(text.as_bytes()).is_empty() {
         let source = std::io::Error::new(std::io::ErrorKind::InvalidData, "it is empty");
         return Err(refuse(source));
     }
-    Ok(TokenHash::new(&text))
+    Ok(text)
 }
 
 #[cfg(test)]

@@ -43,6 +43,12 @@ impl ShowAs {
             Self::Other => Self::UNKNOWN,
         }
     }
+
+    /// The value of a word; any other is [`Self::Other`].
+    pub fn of_word(word: &str) -> Self {
+        let known = [Self::Free, Self::Tentative, Self::Busy, Self::Oof, Self::WorkingElsewhere];
+        known.into_iter().find(|known| known.as_str() == word).unwrap_or(Self::Other)
+    }
 }
 
 impl Availability {
@@ -57,14 +63,8 @@ impl Availability {
         if show_as.is_none() && cancelled.is_none() {
             return None;
         }
-        let show_as = match show_as {
-            Some("\"free\"") => ShowAs::Free,
-            Some("\"tentative\"") => ShowAs::Tentative,
-            Some("\"busy\"") => ShowAs::Busy,
-            Some("\"oof\"") => ShowAs::Oof,
-            Some("\"workingElsewhere\"") => ShowAs::WorkingElsewhere,
-            _ => ShowAs::Other,
-        };
+        let word = show_as.and_then(|raw| raw.strip_prefix('"')?.strip_suffix('"'));
+        let show_as = word.map_or(ShowAs::Other, ShowAs::of_word);
         Some(Self { show_as, cancelled: cancelled == Some("true") })
     }
 

@@ -1,12 +1,12 @@
 //! Who may ask: hosts, tokens, origins.
 
 use super::*;
-use crate::config::ShardConfig;
 use axum::http::HeaderName;
 
 fn policy_of(settings: ApiSettings, listen: &str) -> AccessPolicy {
     AccessPolicy {
         settings,
+        own_host: None,
         listen: listen.parse().unwrap(),
         waiting: Semaphore::new(MAX_DELAYED),
         metrics: Arc::default(),
@@ -24,7 +24,7 @@ fn policy(open: bool, listen: &str) -> AccessPolicy {
         groups: Arc::default(),
         consumers: Arc::default(),
         open_loopback: open,
-        shard: ShardConfig::default(),
+        ..ApiSettings::default()
     };
     policy_of(settings, listen)
 }
