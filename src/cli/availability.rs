@@ -10,7 +10,8 @@ use serde::Deserialize;
 
 use super::arguments::{BusyArgs, FreeArgs, WindowPatterns};
 use super::client::{ApiClient, ApiResponse};
-use super::exit::{CliError, DONE};
+use super::exit::{CliError, DONE, FAILED};
+use super::shards::MissingShards;
 use super::suggest;
 use super::terminal::{TerminalSize, escaped_json, printable, width, wrapped};
 use crate::api::model::PlaceJson;
@@ -22,6 +23,8 @@ const GAP: &str = "  ";
 #[derive(Deserialize)]
 struct BusyList {
     value: Vec<BusyWindow>,
+    #[serde(flatten)]
+    missing: MissingShards,
 }
 
 #[derive(Deserialize)]
@@ -48,6 +51,8 @@ struct SlotList {
     from: Timestamp,
     to: Timestamp,
     need: usize,
+    #[serde(flatten)]
+    missing: MissingShards,
 }
 
 #[derive(Deserialize)]
@@ -83,9 +88,9 @@ pub(super) async fn busy(
     if json {
         return print_json(&answer, out);
     }
-    let BusyList { value } = answer.json()?;
+    let BusyList { value, missing } = answer.json()?;
     write!(out, "{}", busy_table(&value, from.time_zone()))?;
-    Ok(DONE)
+    report(&missing, out)
 }
 
 /// Prints when windows are free together.
@@ -121,7 +126,7 @@ pub(super) async fn free(
     let columns = TerminalSize::of_stdout().map(|size| size.columns);
     let list: SlotList = answer.json()?;
     write!(out, "{}", slot_table(&list, &zone, columns))?;
-    Ok(DONE)
+    report(&list.missing, out)
 }
 
 /// The parameters that select windows. Each has a parameter of its own, because names may contain
@@ -146,14 +151,22 @@ async fn get(
     }
 }
 
+/// Prints which shards are missing. The answer is then not the whole one.
+fn report(missing: &MissingShards, out: &mut impl Write) -> Result<u8, CliError> {
+    let Some(line) = missing.line() else { return Ok(DONE) };
+    writeln!(out, "{line}")?;
+    Ok(FAILED)
+}
+
 /// Prints the response as it is.
 fn print_json(answer: &ApiResponse, out: &mut impl Write) -> Result<u8, CliError> {
+    let missing: MissingShards = serde_json::from_slice(&answer.body).unwrap_or_default();
     let text = String::from_utf8_lossy(&answer.body);
     match TerminalSize::of_stdout() {
         Some(_) => writeln!(out, "{}", escaped_json(&text))?,
         None => writeln!(out, "{text}")?,
     }
-    Ok(DONE)
+    Ok(if missing.is_empty() { DONE } else { FAILED })
 }
 
 /// A line for each busy time, and for each window without any.
@@ -211,6 +224,7 @@ fn slot_table(list: &SlotList, zone: &TimeZone, columns: Option<usize>) -> Strin
             "never_settled" => "it has not settled yet",
             "unplaced_events" => "some of its events could not be read",
             "range_not_covered" => "it does not cover the whole range",
+            "shard_missing" => "its shard did not answer",
             other => other,
         };
         text.push_str(&printable(&format!("not judged: {window}: {why}")));

@@ -111,6 +111,8 @@ impl ApiClient {
             Endpoint::Tcp(authority) => (client, authority.as_str()),
         };
         let request = client.build()?.request(method, format!("http://{host}{path}"));
+        // A redirect to another shard would lose the token.
+        let request = request.header("calmirror-relay", "1");
         Ok(match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,
@@ -252,6 +254,7 @@ mod tests {
                     .get(name)
                     .map(|value: &http::HeaderValue| value.to_str().unwrap().to_owned())
             };
+            assert_eq!(text("calmirror-relay").as_deref(), Some("1"));
             format!("{:?} {:?}", text("host"), text("authorization"))
         };
         Router::new()

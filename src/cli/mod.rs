@@ -19,6 +19,7 @@ mod login;
 mod manual;
 mod reload;
 mod run;
+mod shards;
 pub mod signal_loop;
 #[cfg(feature = "simulator")]
 mod simulate;

@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 use super::client::{ApiClient, ApiResponse};
 use super::exit::CliError;
+use super::shards::MissingShards;
 use super::terminal::printable;
 use crate::config::nearest;
 use crate::percent;
@@ -16,6 +17,8 @@ const PAGE: usize = 1000;
 struct WindowNames {
     value: Vec<WindowName>,
     next: Option<String>,
+    #[serde(flatten)]
+    missing: MissingShards,
 }
 
 #[derive(Deserialize)]
@@ -23,22 +26,28 @@ struct WindowName {
     name: String,
 }
 
-/// The names of all windows.
-pub(super) async fn all_names(client: &ApiClient) -> Result<Vec<String>, CliError> {
-    let (mut names, mut next) = page(client, "").await?;
-    while let Some(key) = next {
-        let (more, after) = page(client, &format!("&page={key}")).await?;
-        names.extend(more);
-        next = after;
+/// The names of all windows, and the shards whose windows are missing.
+pub(super) async fn all_names(
+    client: &ApiClient,
+) -> Result<(Vec<String>, MissingShards), CliError> {
+    let (mut names, mut list) = (Vec::new(), page(client, "").await?);
+    let mut missing = MissingShards::default();
+    loop {
+        names.extend(list.names());
+        missing.add(std::mem::take(&mut list.missing));
+        let Some(key) = &list.next else { return Ok((names, missing)) };
+        list = page(client, &format!("&page={key}")).await?;
     }
-    Ok(names)
 }
 
-/// The names on a page, and the key of the next one.
-async fn page(client: &ApiClient, query: &str) -> Result<(Vec<String>, Option<String>), CliError> {
-    let path = format!("/v1/windows?limit={PAGE}{query}");
-    let WindowNames { value, next } = client.get(&path).await?.json()?;
-    Ok((value.into_iter().map(|window| window.name).collect(), next))
+impl WindowNames {
+    fn names(&mut self) -> impl Iterator<Item = String> {
+        std::mem::take(&mut self.value).into_iter().map(|window| window.name)
+    }
+}
+
+async fn page(client: &ApiClient, query: &str) -> Result<WindowNames, CliError> {
+    client.get(&format!("/v1/windows?limit={PAGE}{query}")).await?.json()
 }
 
 /// The response if it is a success.
@@ -91,5 +100,5 @@ pub(super) async fn names(client: &ApiClient, part: &str) -> (Vec<String>, bool)
     let query =
         if part.is_empty() { String::new() } else { format!("&q={}", percent::encode(part)) };
     let page = page(client, &query).await;
-    page.map(|(names, next)| (names, next.is_none())).unwrap_or_default()
+    page.map(|mut list| (list.names().collect(), list.next.is_none())).unwrap_or_default()
 }

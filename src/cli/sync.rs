@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::arguments::WindowSelection;
 use super::client::{ApiClient, parse};
 use super::exit::{CliError, DONE, FAILED};
+use super::shards::MissingShards;
 use super::terminal::printable;
 use super::{status, suggest};
 use crate::api::model;
@@ -57,7 +58,10 @@ pub(super) async fn request_rounds(
     json: bool,
     out: &mut impl Write,
 ) -> Result<u8, CliError> {
-    let names = if which.all { suggest::all_names(client).await? } else { which.windows.clone() };
+    let (names, missing) = match which.all {
+        true => suggest::all_names(client).await?,
+        false => (which.windows.clone(), MissingShards::default()),
+    };
     let progress = &progress(what, names.len());
     let mut answers = stream::iter(names)
         .map(|name| async move {
@@ -82,6 +86,10 @@ pub(super) async fn request_rounds(
         })
         .buffer_unordered(MAX_CONCURRENT);
     let mut exit = DONE;
+    if let Some(line) = missing.line() {
+        progress.suspend(|| writeln!(anstream::stderr(), "calmirror: {line}"))?;
+        exit = FAILED;
+    }
     while let Some((name, answer)) = answers.next().await {
         let answer = match answer {
             Ok(answer) => answer,

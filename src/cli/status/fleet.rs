@@ -12,6 +12,7 @@ use crate::api::{ConsumerJson, FleetStatusJson, SinkStatusJson};
 use crate::cli::arguments::StatusArgs;
 use crate::cli::client::{ApiClient, parse};
 use crate::cli::exit::CliError;
+use crate::cli::shards::MissingShards;
 use crate::cli::sink::described;
 use crate::cli::terminal::{printable, wrapped};
 use crate::mirror::clock;
@@ -36,7 +37,26 @@ struct DaemonStatus {
     #[serde(default)]
     consumers: Vec<ConsumerJson>,
     #[serde(default)]
-    sinks: Vec<SinkStatusJson>,
+    sinks: Vec<ListedSink>,
+    #[serde(default)]
+    shards: Vec<ShardStatus>,
+}
+
+/// A sink, with its shard if there are several.
+#[derive(Debug, Deserialize)]
+struct ListedSink {
+    #[serde(flatten)]
+    sink: SinkStatusJson,
+    shard: Option<String>,
+}
+
+/// One of several shards.
+#[derive(Debug, Deserialize)]
+struct ShardStatus {
+    ordinal: String,
+    version: String,
+    uptime_s: f64,
+    windows: StateCounts,
 }
 
 /// The daemon's wall clock compared with Graph's.
@@ -59,6 +79,8 @@ struct WindowList {
     value: Vec<Value>,
     total: usize,
     next: Option<String>,
+    #[serde(flatten)]
+    missing: MissingShards,
 }
 
 /// The requested windows, and the status of their daemon.
@@ -72,6 +94,7 @@ pub(super) struct FleetStatus {
     matching: Option<usize>,
     /// Whether a filter or a limit was given.
     filtered: bool,
+    missing: MissingShards,
 }
 
 impl FleetStatus {
@@ -82,6 +105,7 @@ impl FleetStatus {
     ) -> Result<Self, CliError> {
         let status: Value = client.get("/v1/status").await?.json()?;
         let daemon: DaemonStatus = parse(&status)?;
+        let missing: MissingShards = parse(&status)?;
         let filtered = args.trouble || !args.state.is_empty() || args.limit.is_some();
         let limit = args.limit.unwrap_or(usize::MAX);
         // JSON of the whole fleet is ordered by name: scripts rely on it.
@@ -96,10 +120,12 @@ impl FleetStatus {
             value: Vec::new(),
             windows: Vec::new(),
             daemon,
+            missing,
         };
         let mut path = list.clone();
         'pages: loop {
             let page: WindowList = client.get(&path).await?.json()?;
+            fleet.missing.add(page.missing);
             fleet.matching = match (args.trouble, states.is_empty()) {
                 (false, _) => Some(page.total),
                 (true, true) => Some(fleet.daemon.windows.unhealthy),
@@ -122,10 +148,12 @@ impl FleetStatus {
         Ok(fleet)
     }
 
-    /// Whether every window is healthy, and every fleet could be listed.
+    /// Whether every window is healthy, every fleet could be listed, and every shard has
+    /// answered.
     pub(super) fn is_healthy(&self) -> bool {
         self.windows.iter().all(WindowStatus::is_healthy)
             && self.daemon.fleets.iter().all(|fleet| fleet.last_error.is_none())
+            && self.missing.is_empty()
     }
 
     /// The status of the daemon and of the windows as one JSON text.
@@ -154,6 +182,10 @@ impl FleetStatus {
             let events: u64 = self.windows.iter().map(|window| window.events).sum();
             lines.push(format!("{counts}, events: {events}"));
         }
+        if let Some(line) = self.missing.line() {
+            lines.extend(wrapped(&line, columns.unwrap_or(0), "  "));
+        }
+        lines.extend(self.daemon.shards.iter().map(shard_line));
         for fleet in &self.daemon.fleets {
             for line in fleet_lines(fleet, now, zone) {
                 lines.extend(wrapped(&printable(&line), columns.unwrap_or(0), "  "));
@@ -163,8 +195,10 @@ impl FleetStatus {
             let line = consumer_line(consumer, now);
             lines.extend(wrapped(&printable(&line), columns.unwrap_or(0), "  "));
         }
-        for sink in &self.daemon.sinks {
-            let text = format!("sink {}", described(sink, now, zone));
+        for ListedSink { sink, shard } in &self.daemon.sinks {
+            let shard = shard.as_ref().map(|shard| format!("shard {}: ", printable(shard)));
+            let shard = shard.unwrap_or_default();
+            let text = format!("{shard}sink {}", described(sink, now, zone));
             for line in text.lines() {
                 lines.extend(wrapped(line, columns.unwrap_or(0), "  "));
             }
@@ -179,6 +213,15 @@ impl FleetStatus {
         }
         lines.join("\n") + "\n"
     }
+}
+
+/// A shard in a line.
+fn shard_line(shard: &ShardStatus) -> String {
+    let ShardStatus { ordinal, version, uptime_s, windows } = shard;
+    let StateCounts { total, unhealthy } = windows;
+    let healthy = total.saturating_sub(*unhealthy);
+    let (ordinal, version, up) = (printable(ordinal), printable(version), span(*uptime_s));
+    format!("shard {ordinal}: calmirror {version}, up {up}, windows: {total}, healthy: {healthy}")
 }
 
 /// A consumer in a line.
