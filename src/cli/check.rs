@@ -1,6 +1,7 @@
 //! `check`: validates the whole configuration, prints every fault, or the effective windows and the
 //! fleets.
 
+mod division;
 mod listings;
 mod online;
 
@@ -19,8 +20,10 @@ use crate::config::{Config, Diagnostic, Diagnostics, SinkConfig, Sources};
 use crate::daemon::Loader;
 use crate::env::Env;
 use crate::mirror::fleet::{CalendarSelection, FleetSource, FleetSpec};
+use crate::mirror::shard::Shard;
 use crate::mirror::window::Window;
 use crate::sinks;
+use division::Division;
 
 /// The function with which the daemon reloads its configuration.
 pub(super) fn loader(sources: Sources, env: &Env) -> Loader {
@@ -73,16 +76,27 @@ pub(super) async fn check(
                 true => Some(online::checks(&config).await?),
                 false => None,
             };
-            let listed = match config.fleets.as_slice() {
+            let daemon = match config.fleets.as_slice() {
                 [] => None,
                 _ if explained && !json => None,
-                _ => Some(listings::known(client).await),
+                _ => Some(client().map_err(|failure| failure.message)),
             };
+            let (mut listed, mut members) = (None, None);
+            if let Some(client) = &daemon {
+                listed = Some(listings::known(client.as_ref()).await);
+                if config.sections.shard.of != Shard::ALONE {
+                    members = Some(division::member_windows(client.as_ref()).await);
+                }
+            }
+            let division = Division::of(&config, members.as_ref());
             let text = if json {
                 let mut answer = as_json(&config, explained, now);
                 if let Some(listed) = &listed {
                     listings::add_json(&mut answer["fleets"], listed);
                     answer["listings_problem"] = json!(listed.as_ref().err());
+                }
+                if let Some(division) = &division {
+                    answer["division"] = division.json();
                 }
                 if let Some(checked) = &checked {
                     answer["accounts"] = online::accounts_json(&checked.accounts);
@@ -93,7 +107,8 @@ pub(super) async fn check(
                 let shown = if explained { explain(&config) } else { windows(&config, now) };
                 let zone = TimeZone::system();
                 let listed = listed.map(|known| listings::lines(&config, &known, now, &zone));
-                let shown = shown + &listed.unwrap_or_default();
+                let divided = division.as_ref().map(Division::lines).unwrap_or_default();
+                let shown = shown + &listed.unwrap_or_default() + &divided;
                 let online = checked.as_ref().map(online::lines).unwrap_or_default();
                 printable_lines(&(warnings(&config) + &shown + &online))
             };

@@ -56,9 +56,14 @@ impl Shard {
     /// The number of the shard that has a window.
     pub fn owner(self, window: &Window, account: Option<&Account>) -> u32 {
         let tenant = account.map_or("", |account| &*account.tenant);
+        self.owner_of_mailbox(tenant, &window.mailbox, &window.account)
+    }
+
+    /// The number of the shard that has the windows of a mailbox, which an account reads.
+    pub fn owner_of_mailbox(self, tenant: &str, mailbox: &str, account: &str) -> u32 {
         // Each person who signs in has a mailbox of this name.
-        let person = if &*window.mailbox == "me" { &*window.account } else { "" };
-        owner_of([tenant, &window.mailbox, person], self.count)
+        let person = if mailbox == "me" { account } else { "" };
+        owner_of([tenant, mailbox, person], self.count)
     }
 }
 

@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 
 use crate::api::FleetStatusJson;
 use crate::cli::client::ApiClient;
-use crate::cli::exit::CliError;
 use crate::cli::status::fleet_lines;
 use crate::config::Config;
 
@@ -42,8 +41,9 @@ impl DaemonFleets {
 }
 
 /// Asks the running daemon.
-pub(super) async fn known(client: impl FnOnce() -> Result<ApiClient, CliError>) -> KnownFleets {
-    let asking = async { client()?.get("/v1/status").await?.json::<DaemonFleets>() };
+pub(super) async fn known(client: Result<&ApiClient, &String>) -> KnownFleets {
+    let client = client.map_err(Clone::clone)?;
+    let asking = async { client.get("/v1/status").await?.json::<DaemonFleets>() };
     match tokio::time::timeout(TIMEOUT, asking).await {
         Ok(Ok(status)) => status.known(),
         Ok(Err(failure)) => Err(failure.message),
@@ -93,7 +93,6 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::cli::exit::UNAVAILABLE;
     use crate::config::Sources;
     use crate::mirror::fleet::FleetSpec;
     use crate::tests::fleet_spec;
@@ -150,7 +149,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_daemon_the_reason_is_known() {
-        let failure = || Err(CliError::new(UNAVAILABLE, "no daemon".to_owned()));
-        assert_eq!(known(failure).await, Err("no daemon".to_owned()));
+        let failure = "no daemon".to_owned();
+        assert_eq!(known(Err(&failure)).await, Err(failure.clone()));
     }
 }
