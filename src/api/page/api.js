@@ -24,16 +24,20 @@ async function refuse(answer) {
   throw new Refusal(answer.status, detail);
 }
 
+// Of several shards, the asked one passes requests on: a browser has no token for the others.
+const RELAY = { "calmirror-relay": "1" };
+
 // Without the user and password that the address of the page may have: browsers refuse them here.
 const at = (path) => location.origin + path;
 
 async function get(path, signal, cache = "default") {
   const late = AbortSignal.timeout(PATIENCE_MS);
   const end = signal ? AbortSignal.any([signal, late]) : late;
-  const answer = await fetch(at(path), { signal: end, cache, headers: { accept: "application/json" } });
+  const answer = await fetch(at(path), { signal: end, cache, headers: { ...RELAY, accept: "application/json" } });
   if (!answer.ok) return refuse(answer);
   const value = await answer.json();
   connection.heard();
+  if (value.incomplete) connection.lacks(value.incomplete);
   return value;
 }
 
@@ -108,7 +112,7 @@ export async function events(name, from, to, signal) {
 // Resolves at the next change in any window, or after `seconds` without one. It transfers at most
 // one line, because it only wakes the caller.
 export async function changed(seconds, signal) {
-  const answer = await fetch(at(`/v1/changes?after=now&limit=1&wait=${seconds}s`), { signal });
+  const answer = await fetch(at(`/v1/changes?after=now&limit=1&wait=${seconds}s`), { signal, headers: RELAY });
   if (!answer.ok) await refuse(answer);
   await answer.text();
 }
@@ -134,7 +138,7 @@ export async function follow(name, cursor, take, signal) {
       const answer = await fetch(at(`/v1/changes?window=${encodeURIComponent(name)}`), {
         signal: end,
         cache: "no-store",
-        headers: { accept: "text/event-stream", "last-event-id": cursor },
+        headers: { ...RELAY, accept: "text/event-stream", "last-event-id": cursor },
       });
       if (!answer.ok) await refuse(answer);
       connection.heard();

@@ -39,10 +39,19 @@ connection.watch((state) => {
   document.getElementById("live-word").textContent = alive ? "Live" : "Not connected";
   document.body.classList.toggle("stale", !alive);
   if (!alive) main.removeAttribute("aria-busy");
+  lacking(state.missing);
   notice(state);
   if (before === null ? !alive : before !== alive) tell(alive ? "Connected again" : "The daemon does not answer; what is shown is old");
   before = alive;
 });
+
+// Updates the banner that names the shards whose windows are not shown.
+function lacking(shards) {
+  const banner = document.getElementById("missing");
+  banner.hidden = shards.length === 0;
+  const [subject, whose] = shards.length === 1 ? [`Shard ${shards[0]} does`, "Its"] : [`Shards ${shards.join(", ")} do`, "Their"];
+  banner.textContent = banner.hidden ? "" : `${subject} not answer. ${whose} windows are not shown.`;
+}
 
 // Updates the banner that says how long the daemon has not answered.
 function notice({ alive, why, heard }) {

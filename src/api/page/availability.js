@@ -54,6 +54,7 @@ const UNKNOWN = {
   never_settled: "not read completely yet",
   unplaced_events: "has events that could not be read",
   range_not_covered: "this time is not mirrored completely",
+  shard_missing: "its shard does not answer",
 };
 
 // Why it is not known when a window is free.

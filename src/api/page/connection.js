@@ -4,7 +4,7 @@
 // Views send a request every few seconds, so a daemon that is silent for longer does not answer.
 const SILENCE_MS = 15_000;
 
-const state = { alive: null, why: null, heard: performance.timeOrigin, asked: Date.now() };
+const state = { alive: null, why: null, heard: performance.timeOrigin, asked: Date.now(), missing: [] };
 const watchers = [];
 
 // Calls `watcher` with the state whenever it changes.
@@ -22,6 +22,13 @@ function become(alive, why) {
 export function heard() {
   state.heard = Date.now();
   become(true, null);
+}
+
+// Records which shards an answer lacks.
+export function lacks(shards) {
+  if (String(shards) === String(state.missing)) return;
+  state.missing = shards;
+  for (const watcher of watchers) watcher(state);
 }
 
 // Records that the daemon does not answer, or answers that it cannot (`why`).
