@@ -50,7 +50,6 @@ mod tests {
     use clap::Parser as _;
     use serde_json::{Value, json};
 
-    use super::*;
     use crate::cli::arguments::{Arguments, Command};
     use crate::cli::client::ApiClient;
     use crate::cli::endpoint::Endpoint;

@@ -58,15 +58,15 @@ impl SinkContext {
             sum.update(part);
         }
         sum.update(&self.config.filter);
-        // The windows of other shards are not sent.
-        let shard = self.app.settings.shard.of;
-        if shard != Shard::ALONE {
-            sum.update(shard.to_string());
-        }
         let mut text = String::new();
         for byte in sum.finalize().iter().take(16) {
             // Writing to a String cannot fail.
             write!(text, "{byte:02x}").ok();
+        }
+        // The windows of other shards are not sent.
+        let shard = self.app.settings.shard.of;
+        if shard != Shard::ALONE {
+            write!(text, " {shard}").ok();
         }
         text
     }

@@ -47,8 +47,14 @@ impl SinkRecord {
         store.save_sink(sink, Some(state)).await
     }
 
-    /// Makes the next batch begin a snapshot of what this identity stands for.
+    /// Makes the next batch begin a snapshot of what this identity stands for. A target in which
+    /// another shard's part was sent is not known: of several processes whose counts differ, this one's
+    /// has changed, and counts.
     pub(super) fn begin_again(&mut self, identity: &str, snapshot: SnapshotId) {
+        let shard = |identity: &str| identity.split_once(' ').map(|(_, shard)| shard.to_owned());
+        if shard(&self.identity) != shard(identity) {
+            self.mark = None;
+        }
         self.identity = identity.to_owned();
         (self.position, self.begins, self.replays) = (None, Some(snapshot), false);
     }
@@ -57,5 +63,28 @@ impl SinkRecord {
     pub(super) fn is_complete(&self) -> bool {
         let whole = |position: &SinkPosition| position.snapshot.is_none();
         self.begins.is_none() && self.position.as_ref().is_some_and(whole)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mark_is_forgotten_when_the_shard_changes() {
+        for (old, new, forgets) in [
+            ("", "1f", false),
+            ("1f", "2f", false),
+            ("1f", "1f 0/3", true),
+            ("1f 0/3", "2f 0/3", false),
+            ("1f 0/3", "1f 0/4", true),
+            ("1f 0/3", "1f 1/3", true),
+            ("1f 0/3", "1f", true),
+        ] {
+            let (identity, mark) = (old.to_owned(), Some("mark".to_owned()));
+            let mut record = SinkRecord { identity, mark, ..SinkRecord::default() };
+            record.begin_again(new, SnapshotId(1));
+            assert_eq!(record.mark.is_none(), forgets, "{old} to {new}");
+        }
     }
 }

@@ -88,15 +88,16 @@ impl<'a> Session<'a> {
         record: &mut SinkRecord,
     ) -> Result<Self, SessionEnd> {
         let view = context.view()?;
-        let mut target = context.target();
-        let kept = target.open(record.mark.as_deref()).await?;
         let identity = context.identity(&view);
-        let kept_in_target = !matches!(kept, KeptPosition::InStore);
         if record.identity != identity {
-            // Another target, or other contents: what it has is of no use.
+            // Another target, or other contents: what it has is of no use. Kept before anything else,
+            // so that a change of the configuration that is taken back is one, too.
             record.begin_again(&identity, context.new_snapshot());
             record.save(&context.app.store, &context.config.name).await?;
         }
+        let mut target = context.target();
+        let kept = target.open(record.mark.as_deref()).await?;
+        let kept_in_target = !matches!(kept, KeptPosition::InStore);
         let position = match kept {
             _ if record.begins.is_some() => None,
             KeptPosition::InTarget(None) | KeptPosition::Lost => None,

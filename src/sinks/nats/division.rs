@@ -11,7 +11,7 @@ use futures_util::TryStreamExt as _;
 use jiff::{SignedDuration, Timestamp};
 
 use super::error::of_sources;
-use super::marker::{MarkerLine, StreamMark};
+use super::marker::MarkerLine;
 use super::stream::{marker_subject, marker_subjects};
 use crate::mirror::shard::{MAX_SHARDS, Shard};
 use crate::sinks::error::{SinkError, SinkErrorKind};
@@ -63,12 +63,12 @@ async fn last_marker(stream: &Stream, subject: &str) -> Result<Option<LastMarker
 /// each. They have to get another one before this shard sends anything.
 ///
 /// # Errors
-/// This shard's count did not change since it last sent something, and shards with another one are
+/// This shard has sent something by its count before (`is_known`), and shards with another one are
 /// alive: this one has to be changed.
 pub(super) fn outdated(
     markers: &BTreeMap<u32, LastMarker>,
     shard: Shard,
-    known: Option<StreamMark>,
+    is_known: bool,
     now: Timestamp,
 ) -> Result<Vec<(u32, u64)>, SinkError> {
     let mut outdated = Vec::new();
@@ -86,9 +86,7 @@ pub(super) fn outdated(
     }
     let is_alive = |at: Timestamp| now.duration_since(at) < SILENCE;
     match others {
-        Some((at, other))
-            if known.is_some_and(|known| known.count == shard.count()) && is_alive(at) =>
-        {
+        Some((at, other)) if is_known && is_alive(at) => {
             let message = format!(
                 "the stream is divided among {other} shards, and this process is one of {}: the \
                  configurations differ; start every process with the same count",
@@ -123,24 +121,22 @@ mod tests {
     #[test]
     fn the_shard_whose_count_changed_ends_the_others() {
         let shard = Shard::new(1, 4).unwrap();
-        let mark = |count| Some(StreamMark { created: 0, sequence: 0, writer: 0, count });
-        let of = |all: &[(&str, i64)], known| {
-            outdated(&markers(all), shard, known, NOON).map_err(|error| error.message)
+        let of = |all: &[(&str, i64)], is_known| {
+            outdated(&markers(all), shard, is_known, NOON).map_err(|error| error.message)
         };
         let three = [("0/3", 0), ("1/3", 0), ("2/3", 0)];
-        assert_eq!(of(&three, mark(3)), Ok(vec![(0, 1), (2, 3)]));
-        assert_eq!(of(&three, None), Ok(vec![(0, 1), (2, 3)]));
+        assert_eq!(of(&three, false), Ok(vec![(0, 1), (2, 3)]));
         // Some have changed before it.
         let some = [("0/4", 0), ("1/4", 0), ("2/3", 0)];
-        assert_eq!(of(&some, mark(3)), Ok(vec![(2, 3)]));
-        assert_eq!(of(&[("0/4", 0), ("2/4", 0), ("5/4", 0)], mark(4)), Ok(Vec::new()));
+        assert_eq!(of(&some, false), Ok(vec![(2, 3)]));
+        assert_eq!(of(&[("0/4", 0), ("2/4", 0), ("5/4", 0)], true), Ok(Vec::new()));
         // Its own marker, which another shard wrote.
-        let waits = of(&[("1/3", 0)], mark(4)).unwrap_err();
+        let waits = of(&[("1/3", 0)], true).unwrap_err();
         assert!(
             waits.starts_with("the stream is divided among 3 shards, and this process is one of 4")
         );
         // Nobody is left of the others.
-        assert_eq!(of(&[("0/3", 121), ("1/3", 200)], mark(4)), Ok(vec![(0, 1)]));
-        assert!(of(&[("0/3", 119), ("1/3", 200)], mark(4)).is_err());
+        assert_eq!(of(&[("0/3", 121), ("1/3", 200)], true), Ok(vec![(0, 1)]));
+        assert!(of(&[("0/3", 119), ("1/3", 200)], true).is_err());
     }
 }

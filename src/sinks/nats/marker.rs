@@ -71,19 +71,16 @@ const DIVIDED: &str = "divided";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct StreamMark {
     /// When the stream was created, in nanoseconds since 1970.
-    pub(super) created: i128,
+    created: i128,
     /// The number of the marker; 0 if there is none.
-    pub(super) sequence: u64,
+    sequence: u64,
     /// The sink. Random.
-    pub(super) writer: u64,
-    /// How many shards there were.
-    pub(super) count: u32,
+    writer: u64,
 }
 
 impl fmt::Display for StreamMark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { created, sequence, writer, count } = self;
-        write!(f, "{created}/{sequence}/{writer:016x}/{count}")
+        write!(f, "{}/{}/{:016x}", self.created, self.sequence, self.writer)
     }
 }
 
@@ -92,12 +89,11 @@ impl FromStr for StreamMark {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         let parts: Vec<&str> = text.split('/').collect();
-        let [created, sequence, writer, count] = parts[..] else { return Err(()) };
+        let [created, sequence, writer] = parts[..] else { return Err(()) };
         let created = created.parse().map_err(|_| ())?;
         let sequence = sequence.parse().map_err(|_| ())?;
         let writer = u64::from_str_radix(writer, 16).map_err(|_| ())?;
-        let count = count.parse().map_err(|_| ())?;
-        Ok(Self { created, sequence, writer, count })
+        Ok(Self { created, sequence, writer })
     }
 }
 
@@ -134,13 +130,13 @@ impl MarkerChain {
         env: &Env,
     ) -> Result<(Self, KeptPosition), SinkError> {
         let mut markers = last_markers(stream, subject).await?;
-        let outdated = outdated(&markers, shard, known, env.now())?;
+        let outdated = outdated(&markers, shard, known.is_some(), env.now())?;
         let found = markers.remove(&shard.ordinal());
         let sequence = found.as_ref().map_or(0, |found| found.sequence);
         let line = found.and_then(|found| found.line);
         let created = stream.cached_info().created.unix_timestamp_nanos();
         let writer = known.map_or_else(|| env.random_u64(), |known| known.writer);
-        let mark = StreamMark { created, sequence, writer, count: shard.count() };
+        let mark = StreamMark { created, sequence, writer };
         let is_known = known.is_some_and(|known| {
             let written = line.as_ref().map(|line| &*line.writer);
             known.created == created
@@ -281,11 +277,10 @@ mod tests {
     #[test]
     fn a_mark_is_read_back() {
         let created = 1_764_000_000_000_000_000;
-        let mark = StreamMark { created, sequence: 17, writer: 255, count: 3 };
-        assert_eq!(mark.to_string(), "1764000000000000000/17/00000000000000ff/3");
+        let mark = StreamMark { created, sequence: 17, writer: 255 };
+        assert_eq!(mark.to_string(), "1764000000000000000/17/00000000000000ff");
         assert_eq!(mark.to_string().parse(), Ok(mark));
-        for text in ["", "1/2/3", "1//3/1", "/1/3/1", "1/x/3/1", "1/2/x/1", "1/2/3/x", "1/2/3/4/5"]
-        {
+        for text in ["", "1", "1/2", "1//3", "/1/3", "1/x/3", "1/2/x", "1/2/3/4"] {
             assert_eq!(text.parse::<StreamMark>(), Err(()), "{text}");
         }
     }

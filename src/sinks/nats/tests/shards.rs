@@ -47,9 +47,9 @@ impl<'a> Process<'a> {
         Ok(())
     }
 
-    /// Starts again with another configuration.
+    /// Starts again by another count, as which it has sent nothing.
     async fn restart(self, share: StreamShare) -> Self {
-        Self::start(self.fixture, share, self.mark).await
+        Self::start(self.fixture, share, None).await
     }
 }
 
@@ -155,8 +155,7 @@ async fn the_first_shard_with_another_count_ends_what_the_others_send() {
              configurations differ; start every process with the same count"
         );
         // With the new configuration it begins again.
-        let mut old =
-            Process::start(fixture, share("1/3", &[], &[("a", 0), ("b", 2)]), old.mark).await;
+        let mut old = old.restart(share("1/3", &[], &[("a", 0), ("b", 2)])).await;
         assert_eq!(old.open().await, Ok(KeptPosition::Lost));
         old.send(&whole(&[], 3)).await.unwrap();
         let mut first = first.restart(share("0/3", &["a"], &[("b", 2)])).await;
