@@ -45,6 +45,7 @@ of = "$1/$2"
 url = "http://127.0.1.{ordinal}:$port"
 [defaults]
 interval = "1s"
+confirm_after = "1s"
 start = "-60d"
 end = "+90d"
 [[window]]
@@ -79,6 +80,8 @@ end() {
 
 # ask ORDINAL PATH: over TCP, as a reader on another machine.
 ask() { curl -sS -H "authorization: Bearer $(cat "$SCRATCH/token")" "http://127.0.1.$1:$port$2"; }
+# busy ORDINAL: how many windows the answer about all of them has, and what it lacks.
+busy() { ask "$1" '/v1/busy?windows=*' | jq -c '{windows: (.value | length), incomplete}'; }
 # say ORDINAL ARGUMENTS...: the command line beside a shard.
 say() {
     local ordinal=$1
@@ -88,7 +91,7 @@ say() {
 # show COMMAND...: prints a command and its output, for the transcript.
 show() {
     printf '    $ %s\n' "$(printf '%s ' "$@" | sed "s,$SCRATCH/,,g")"
-    { "$@" || true; } | sed 's/^/    /'
+    { "$@" || true; } | grep -v '@contoso.example .*settled' | sed 's/^/    /'
 }
 # whole COUNT: each of so many shards has settled, and together they have every window.
 whole() {
@@ -138,7 +141,7 @@ equal 3
 printf '\n== a shard is lost, and comes back with its volume\n'
 end 1 KILL
 change
-show ask 0 '/v1/busy?windows=*' | cut -c1-100
+show busy 0
 check "the answer names it" [ "$(ask 0 /v1/status | jq -c .incomplete)" = '["1"]' ]
 show say 0 status
 start_shard 1 3
