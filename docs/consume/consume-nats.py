@@ -2,7 +2,7 @@
 """Keeps an exact copy of the events in calmirror's NATS stream, in a SQLite file.
 
     pip install nats-py
-    consume-nats.py copy.sqlite nats://127.0.0.1:4222 [--credentials FILE]
+    consume-nats.py copy.sqlite nats://127.0.0.1:4222 [--credentials FILE] [--once]
 
 The stream has one message for each event, so reading it from its beginning gives every event. The
 position is the number of the last message that was applied, and is saved with it in one
@@ -21,9 +21,12 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 TABLES = """
 CREATE TABLE IF NOT EXISTS event (
     window TEXT, id TEXT, event TEXT, pass INTEGER, PRIMARY KEY (window, id));
+-- The last marker of each shard.
+CREATE TABLE IF NOT EXISTS marker (shard INTEGER PRIMARY KEY, sequence INTEGER, line TEXT);
+-- One row. pass: how often the stream was read from its beginning; whole: whether the last time was
+-- completed; current_at: when this was last known to have everything, or began to read everything.
 CREATE TABLE IF NOT EXISTS position (
-    stream TEXT, sequence INTEGER, complete_at REAL, pass INTEGER, token TEXT, marker INTEGER,
-    state TEXT, ended INTEGER);
+    stream TEXT, sequence INTEGER, pass INTEGER, whole INTEGER, current_at REAL);
 """
 
 
@@ -32,135 +35,148 @@ class Again(Exception):
 
 
 class Copy:
-    """The copy. A pass is a reading of the whole stream, or a snapshot of the sink. Events that do
-    not come in it are deleted when it is complete, and not before."""
-
     def __init__(self, path):
         self.db = sqlite3.connect(path)
         self.db.executescript(TABLES)
         row = self.db.execute("SELECT * FROM position").fetchone()
-        # token: the snapshot of the last message; marker: the number of the last marker.
-        (self.stream, self.sequence, self.complete_at, self.passes) = row[:4] if row else ("", 0, 0, 0)
-        (self.token, self.marker, self.state, self.ended) = row[4:] if row else ("", 0, "", 0)
+        self.stream, self.sequence, self.passes, self.whole, self.current_at = row or ("", 0, 0, 0, 0)
+        rows = self.db.execute("SELECT * FROM marker")
+        self.markers = {shard: (number, json.loads(line)) for shard, number, line in rows}
 
-    def begin(self, created, last, marker, retention_s):
-        """Decides where to go on, from the last marker in the stream."""
-        number, line = marker
+    def begin(self, created, last, markers, retention_s):
+        """Decides where to go on in the stream: after the position, or at the beginning."""
         # A day of reserve: removals disappear after the retention, by the server's clock.
-        away = time.time() - self.complete_at
-        is_late = self.state == "whole" and away > max(retention_s - 86400, retention_s / 2)
+        away = time.time() - self.current_at
+        is_late = away > max(retention_s - 86400, retention_s / 2)
         is_same = created == self.stream and self.sequence <= last
-        # In the snapshot that is known, or before the beginning of another one.
-        is_known = token(line) == self.token and self.marker <= number
-        is_before = (line.get("began") or number) > self.sequence
-        if self.state and is_same and not is_late and (is_known or is_before):
+        if is_same and not is_late and self.knows(markers):
             return
-        self.stream, self.sequence, self.token, self.marker = created, 0, "", 0
-        self.state, self.ended = "reading", 0
-        self.passes += 1
+        self.stream, self.sequence, self.markers = created, 0, markers
+        self.passes, self.whole, self.current_at = self.passes + 1, 0, time.time()
+
+    def knows(self, markers):
+        """Whether the stream with these last markers goes on from what was read of it."""
+        if self.markers.keys() - markers.keys():
+            return False
+        for shard, (number, line) in markers.items():
+            known_number, known = self.markers.get(shard, (0, None))
+            goes_on = known and pass_of(line) == pass_of(known) and number >= known_number
+            is_later = (line["began"] or number) > self.sequence
+            is_other = known and line["writer"] != known["writer"]
+            if is_other or not (goes_on or is_later):
+                return False
+        return True
 
     def apply(self, messages, at_end):
+        if self.whole and not messages and time.time() < self.current_at + 60:
+            return  # nothing new to save
         with self.db:
             for message in messages:
                 self.sequence = message.metadata.sequence.stream
                 try:
-                    self.apply_line(message, json.loads(message.data))
+                    self.apply_line(message.subject, json.loads(message.data))
                 except (ValueError, LookupError, TypeError):
                     continue  # not of calmirror
-            if at_end and self.state != "whole" and self.ended:
-                # What neither the stream nor the snapshot had.
+            if at_end:
+                self.current_at = time.time()
+            if at_end and not self.whole and is_whole(self.markers):
+                # What was not in the stream.
                 self.db.execute("DELETE FROM event WHERE pass <> ?", (self.passes,))
-                self.state = "whole"
-            if at_end and self.state == "whole":
-                self.complete_at = time.time()
+                self.whole = 1
             self.db.execute("DELETE FROM position")
-            row = (self.stream, self.sequence, self.complete_at, self.passes)
-            row += (self.token, self.marker, self.state, self.ended)
-            self.db.execute(f"INSERT INTO position VALUES ({', '.join('?' * len(row))})", row)
+            row = (self.stream, self.sequence, self.passes, self.whole, self.current_at)
+            self.db.execute("INSERT INTO position VALUES (?, ?, ?, ?, ?)", row)
+            self.db.execute("DELETE FROM marker")
+            rows = [(shard, number, json.dumps(line)) for shard, (number, line) in self.markers.items()]
+            self.db.executemany("INSERT INTO marker VALUES (?, ?, ?)", rows)
 
-    def apply_line(self, message, line):
-        change = line["change"]
-        if change in ("snapshot_begins", "snapshot_ends"):
-            self.see(token(line))
-            self.marker, self.ended = self.sequence, int(change == "snapshot_ends")
-            return
-        window, id = line["window"], line["id"]
-        came_in = (message.headers or {}).get("Calmirror-Snapshot")
-        if came_in:
-            self.see(came_in)
-        if change == "removed":
-            self.db.execute("DELETE FROM event WHERE window = ? AND id = ?", (window, id))
+    def apply_line(self, subject, line):
+        shard = shard_of(subject)
+        if shard is not None and line["shard"]:
+            self.markers[shard] = (self.sequence, line)
+        elif line["change"] == "removed":
+            key = (line["window"], line["id"])
+            self.db.execute("DELETE FROM event WHERE window = ? AND id = ?", key)
         else:
-            row = (window, id, json.dumps(line["event"]), self.passes)
+            row = (line["window"], line["id"], json.dumps(line["event"]), self.passes)
             self.db.execute("INSERT OR REPLACE INTO event VALUES (?, ?, ?, ?)", row)
 
-    def see(self, seen):
-        """A message of a snapshot. If it is another one than before, that begins."""
-        if seen != self.token:
-            self.token, self.ended = seen, 0
-            if self.state == "whole":
-                self.state = "snapshot"
-            if self.state == "snapshot":
-                self.passes += 1
+
+def shard_of(subject):
+    """The shard whose markers have this subject; None if it is that of an event."""
+    kind, last = subject.split(".")[-2:]
+    return int(last) if kind == "snapshot" else None
 
 
-def token(line):
-    """What a marker has in common with the messages of its snapshot."""
-    return f"{line['snapshot']}-{line['pass']}" if "pass" in line else ""
+def pass_of(marker):
+    return marker["snapshot"], marker["pass"]
 
 
-async def last_marker(jetstream, options):
-    """The number and the line of the last marker; of none, 0 and {}."""
-    try:
-        found = await jetstream.get_last_msg(options.stream, f"{options.subject}.snapshot")
-        line = json.loads(found.data)
-        return found.seq, line if isinstance(line, dict) else {}
-    except (nats.js.errors.NotFoundError, ValueError):
-        return 0, {}
+def is_whole(markers):
+    """Whether every shard has sent everything. Those that are no more do not count."""
+    shards = []
+    for shard, (_, line) in markers.items():
+        count = int(line["shard"].split("/")[1])
+        if shard < count or line["change"] != "divided":
+            shards.append((shard < count, count, line["change"]))
+    return bool(shards) and all(one == (True, len(shards), "snapshot_ends") for one in shards)
+
+
+async def last_markers(jetstream, options):
+    """When the stream was created, its last number, and the last marker of each shard."""
+    info = await jetstream.stream_info(options.stream, subjects_filter=f"{options.subject}.snapshot.*")
+    markers = {}
+    for subject in info.state.subjects or {}:
+        found = await jetstream.get_last_msg(options.stream, subject)
+        markers[shard_of(subject)] = (found.seq, json.loads(found.data))
+    return str(info.created), info.state.last_seq, markers
 
 
 async def follow(copy, options):
     # A connection that reconnects by itself would go on behind what was lost with the old one.
     client = await nats.connect(
-        options.url, user_credentials=options.credentials, allow_reconnect=False
+        options.url.split(","), user_credentials=options.credentials, allow_reconnect=False
     )
     try:
         jetstream = client.jetstream()
-        # The marker first: what comes later is read.
-        marker = await last_marker(jetstream, options)
-        info = await jetstream.stream_info(options.stream)
-        copy.begin(str(info.created), info.state.last_seq, marker, options.retention_days * 86400)
+        created, last, markers = await last_markers(jetstream, options)
+        copy.begin(created, last, markers, options.retention_days * 86400)
         config = ConsumerConfig(
             deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
             opt_start_seq=copy.sequence + 1,
             ack_policy=AckPolicy.NONE,
             inactive_threshold=60,
-            filter_subjects=[f"{options.subject}.*.*", f"{options.subject}.snapshot"],
+            filter_subject=f"{options.subject}.*.*",
         )
-        consumer = await jetstream.pull_subscribe("", stream=options.stream, config=config)
-        delivered, last_news = 0, time.monotonic()
+        consumer = await jetstream.pull_subscribe(
+            config.filter_subject, stream=options.stream, config=config
+        )
+        if str((await jetstream.stream_info(options.stream)).created) != created:
+            raise Again("the stream was replaced")
+        messages, delivered, last_news = [], 0, time.monotonic()
         while True:
-            try:
-                messages = await consumer.fetch(500, timeout=1)
-            except (nats.errors.TimeoutError, asyncio.TimeoutError):
-                messages = []
+            for message in messages:
+                delivered += 1
+                if message.metadata.sequence.consumer != delivered:
+                    raise Again("messages were lost on the way")
             if messages:
-                for message in messages:
-                    delivered += 1
-                    if message.metadata.sequence.consumer != delivered:
-                        raise Again
                 pending, last_news = messages[-1].metadata.num_pending, time.monotonic()
             else:
                 # Without an answer of the server, the silence may be that of a lost consumer.
                 info = await consumer.consumer_info()
                 if info.delivered.consumer_seq != delivered:
-                    raise Again
+                    raise Again("messages were lost on the way")
                 pending = info.num_pending
             copy.apply(messages, at_end=pending == 0)
-            if options.once and pending == 0 and copy.state == "whole":
+            if options.once and pending == 0 and copy.whole and is_whole(copy.markers):
                 return
             if options.once and time.monotonic() - last_news > 60:
-                raise SystemExit("the stream has no whole snapshot: is the sink running?")
+                raise SystemExit("the stream is not whole: are all shards running?")
+            try:
+                # What is there, or else the next one.
+                messages = await consumer.fetch(max(1, min(pending, 500)), timeout=1)
+            except (nats.errors.TimeoutError, asyncio.TimeoutError):
+                messages = []
     finally:
         await client.close()
 
@@ -175,18 +191,13 @@ def main():
     parser.add_argument("--retention-days", type=float, default=30, help="feed.retention")
     parser.add_argument("--once", action="store_true", help="end when the copy is whole")
     options = parser.parse_args()
-    copy = Copy(options.db)
     while True:
         try:
-            return asyncio.run(follow(copy, options))
-        except Again:
-            copy = Copy(options.db)
-            time.sleep(1)
-        except (nats.errors.Error, OSError) as error:
+            return asyncio.run(follow(Copy(options.db), options))
+        except (Again, nats.errors.Error, OSError, sqlite3.OperationalError) as error:
             if options.once:
                 raise SystemExit(f"{type(error).__name__}: {error}")
             print(f"tries again: {type(error).__name__}: {error}", flush=True)
-            copy = Copy(options.db)
             time.sleep(2)
 
 
