@@ -13,6 +13,7 @@ always. Prints the violations and exits with 1 if there are any.
 """
 
 import argparse
+import base64
 import hashlib
 import json
 import pathlib
@@ -277,8 +278,6 @@ class Play:
 
     def stored(self, **query):
         """The number, the line and the headers of a message; None if there is none."""
-        import base64
-
         try:
             found = self.server.client.api(f"STREAM.MSG.GET.{STREAM}", **query)["message"]
         except Refused:
@@ -374,6 +373,7 @@ class Play:
         self.change()
 
     def delete(self):
+        self.created()  # it may be gone already
         self.server.client.api(f"STREAM.DELETE.{STREAM}")
         self.change()
 

