@@ -201,9 +201,15 @@ class Reader:
             self.process.kill()
             self.process.wait()
             self.process = None
+        self.look()
+
+    def look(self):
+        """Looks into the copy, as its own readers do at any time."""
         if self.was_whole:
             missing = self.play.kept - self.copy().keys()
-            self.play.expect(not missing, f"{self.name}: {len(missing)} events are missing in between")
+            self.was_whole = self.play.expect(
+                not missing, f"{self.name}: {len(missing)} events are missing in between"
+            )
 
     def copy(self):
         db = sqlite3.connect(self.path, timeout=20)
@@ -297,6 +303,15 @@ class Play:
             if line["change"] in ("created", "updated"):
                 keys.append((line["window"], line["id"]))
         return keys
+
+    def is_whole(self):
+        """Whether the stream says that it has everything of some number of shards."""
+        lines = {k: found[1] for k in range(4) if (found := self.marker(k))}
+        over = {k for k, line in lines.items() if line["change"] == "divided" and int(line["shard"][2:]) <= k}
+        done = {(k, line["shard"]) for k, line in lines.items() if line["change"] == "snapshot_ends"}
+        return any(
+            {(k, f"{k}/{n}") for k in range(n)} == done and over == lines.keys() - set(range(n)) for n in range(1, 5)
+        )
 
     def message(self, key, headers):
         line = {"cursor": self.id(), "window": key[0], "id": key[1], "change": "removed", "reason": "deleted"}
@@ -426,11 +441,13 @@ class Play:
 
     def read_for(self, reader, seconds):
         # It may only end if the stream is whole, which nothing changes meanwhile.
-        is_whole = all(shard.state == "ends" for shard in self.shards.values())
-        once = self.random.random() < 0.5 and not is_whole
+        once = self.random.random() < 0.5 and not self.is_whole()
         reader.kill()
         reader.start(*["--once"] * once)
-        time.sleep(seconds)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            reader.look()
+            time.sleep(0.005)
         if once:
             self.expect(reader.process.poll() != 0, f"{reader.name}: ends before the stream is whole")
         if once or self.random.random() < 0.6:

