@@ -402,6 +402,7 @@ class Play:
         self.server.stop()
         shutil.copytree(self.server.store, older)
         self.server.start()
+        before = set(self.truth)
         for _ in range(self.random.randint(1, 4)):
             self.random.choice([self.change, self.change, self.snapshot, self.read])()
         if self.random.random() < 0.7:
@@ -411,7 +412,9 @@ class Play:
         shutil.rmtree(self.server.store)
         older.rename(self.server.store)
         self.server.start()
-        # What the lost part had is gone, also for the shards that did not see it go.
+        # Only the lost part had them, and no shard will say that they are gone.
+        for key in [key for key in self.truth if key not in before and self.random.random() < 0.5]:
+            del self.truth[key]
         for _ in range(self.random.randint(0, 3)):
             self.change()
         if self.random.random() < 0.5:
@@ -422,6 +425,7 @@ class Play:
                 self.settle()
                 for shard in self.shards.values():
                     shard.state = "lost"
+            self.check()
 
     def expire(self):
         """Readers are away for longer than removals are kept."""
@@ -430,6 +434,7 @@ class Play:
         self.change(60)
         if self.retention < 60:
             time.sleep(self.retention + 1.5)
+        self.check()
 
     # Readers.
 
@@ -472,7 +477,7 @@ class Play:
     def run(self, steps):
         weights = {
             self.change: 8, self.snapshot: 8, self.read: 8, self.replay: 2, self.forget: 1, self.divide: 2,
-            self.delete: 1, self.restart: 1, self.restore: 2, self.expire: 1, self.check: 3,
+            self.delete: 1, self.restart: 1, self.restore: 2, self.expire: 2, self.check: 3,
         }  # fmt: skip
         story = [self.snapshot, self.check]
         story += self.random.choices(list(weights), list(weights.values()), k=steps)

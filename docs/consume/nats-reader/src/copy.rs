@@ -82,7 +82,8 @@ pub fn shard_of(subject: &str) -> Option<u64> {
 pub fn is_whole(markers: &Markers) -> bool {
     let mut shards = Vec::new();
     for (shard, Marker { line, .. }) in markers {
-        let count = line.shard.split_once('/').and_then(|(_, count)| count.parse().ok()).unwrap_or(0);
+        let count =
+            line.shard.split_once('/').and_then(|(_, count)| count.parse().ok()).unwrap_or(0);
         if *shard < count || line.change != "divided" {
             shards.push((*shard < count, count, &*line.change));
         }
@@ -116,7 +117,8 @@ impl Copy {
         let mut rows = copy.db.prepare("SELECT * FROM marker")?;
         for row in rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))? {
             let (shard, sequence, text): (u64, u64, String) = row?;
-            let marker = Marker::parse(sequence, text.as_bytes()).ok_or("a row of marker is damaged")?;
+            let marker =
+                Marker::parse(sequence, text.as_bytes()).ok_or("a row of marker is damaged")?;
             copy.markers.insert(shard, marker);
         }
         drop(rows);
@@ -138,9 +140,9 @@ impl Copy {
     /// Whether the stream with these last markers goes on from what was read of it.
     fn knows(&self, markers: &Markers) -> bool {
         self.markers.keys().all(|shard| markers.contains_key(shard))
-            && markers.iter().all(|(shard, marker)| {
-                marker.follows(self.markers.get(shard), self.sequence)
-            })
+            && markers
+                .iter()
+                .all(|(shard, marker)| marker.follows(self.markers.get(shard), self.sequence))
     }
 
     pub fn apply(&mut self, messages: &[Message], at_end: bool) -> Result<(), Error> {
