@@ -20,10 +20,18 @@ server=${CALMIRROR_TEST_NATS:-$SCRATCH/venv/bin/nats-server}
 
 # The ports stay the same, so they have to be known before the first start. Each shard has an address
 # of its own.
-read -r nats_port port < <(python3 -c 'import socket
-taken = [socket.socket(), socket.socket()]
-for one, host in zip(taken, ("127.0.0.1", "127.0.1.0")): one.bind((host, 0))
-print(*(one.getsockname()[1] for one in taken))')
+read -r nats_port port < <(python3 -c 'import random, socket
+def free(*hosts):
+    # Below those that the system gives to connections.
+    while True:
+        port, taken = random.randrange(15000, 30000), [socket.socket() for _ in hosts]
+        try:
+            for one, host in zip(taken, hosts): one.bind((host, port))
+            return port
+        except OSError: continue
+        finally:
+            for one in taken: one.close()
+print(free("127.0.0.1"), free(*(f"127.0.1.{n}" for n in range(4))))')
 cat >"$SCRATCH/nats.conf" <<C
 listen: "127.0.0.1:$nats_port"
 jetstream { store_dir: "$SCRATCH/jetstream", sync_interval: always }
@@ -114,7 +122,7 @@ sent() {
 change() { curl -sSf -X POST "$graph/control/step?count=40" >/dev/null; }
 # equal COUNT: the copy of the stream's reader equals the mirror of all shards.
 equal() {
-    eventually 90 whole "$1" || fail "the shards are not whole: $(ask 0 /v1/status)"
+    eventually 90 whole "$1" || { tail -n 3 "$SCRATCH"/shard*/log; ask 0 /v1/status; fail "the shards are not whole"; }
     eventually 60 compared "$1" || { cat "$SCRATCH/verify.log"; tail -n 3 "$SCRATCH"/shard*/log; fail "the copy is not the mirror"; }
     proved "$(sed "s,$SCRATCH/,," "$SCRATCH/verify.log" | paste -sd';')"
 }
@@ -129,7 +137,7 @@ enumerations() { ask "$1" /metrics | awk '/^calmirror_resyncs_total/ { n += $2 }
 printf '\n== three shards\n'
 start_server
 for ordinal in 0 1 2; do start_shard $ordinal 3; done
-eventually 120 whole 3 || fail "the shards do not settle: $(ask 0 /v1/status)"
+eventually 120 whole 3 || { tail -n 3 "$SCRATCH"/shard*/log; fail "the shards do not settle"; }
 show say 0 check
 show say 0 status
 other=$(curl -sS -H "authorization: Bearer $(cat "$SCRATCH/token")" -H 'calmirror-shard-only: 1' "http://127.0.1.1:$port/v1/windows?limit=1" | jq -r '.value[0].name')

@@ -154,7 +154,11 @@ impl MarkerChain {
             pass: 0,
             began: 0,
         };
-        let Some(line) = line.filter(|_| is_known) else { return Ok((chain, KeptPosition::Lost)) };
+        let Some(line) = line.filter(|_| is_known) else {
+            // So that readers notice it, too, although later snapshots may have followed.
+            chain.mark.writer = env.random_u64();
+            return Ok((chain, KeptPosition::Lost));
+        };
         // The daemon may have been restored from a copy that does not know of this one: then the
         // cursor is not one of its feed.
         let kept = KeptPosition::InTarget(line.position());
@@ -174,7 +178,8 @@ impl MarkerChain {
             let line = MarkerLine {
                 change: DIVIDED.to_owned(),
                 shard: format!("{ordinal}/{}", self.shard.count()),
-                cursor: String::new(),
+                pass: format!("{:016x}", self.env.random_u64()),
+                began: 0,
                 ..self.line(batch, "", "")
             };
             let marker = self.marker((ordinal, sequence), &line);
