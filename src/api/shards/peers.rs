@@ -22,6 +22,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a shard may take for its part of a merged answer, from the request to the last byte.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The same for a shard that did not answer when it was asked last: readers of a list do not wait
+/// each time for one that hangs.
+const SILENT_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How long a relayed answer may pause: the longest wait that the API grants, and time to send it.
 const READ_TIMEOUT: Duration = Duration::from_secs(6 * 60);
 
@@ -56,8 +60,8 @@ pub(super) enum PeerError {
     #[error("{0}")]
     Unreachable(String),
     /// It did not answer in time.
-    #[error("it did not answer within {} s", ANSWER_TIMEOUT.as_secs())]
-    TooSlow,
+    #[error("it did not answer within {} s", .0.as_secs())]
+    TooSlow(Duration),
     /// Its answer is too large.
     #[error("its answer is larger than {} MiB", MAX_PART >> 20)]
     TooLarge,
@@ -183,7 +187,8 @@ impl Peers {
             let answer = self.send(shard, request, to, HeaderMap::new()).await?;
             self.receive(shard, request, answer).await
         };
-        let part = timeout(ANSWER_TIMEOUT, asking).await.unwrap_or(Err(PeerError::TooSlow));
+        let limit = if self.is_silent(shard) { SILENT_TIMEOUT } else { ANSWER_TIMEOUT };
+        let part = timeout(limit, asking).await.unwrap_or(Err(PeerError::TooSlow(limit)));
         self.note(shard, part.as_ref().err());
         part
     }
@@ -232,6 +237,10 @@ impl Peers {
     fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, PeerError> {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         self.budget.clone().try_acquire_many_owned(bytes).map_err(|_| PeerError::NoRoom)
+    }
+
+    fn is_silent(&self, shard: u32) -> bool {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner).contains(&shard)
     }
 
     /// Logs when a shard falls silent, and when it answers again. What a reader may not see says

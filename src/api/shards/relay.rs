@@ -114,12 +114,13 @@ fn owners_of_names(request: &ApiRequest) -> Option<(String, BTreeSet<u32>)> {
 /// it.
 async fn elsewhere(request: &ApiRequest, window: String, owner: u32, is_whole: bool) -> Response {
     let is_asked = request.headers.get(RELAY).is_some_and(|value| value == "1");
-    // A client would take these names for steps in the path.
-    let can_be_sent = is_whole && !request.is_part() && !matches!(&*window, "." | "..");
+    let can_be_sent = is_whole && !request.is_part() && !has_steps(&request.path);
     let target = match request.query() {
         "" => request.path.clone(),
         query => format!("{}?{query}", request.path),
     };
+    // Clients take it for a slash.
+    let target = target.replace('\\', "%5C");
     let address = request.app.settings.shard.address(owner).filter(|_| can_be_sent);
     match address {
         Some(_) if is_asked => relay(request, owner, &target).await,
@@ -128,6 +129,12 @@ async fn elsewhere(request: &ApiRequest, window: String, owner: u32, is_whole: b
             Problem::OtherShard { window, shard: owner, location }.into_response()
         }
     }
+}
+
+/// Whether clients take a part of a path for a step up or for none, such as the name `..`.
+fn has_steps(path: &str) -> bool {
+    let mut parts = path.split('/').map(|part| part.to_ascii_lowercase().replace("%2e", "."));
+    parts.any(|part| matches!(&*part, "." | ".."))
 }
 
 /// Passes a request on and streams the answer back.

@@ -128,3 +128,70 @@ fn members<'a>(
 fn list<'a>(status: &'a Map<String, Value>, name: &str) -> impl Iterator<Item = &'a Value> {
     status.get(name).and_then(Value::as_array).into_iter().flatten()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The merged status of two shards, asked of the first one.
+    fn of_two(first: Value, second: Value) -> Value {
+        let parts = [first, second].map(|mut part| std::mem::take(part.as_object_mut().unwrap()));
+        merged(0, (0..).zip(parts).collect(), &BTreeSet::from([7]))
+    }
+
+    #[test]
+    fn a_listing_that_failed_elsewhere_is_shown_with_its_shard() {
+        let fleet = |name: &str, error: Value| json!({"name": name, "members": 4, "windows": 3, "failures": if error.is_null() { 0 } else { 2 }, "last_error": error});
+        let error = |problem: &str| json!({"at": "2026-11-21T10:00:00Z", "problem": problem, "remedy": null});
+        let status = of_two(
+            json!({"fleets": [fleet("a", Value::Null), fleet("b", error("here")), fleet("c", Value::Null)]}),
+            json!({"fleets": [fleet("a", error("there")), fleet("b", error("there")), fleet("d", error("there"))]}),
+        );
+        let shown: Vec<_> = list(status.as_object().unwrap(), "fleets")
+            .map(|fleet| (fleet["last_error"]["problem"].as_str(), fleet["failures"].as_u64()))
+            .collect();
+        let zero = Some(0);
+        assert_eq!(
+            shown,
+            [(Some("shard 1: there"), Some(2)), (Some("here"), Some(2)), (None, zero)]
+        );
+        assert_eq!(
+            (&status["fleets"][0]["windows"], &status["incomplete"]),
+            (&json!(3), &json!(["7"]))
+        );
+    }
+
+    #[test]
+    fn the_latest_use_and_the_wrong_clock_of_all_are_shown() {
+        let consumer = |name: &str, used: Option<&str>| json!({"name": name, "last_used": used});
+        let (early, late) = (Some("2026-11-21T10:00:00Z"), Some("2026-11-21T10:00:00.5Z"));
+        let status = of_two(
+            json!({"consumers": [consumer("a", None), consumer("b", late), consumer("c", early)],
+                "clock": {"skew_s": 1, "wrong": false}}),
+            json!({"consumers": [consumer("a", early), consumer("b", early), consumer("c", late)],
+                "clock": {"skew_s": 900, "wrong": true}}),
+        );
+        let used =
+            list(status.as_object().unwrap(), "consumers").map(|one| one["last_used"].as_str());
+        assert_eq!(used.collect::<Vec<_>>(), [early, late, late]);
+        assert_eq!(status["clock"]["skew_s"], 900);
+    }
+
+    #[test]
+    fn counts_are_summed_and_sinks_have_their_shard() {
+        let counts = |total: u32| json!({"total": total, "unhealthy": 1});
+        let sink = |name: &str| json!({"name": name});
+        let status = of_two(
+            json!({"windows": counts(3), "healthy": true, "sinks": [sink("b")], "uptime_s": 5}),
+            json!({"windows": counts(4), "healthy": true, "sinks": [sink("a"), sink("b")]}),
+        );
+        assert_eq!(status["windows"], json!({"total": 7, "unhealthy": 2}));
+        let sinks = list(status.as_object().unwrap(), "sinks");
+        let shown: Vec<_> =
+            sinks.map(|one| (one["name"].as_str(), one["shard"].as_str())).collect();
+        let of = |name, shard| (Some(name), Some(shard));
+        assert_eq!(shown, [of("a", "1"), of("b", "0"), of("b", "1")]);
+        // A shard is missing.
+        assert_eq!((&status["healthy"], &status["uptime_s"]), (&json!(false), &json!(5)));
+    }
+}

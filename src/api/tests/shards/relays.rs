@@ -83,6 +83,50 @@ async fn a_request_is_passed_on_and_the_answer_is_that_of_the_other_shard() {
     assert_eq!(send(&all.shards[0], ("GET", "/v1/windows/bob", "full"), &held).await.0, 304);
 }
 
+#[tokio::test]
+async fn a_name_is_passed_on_as_it_is() {
+    let windows = [("a", 0), ("b", 1), (r"b\rounds", 1), ("..", 1), ("x?y#z", 1), ("b/rounds", 1)];
+    let all = ShardFixture::new(2, &windows, Vec::new()).await;
+    for (written, expected) in [
+        (r"b\rounds", Some(r"b\rounds")),
+        ("b%5Crounds", Some(r"b\rounds")),
+        ("b%2Frounds", Some("b/rounds")),
+        ("x%3Fy%23z", Some("x?y#z")),
+        ("..", None),
+        ("%2E%2e", None),
+    ] {
+        let uri = format!("/v1/windows/{written}");
+        let (status, _, body) = send(&all.shards[0], ("GET", &uri, "full"), &[RELAY]).await;
+        let body: Value = serde_json::from_str(&body).unwrap();
+        let name = body["name"].as_str();
+        let expected = (if expected.is_some() { 200 } else { 421 }, expected);
+        assert_eq!((status, name), expected, "{written}: {body}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_is_passed_on_as_it_arrives_and_ends_with_the_daemon() {
+    let all = ShardFixture::new(2, &WINDOWS, Vec::new()).await;
+    let tcp = tcp_router(all.shards[0].app(), "127.0.0.1:8380".parse().unwrap());
+    let request = Request::get("/v1/changes?window=bob").header("host", "localhost");
+    let request = request.header("authorization", "Bearer full").header("calmirror-relay", "1");
+    let request = request.header("accept", "text/event-stream").body(Body::empty()).unwrap();
+    let response = tcp.oneshot(request).await.unwrap();
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let mut frames = response.into_body().into_data_stream();
+    for id in ["first", "second"] {
+        all.put("bob", &[event(id, 9, 1, "busy")]).await;
+        let mut text = String::new();
+        while !text.contains(&format!(r#""id":"{id}""#)) {
+            text += std::str::from_utf8(&frames.next().await.unwrap().unwrap()).unwrap();
+        }
+    }
+    all.shards[0].stopping.cancel();
+    tokio::time::pause();
+    let rest: Vec<_> = frames.collect().await;
+    assert!(rest.last().is_some_and(Result::is_err), "the reader does not notice: {rest:?}");
+}
+
 /// Two shards that each say that the other has a window.
 #[tokio::test]
 async fn shards_that_disagree_do_not_ask_each_other_for_ever() {
@@ -136,5 +180,51 @@ async fn an_answer_of_another_shard_is_not_merged() {
         all.serve(1, listener);
         let list = all.get(0, "/v1/windows").await;
         assert_eq!((&list["total"], &list["incomplete"]), (&json!(1), &json!(["1"])), "{of:?}");
+    }
+}
+
+/// What answers at the address of a shard is late, too large, or no list.
+#[tokio::test]
+async fn a_part_that_cannot_be_used_is_missing() {
+    let mut all = ShardFixture::new(2, &WINDOWS, Vec::new()).await;
+    let list = json!({"value": [], "total": 5, "next": null}).to_string();
+    let large = format!("{list}{}", " ".repeat(33 << 20));
+    let other = json!({"value": [{"name": "x"}], "total": 5, "next": null}).to_string();
+    for (body, total, incomplete) in [
+        (Some(list.clone()), 6, json!([])),
+        (Some(large), 1, json!(["1"])),
+        (Some("[]".to_owned()), 1, json!(["1"])),
+        (Some(other), 1, json!(["1"])),
+        // It never answers.
+        (None, 1, json!(["1"])),
+    ] {
+        all.kill(1).await;
+        let late = body.is_none();
+        let answer = async move || match body {
+            Some(body) => ([("calmirror-shard", "1/2")], body),
+            None => std::future::pending().await,
+        };
+        let routes = Router::new().route("/v1/windows", get(answer));
+        let listener = TcpListener::bind(all.addresses[1]).await.unwrap();
+        let (stop, stopped) = (CancellationToken::new(), CancellationToken::new());
+        let waiting = stopped.clone().cancelled_owned();
+        let serving = tokio::spawn(async move {
+            tokio::select! {
+                _ = axum::serve(listener, routes) => {}
+                () = waiting => {}
+            }
+        });
+        if late {
+            tokio::time::pause();
+        }
+        for limit in [5, 2] {
+            let asked = tokio::time::Instant::now();
+            let answer = all.get(0, "/v1/windows").await;
+            assert_eq!((&answer["total"], &answer["incomplete"]), (&json!(total), &incomplete));
+            assert!(!late || asked.elapsed().as_secs() <= limit, "{:?}", asked.elapsed());
+        }
+        stopped.cancel();
+        serving.await.unwrap();
+        all.servers[1] = Some((stop, tokio::spawn(async {})));
     }
 }
