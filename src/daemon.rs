@@ -176,11 +176,7 @@ impl Daemon {
         // Bound before the first request to Graph, so that a taken address fails early.
         let bound = PreparedListeners::all(&config.sections.api).await?;
 
-        let graph = &config.sections.graph;
-        let budgets = Budgets::new(config.max_concurrent(), graph.max_concurrent_per_mailbox);
-        let (url, timeout) = (&graph.base_url, graph.request_timeout);
-        let client = GraphClient::new(transport.clone(), url, budgets, env.clone(), timeout)
-            .map_err(|error| StartError::Graph(error.to_string()))?;
+        let client = graph_client(&config, &transport, &env)?;
         let metrics = Metrics {
             graph: client.metrics(),
             store: store.metrics(),
@@ -200,16 +196,13 @@ impl Daemon {
         let accounts = tokens(&sign_ins, &BTreeMap::new(), &transport, &env);
         let registry = AccountRegistry::new(accounts.clone(), reloads.handle(), env.clone());
         let board = FleetBoard::default();
-        let elsewhere = OwnerBoard::default();
-        elsewhere.set(config.elsewhere.clone());
+        let elsewhere = OwnerBoard::new(config.elsewhere.clone());
         let mut fleets = Fleets::new(client.clone(), env.clone(), board.clone());
         fleets.configure(&config, &accounts, &listings, windows);
         let mut supervisor = Supervisor::new(services, config.sections.feed.retention);
         let specs = window_specs(&config, &config.windows, &accounts);
-        let permit = |count: WindowCount, unwanted: &[_]| match options.accept_drops {
-            true => Ok(()),
-            false => check_drops(&config, count, unwanted),
-        };
+        let accept = options.accept_drops;
+        let permit = |count, unwanted: &[_]| check_drops(&config, accept, count, unwanted);
         supervisor.start(specs, &options.progress, permit).await?;
         forget_fleets(&store, &config, &listings).await?;
 
@@ -370,6 +363,19 @@ impl Daemon {
     }
 }
 
+/// The client of Graph, with this process's part of the requests.
+fn graph_client(
+    config: &Config,
+    transport: &Arc<dyn Transport>,
+    env: &Env,
+) -> Result<GraphClient, StartError> {
+    let graph = &config.sections.graph;
+    let budgets = Budgets::new(config.max_concurrent(), graph.max_concurrent_per_mailbox);
+    let (url, timeout) = (&graph.base_url, graph.request_timeout);
+    GraphClient::new(transport.clone(), url, budgets, env.clone(), timeout)
+        .map_err(|error| StartError::Graph(error.to_string()))
+}
+
 /// Waits for workers, requests and the reading of files, and closes the store, within [`STOP`].
 async fn stop(
     supervisor: Supervisor,
@@ -447,6 +453,7 @@ async fn open(config: &Config, env: &Env) -> Result<Store, StartError> {
 /// those of all shards, which nobody knows at a start.
 fn check_drops(
     config: &Config,
+    accept: bool,
     count: WindowCount,
     unwanted: &[(WindowId, Arc<str>)],
 ) -> Result<(), StartError> {
@@ -454,7 +461,7 @@ fn check_drops(
     let moved = unwanted.iter().filter(|(_, name)| config.elsewhere.contains_key(name)).count();
     let dropped = known - staying - moved;
     let shards = config.sections.shard.of.count() as usize;
-    if reload::is_mass_drop(dropped * shards, known * shards) {
+    if !accept && reload::is_mass_drop(dropped * shards, known * shards) {
         return Err(StartError::Drops { dropped, known });
     }
     Ok(())

@@ -31,6 +31,11 @@ pub(super) use windows::list as windows;
 pub struct OwnerBoard(Arc<RwLock<Arc<WindowOwners>>>);
 
 impl OwnerBoard {
+    /// A board with these.
+    pub fn new(owners: WindowOwners) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(owners))))
+    }
+
     /// Replaces them.
     pub fn set(&self, owners: WindowOwners) {
         let owners = Arc::new(owners);

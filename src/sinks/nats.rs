@@ -35,6 +35,7 @@ use crate::env::Env;
 mod division;
 mod error;
 mod marker;
+mod marker_line;
 mod message;
 mod reconcile;
 mod servers;

@@ -11,7 +11,7 @@ use futures_util::TryStreamExt as _;
 use jiff::{SignedDuration, Timestamp};
 
 use super::error::of_sources;
-use super::marker::MarkerLine;
+use super::marker_line::MarkerLine;
 use super::stream::{marker_subject, marker_subjects};
 use crate::mirror::shard::{MAX_SHARDS, Shard};
 use crate::sinks::error::{SinkError, SinkErrorKind};

@@ -11,61 +11,16 @@ use std::str::FromStr;
 
 use async_nats::jetstream::message::{OutboundMessage, PublishMessage};
 use async_nats::jetstream::stream::Stream;
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
 use super::division::{last_markers, outdated};
+use super::marker_line::{BEGINS, DIVIDED, ENDS, MarkerLine};
 use super::session::NatsSession;
 use super::stream::marker_subject;
 use crate::env::Env;
 use crate::mirror::shard::Shard;
-use crate::sinks::batch::{SinkBatch, SinkPosition, SnapshotId};
+use crate::sinks::batch::SinkBatch;
 use crate::sinks::error::SinkError;
 use crate::sinks::target::KeptPosition;
-
-/// The line of a marker.
-#[derive(Debug, Deserialize, Serialize)]
-pub(super) struct MarkerLine {
-    /// [`BEGINS`] while a snapshot is sent, [`ENDS`] once everything is there, [`DIVIDED`] when
-    /// another shard ended it.
-    change: String,
-    /// Whose it is: number and count of shards.
-    shard: String,
-    /// The last snapshot.
-    snapshot: String,
-    /// The attempt at it. Random.
-    pass: String,
-    /// The number of the marker that began it; 0 in that marker.
-    began: u64,
-    sink: String,
-    /// The cursor of what was sent; empty in the marker that begins a snapshot.
-    cursor: String,
-    pub(super) at: Timestamp,
-    /// Which sink of all calmirrors wrote it.
-    writer: String,
-}
-
-impl MarkerLine {
-    /// How many shards there are.
-    pub(super) fn count(&self) -> Option<u32> {
-        self.shard.split_once('/')?.1.parse().ok()
-    }
-
-    /// How far the stream is, `None` if nothing of a snapshot came yet.
-    fn position(&self) -> Option<SinkPosition> {
-        let snapshot = match &*self.change {
-            ENDS => None,
-            _ => Some(SnapshotId(u64::from_str_radix(&self.snapshot, 16).ok()?)),
-        };
-        let cursor = self.cursor.clone();
-        (!cursor.is_empty()).then_some(SinkPosition { cursor, snapshot })
-    }
-}
-
-const BEGINS: &str = "snapshot_begins";
-const ENDS: &str = "snapshot_ends";
-/// The count of shards changed, and this one has to begin again.
-const DIVIDED: &str = "divided";
 
 /// The last marker of a sink in a stream: what a later session recognises it by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

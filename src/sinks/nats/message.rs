@@ -10,7 +10,6 @@ use bytes::Bytes;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use super::share::SHARD;
 use crate::json::{JsonMembers, JsonObject};
 use crate::mirror::change::{ChangeKind, RemovalReason};
 use crate::mirror::page::EventId;
@@ -19,6 +18,8 @@ use crate::store::Change;
 
 /// The header with the pass of a snapshot that a message came in.
 pub(super) const SNAPSHOT: &str = "Calmirror-Snapshot";
+/// The header with the number of the shard that a message comes from; without it, it is 0.
+pub(super) const SHARD: &str = "Calmirror-Shard";
 /// The header that ends a message's time.
 pub(super) const TTL: &str = "Nats-TTL";
 

@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use async_nats::HeaderMap;
 
-use super::message::window_hash;
+use super::message::{SHARD, window_hash};
 use crate::api::AppState;
 use crate::mirror::shard::Shard;
 use crate::store::Change;
 
-/// The header with the number of the shard that a message comes from; without it, it is 0.
-pub(super) const SHARD: &str = "Calmirror-Shard";
+/// The shard that has a window, if it is another one.
+type WindowOwner = dyn Fn(&str) -> Option<u32> + Send + Sync;
+/// The names of a shard's windows.
+type ShardWindows = dyn Fn() -> Vec<Arc<str>> + Send + Sync;
 
 /// This process's part of a stream.
 #[derive(Clone)]
@@ -20,9 +22,9 @@ pub struct StreamShare {
     /// Which of several processes this is.
     pub(super) shard: Shard,
     /// The shard that has a window, if it is another one.
-    pub(super) elsewhere: Arc<dyn Fn(&str) -> Option<u32> + Send + Sync>,
+    pub(super) elsewhere: Arc<WindowOwner>,
     /// The names of this shard's windows.
-    pub(super) windows: Arc<dyn Fn() -> Vec<Arc<str>> + Send + Sync>,
+    pub(super) windows: Arc<ShardWindows>,
 }
 
 impl fmt::Debug for StreamShare {

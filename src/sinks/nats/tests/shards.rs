@@ -22,13 +22,13 @@ fn share(of: &str, own: &[&str], elsewhere: &[(&str, u32)]) -> StreamShare {
 }
 
 /// A process that has sent something, or not.
-struct Process<'a> {
+struct TestShard<'a> {
     fixture: &'a StreamFixture,
     target: NatsTarget,
     mark: Option<String>,
 }
 
-impl<'a> Process<'a> {
+impl<'a> TestShard<'a> {
     async fn start(fixture: &'a StreamFixture, share: StreamShare, mark: Option<String>) -> Self {
         let target = NatsTarget::new(&settings_of(fixture), &"copy".into(), share, &Env::real());
         let mut process = Self { fixture, target, mark };
@@ -75,7 +75,7 @@ async fn a_shard_removes_its_own_ghosts_and_those_of_shards_that_are_gone() {
         let mut old = Vec::new();
         for (ordinal, window) in ["a", "b", "c"].into_iter().enumerate() {
             let share = share(&format!("{ordinal}/3"), &[window], &[]);
-            let mut process = Process::start(fixture, share, None).await;
+            let mut process = TestShard::start(fixture, share, None).await;
             let events = [format!("{window}/{window}1"), format!("gone{window}/x{window}")];
             process.send(&whole(&events.each_ref().map(String::as_str), 1)).await.unwrap();
             old.push(process);
@@ -88,17 +88,17 @@ async fn a_shard_removes_its_own_ghosts_and_those_of_shards_that_are_gone() {
         // The first one gets the windows of the last one. What the second one sent and the first one
         // does not know may be new there.
         let now = share("0/2", &["a", "c"], &[("b", 1)]);
-        let mut process = Process::start(fixture, now, None).await;
+        let mut process = TestShard::start(fixture, now, None).await;
         process.send(&whole(&["a/a1", "c/c2"], 2)).await.unwrap();
         assert_eq!(ids(fixture).await, "a1 b1 b2 c2 xb");
         // It is the second one's.
         let now = share("1/2", &["b"], &[("a", 0), ("c", 0)]);
-        let mut process = Process::start(fixture, now, None).await;
+        let mut process = TestShard::start(fixture, now, None).await;
         process.send(&whole(&["b/b1"], 2)).await.unwrap();
         assert_eq!(ids(fixture).await, "a1 b1 c2");
         // One process has all of it again.
         let now = share("0/1", &["a", "b", "c"], &[]);
-        let mut process = Process::start(fixture, now, None).await;
+        let mut process = TestShard::start(fixture, now, None).await;
         process.send(&whole(&["b/b2"], 3)).await.unwrap();
         assert_eq!(ids(fixture).await, "b2");
     })
@@ -108,10 +108,10 @@ async fn a_shard_removes_its_own_ghosts_and_those_of_shards_that_are_gone() {
 #[tokio::test]
 async fn a_window_that_another_shard_got_is_not_removed_by_the_old_one() {
     with_stream(async |fixture| {
-        let mut other = Process::start(fixture, share("1/2", &["b"], &[("a", 0)]), None).await;
+        let mut other = TestShard::start(fixture, share("1/2", &["b"], &[("a", 0)]), None).await;
         other.send(&whole(&["b/b1"], 1)).await.unwrap();
         // What it has not dropped yet is older than what the other one sent.
-        let mut process = Process::start(fixture, share("0/2", &["a"], &[("b", 1)]), None).await;
+        let mut process = TestShard::start(fixture, share("0/2", &["a"], &[("b", 1)]), None).await;
         process.send(&whole(&["a/a1", "b/b1", "b/b2", "c/c1"], 1)).await.unwrap();
         assert_eq!(ids(fixture).await, "a1 b1 c1");
         let dropped = |window: &str, id: &str| Change {
@@ -133,12 +133,12 @@ async fn a_window_that_another_shard_got_is_not_removed_by_the_old_one() {
 #[tokio::test]
 async fn the_first_shard_with_another_count_ends_what_the_others_send() {
     with_stream(async |fixture| {
-        let mut old = Process::start(fixture, share("1/2", &["b"], &[("a", 0)]), None).await;
+        let mut old = TestShard::start(fixture, share("1/2", &["b"], &[("a", 0)]), None).await;
         old.send(&whole(&["b/b1"], 1)).await.unwrap();
-        let mut first = Process::start(fixture, share("0/2", &["a"], &[("b", 1)]), None).await;
+        let mut first = TestShard::start(fixture, share("0/2", &["a"], &[("b", 1)]), None).await;
         first.send(&whole(&["a/a1"], 1)).await.unwrap();
         // A new shard, which has no mark, gets the second one's window.
-        let mut new = Process::start(fixture, share("2/3", &["b"], &[("a", 0)]), None).await;
+        let mut new = TestShard::start(fixture, share("2/3", &["b"], &[("a", 0)]), None).await;
         // Looking changes nothing.
         old.send(&live(vec![change("b", "b2", Some("{}"))], &[])).await.unwrap();
         assert!(new.send(&whole(&["b/b3"], 2)).await.is_err(), "the chain went on meanwhile");
@@ -176,9 +176,9 @@ async fn the_first_shard_with_another_count_ends_what_the_others_send() {
 #[tokio::test]
 async fn fewer_shards_end_the_chains_of_those_that_left() {
     with_stream(async |fixture| {
-        let mut last = Process::start(fixture, share("1/2", &["b"], &[("a", 0)]), None).await;
+        let mut last = TestShard::start(fixture, share("1/2", &["b"], &[("a", 0)]), None).await;
         last.send(&whole(&["b/b1"], 1)).await.unwrap();
-        let mut first = Process::start(fixture, share("0/2", &["a"], &[("b", 1)]), None).await;
+        let mut first = TestShard::start(fixture, share("0/2", &["a"], &[("b", 1)]), None).await;
         first.send(&whole(&["a/a1"], 1)).await.unwrap();
         let mut first = first.restart(share("0/1", &["a", "b"], &[])).await;
         first.send(&whole(&["a/a1", "b/b2"], 2)).await.unwrap();
