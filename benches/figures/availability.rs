@@ -25,7 +25,7 @@ use crate::table::{Row, Table, ms, note, quantile};
 
 /// The names to select these figures by.
 pub(crate) const NAMES: [&str; 3] = ["free", "busy", "events of many"];
-const WINDOWS: usize = 500;
+pub(crate) const WINDOWS: usize = 500;
 /// Weeks with events, of which two are asked for.
 const WEEKS: i64 = 12;
 const EVENTS_A_DAY: usize = 5;
@@ -115,7 +115,7 @@ struct Page {
 
 /// The 50th and 99th percentile of the response times, and the daemon's processor time of a
 /// request.
-async fn ask(daemon: &mut Daemon, path: &str) -> [Duration; 3] {
+pub(crate) async fn ask(daemon: &mut Daemon, path: &str) -> [Duration; 3] {
     let (mut took, before) = (Vec::new(), daemon.cpu());
     for _ in 0..TIMES {
         let began = Instant::now();
@@ -128,7 +128,8 @@ async fn ask(daemon: &mut Daemon, path: &str) -> [Duration; 3] {
     [half, slow, cpu]
 }
 
-async fn fill(directory: &Path) {
+/// Fills a store with the calendars of all windows.
+pub(crate) async fn fill(directory: &Path) {
     let began = Instant::now();
     let options =
         StoreOptions { cache_bytes: 512 << 20, ..StoreOptions::new(directory.join("store")) };

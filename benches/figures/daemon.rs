@@ -56,11 +56,29 @@ impl Daemon {
 
     /// The same, with more sections of the configuration.
     pub(crate) async fn start_with(directory: &Path, setup: &Setup<'_>, more: &str) -> Self {
+        configure(directory, setup, more);
+        Self::run(directory).await
+    }
+
+    /// The same, with more lines of `[api]`, too.
+    pub(crate) async fn start_at(
+        directory: &Path,
+        setup: &Setup<'_>,
+        api: &str,
+        more: &str,
+    ) -> Self {
         let file = configure(directory, setup, more);
+        let text = fs::read_to_string(&file).unwrap();
+        let socket = "socket = \"api.sock\"\n";
+        fs::write(&file, text.replace(socket, &format!("{socket}{api}"))).unwrap();
+        Self::run(directory).await
+    }
+
+    async fn run(directory: &Path) -> Self {
         let log = fs::File::create(directory.join("log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_calmirror"))
             .arg("--config")
-            .arg(file)
+            .arg(directory.join("calmirror.toml"))
             .arg("run")
             .env_clear()
             .stdin(Stdio::null())
@@ -136,6 +154,13 @@ impl Daemon {
     pub(crate) async fn events(&mut self) -> u64 {
         let windows = self.json("/v1/windows?limit=10000").await;
         windows["value"].as_array().unwrap().iter().map(|w| w["events"].as_u64().unwrap()).sum()
+    }
+
+    /// The number of windows of this process alone.
+    pub(crate) async fn windows(&mut self) -> u64 {
+        let status = self.api.own("/v1/status").await;
+        let status: Value = serde_json::from_slice(&status).unwrap();
+        status["windows"]["total"].as_u64().unwrap()
     }
 
     /// Stops the daemon and waits for its end.
@@ -237,8 +262,17 @@ impl Api {
         self.ask(http::Method::GET, path).await
     }
 
+    /// Makes a GET request that a shard answers without the others.
+    async fn own(&mut self, path: &str) -> Bytes {
+        let request = http::Request::builder().header("calmirror-shard-only", "1");
+        self.send(request.uri(path), path).await
+    }
+
     async fn ask(&mut self, method: http::Method, path: &str) -> Bytes {
-        let request = http::Request::builder().method(method).uri(path);
+        self.send(http::Request::builder().method(method).uri(path), path).await
+    }
+
+    async fn send(&mut self, request: http::request::Builder, path: &str) -> Bytes {
         let request = request.header("host", "calmirror").body(Empty::new()).unwrap();
         // The daemon closes a connection on which nothing was asked for a while.
         if self.sender.as_ref().is_none_or(http1::SendRequest::is_closed) {

@@ -29,6 +29,7 @@ mod process;
 mod query;
 mod quiet;
 mod reload;
+mod shards;
 mod sinks;
 mod sql;
 mod stages;
@@ -82,6 +83,12 @@ fn main() {
         }
         if sinks::NAMES.iter().any(|name| table.wants(name)) {
             sinks::run(&mut table).await;
+        }
+        if table.wants(shards::MERGED) {
+            shards::merged(&mut table).await;
+        }
+        if table.names(shards::RESTART) {
+            shards::restart(&mut table).await;
         }
         if table.wants(reload::NAME) {
             reload::run(&mut table).await;

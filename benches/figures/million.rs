@@ -207,7 +207,7 @@ async fn reload(table: &mut Table, daemon: &mut Daemon, directory: &Path, window
 }
 
 /// Fills a store: every window has settled with these events.
-async fn fill(directory: &Path, origin: &str, windows: usize, events: usize) {
+pub(crate) async fn fill(directory: &Path, origin: &str, windows: usize, events: usize) {
     let options =
         StoreOptions { cache_bytes: 512 << 20, ..StoreOptions::new(directory.join("store")) };
     let (store, _) = Store::open(&options, &Env::real()).unwrap();

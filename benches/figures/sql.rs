@@ -79,6 +79,7 @@ fn batch(number: usize) -> SinkBatch {
         }
     };
     SinkBatch {
+        shard: calmirror::mirror::shard::Shard::ALONE,
         sink: "copy".into(),
         at,
         before: String::new(),
