@@ -314,18 +314,20 @@ pub async fn serve_tcp(
 
 /// A connection whose other end may be a user of this machine.
 trait PeerStream {
-    /// The user; `None` if the connection is not a Unix socket.
-    fn peer(&self) -> io::Result<Option<PeerUid>>;
+    /// Prepares the connection; returns the user, `None` if it is not a Unix socket.
+    fn prepare(&self) -> io::Result<Option<PeerUid>>;
 }
 
 impl PeerStream for TcpStream {
-    fn peer(&self) -> io::Result<Option<PeerUid>> {
+    fn prepare(&self) -> io::Result<Option<PeerUid>> {
+        // The last part of an answer would wait 40 ms for the acknowledgement of the others.
+        self.set_nodelay(true)?;
         Ok(None)
     }
 }
 
 impl PeerStream for UnixStream {
-    fn peer(&self) -> io::Result<Option<PeerUid>> {
+    fn prepare(&self) -> io::Result<Option<PeerUid>> {
         Ok(Some(PeerUid(self.peer_cred()?.uid())))
     }
 }
@@ -361,7 +363,7 @@ async fn serve_limited<L: Listener<Io: PeerStream>>(
             Some(_) = refused.join_next() => {}
             (io, _) = listener.accept() => {
                 if connections.len() < room {
-                    let Ok(peer) = io.peer() else { continue };
+                    let Ok(peer) = io.prepare() else { continue };
                     connections.spawn(serve_connection(io, peer, router.clone(), stop.clone()));
                 } else if refused.len() < MAX_REFUSALS {
                     let refusing = refusing.clone();
