@@ -81,12 +81,10 @@ impl FeedView {
         }
     }
 
-    /// Whether a window of it is being enumerated for the first time: its events are not in the feed
-    /// yet, although they may have been in another store before. A window in trouble does not count,
-    /// because nobody knows when that is over.
-    pub fn is_incomplete(&self) -> bool {
-        let windows = self.selection.windows();
-        windows.iter().any(|window| !window.settled_once && !window.state.is_trouble())
+    /// What of it has never been read, although another store may have had it: the state of a daemon
+    /// that has lost its store, or got windows of another shard.
+    pub fn unread(&self) -> UnreadPart {
+        self.selection.unread()
     }
 
     /// Everything that decides what this reader sees, besides `fields`.
@@ -108,6 +106,17 @@ impl FeedView {
     fn filter(&self) -> FeedFilter {
         self.selection.feed_filter().map_or(FeedFilter::All, FeedFilter::Names)
     }
+}
+
+/// Whether some of a feed's windows have never been enumerated, or are not even known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum UnreadPart {
+    /// All have.
+    Nothing,
+    /// The others are in trouble, and nobody knows for how long.
+    InTrouble,
+    /// The others will be soon.
+    Soon,
 }
 
 impl ChangeFeed {

@@ -1,4 +1,5 @@
-//! `GET /v1/events` of this shard: the events of many windows in one list, ordered by start, window and id.
+//! `GET /v1/events` of this shard: the events of many windows in one list, ordered by start, window
+//! and id.
 //!
 //! Each window is read a few events at a time, and the earliest of all is written next. As in the
 //! list of one window, every page carries the cursor that was taken before the first page, so pages

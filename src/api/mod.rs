@@ -68,7 +68,7 @@ use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate as _, SizeAbove};
 
-pub use change_feed::{ChangeFeed, FeedView, ShownChanges};
+pub use change_feed::{ChangeFeed, FeedView, ShownChanges, UnreadPart};
 pub use consumers::{Consumer, ConsumerIdentity, ConsumerJson, ConsumerLog};
 pub use fleets::{FleetBoard, FleetFaultJson, FleetStatusJson, HeldListingJson, WindowOrigins};
 pub use limits::RequestLimits;

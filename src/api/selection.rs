@@ -6,14 +6,17 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 use super::AppState;
 use super::access::Access;
+use super::change_feed::UnreadPart;
 use super::problem::Problem;
 use super::query::Parameters;
 use super::view::EventView;
 use crate::mirror::name_pattern::NamePattern;
+use crate::mirror::shard::Shard;
 use crate::mirror::shard::WindowOwners;
 use crate::store::{NameFilter, Store};
 use crate::worker::WindowSummary;
@@ -207,6 +210,24 @@ impl SelectedWindows {
         let mut windows = self.app.fleet.summaries();
         windows.retain(|summary| self.contains(&summary.window.name));
         windows
+    }
+
+    /// Which of the selected windows have never been enumerated. A fleet that was never listed may
+    /// have some; and with several shards one that was not listed since the start, because others may
+    /// know new members of it.
+    pub(super) fn unread(&self) -> UnreadPart {
+        let app = &self.app;
+        let since = match app.settings.shard.of {
+            Shard::ALONE => Timestamp::MIN,
+            _ => app.build.started,
+        };
+        let fleets = app.fleets.fleets();
+        let fleets = fleets.iter().filter(|fleet| fleet.listed_at.is_none_or(|at| at < since));
+        let fleets = fleets.map(|fleet| fleet.failures > 0);
+        let windows = self.windows().into_iter().filter(|window| !window.settled_once);
+        let windows = windows.map(|window| window.state.is_trouble());
+        let part = |trouble| if trouble { UnreadPart::InTrouble } else { UnreadPart::Soon };
+        fleets.chain(windows).map(part).max().unwrap_or(UnreadPart::Nothing)
     }
 
     /// The filter for the feed.

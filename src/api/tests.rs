@@ -142,6 +142,15 @@ impl Fixture {
         }
     }
 
+    /// Sets the state of a window.
+    pub(crate) fn put_state(&self, name: &str, state: WindowState) {
+        for (status, _) in self.fleet.windows.lock().unwrap().iter_mut() {
+            if status.name == name {
+                status.state = state;
+            }
+        }
+    }
+
     /// A store with the windows `alice` and `room a/b`, without events.
     pub(crate) async fn new() -> Self {
         let fixture = Self::empty();

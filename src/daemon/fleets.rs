@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::env::Env;
 use crate::graph::{GraphClient, Tokens};
 use crate::mirror::fleet::{FleetListing, FleetSpec, ListingOutcome};
+use crate::mirror::shard::Shard;
 pub(super) use lister::{ListedFleet, ListingError, MemberFault, count_members};
 use windows::RefusedWindow;
 pub(super) use windows::{PlacedWindows, extended};
@@ -123,7 +124,10 @@ impl Fleets {
                 }
                 None => {
                     let listing = stored.get(&spec.name).cloned().unwrap_or_default();
-                    let due = self.next_listing(spec, &listing).unwrap_or(soon);
+                    // Another shard may know newer members, whose windows are this one's now.
+                    let known = self.next_listing(spec, &listing);
+                    let is_alone = config.sections.shard.of == Shard::ALONE;
+                    let due = known.filter(|_| is_alone).unwrap_or(soon);
                     ManagedFleet::new(spec.clone(), tokens, listing, due)
                 }
             };

@@ -182,6 +182,7 @@ impl OpenStream {
             reconcile::remove_ghosts(session, stream, (writer, share), batch, &mut markers).await?;
         }
         markers.end(session, batch).await?;
+        markers.check_once(stream).await?;
         Ok(markers)
     }
 

@@ -13,7 +13,7 @@ use super::error::{SinkError, SinkErrorKind};
 use super::record::SinkRecord;
 use super::status::SinkState;
 use super::target::{KeptPosition, SinkTarget};
-use crate::api::{AppState, ChangeFeed, FeedView};
+use crate::api::{AppState, ChangeFeed, FeedView, UnreadPart};
 use crate::mirror::page::EventId;
 use crate::store::{Change, FeedError, StoreError};
 
@@ -27,8 +27,12 @@ const MAX_BYTES: usize = 640 << 10;
 /// would expire with the removals after it.
 const MAX_POSITION_AGE: Duration = Duration::from_secs(3600);
 
-/// How often a snapshot that has everything else looks whether the last window was enumerated.
+/// How often a snapshot looks whether its last window was enumerated.
 const WINDOW_CHECK: Duration = Duration::from_secs(1);
+
+/// How long the end of a snapshot waits for windows in trouble: longer than an outage, and than a person
+/// needs who has to sign in.
+const TROUBLE_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
 /// Why a session ended.
 pub(super) enum SessionEnd {
@@ -79,6 +83,10 @@ pub(super) struct Session<'a> {
     /// Whether the target keeps the position.
     kept_in_target: bool,
     saved_at: Instant,
+    /// When the session began.
+    begun_at: Instant,
+    /// Whether windows were missing that may be in the target, and when that was looked at.
+    missing: Option<(bool, Instant)>,
 }
 
 impl<'a> Session<'a> {
@@ -117,7 +125,19 @@ impl<'a> Session<'a> {
             }
         };
         let saved_at = Instant::now();
-        Ok(Self { context, view, target, feed, sent, snapshot, begins, kept_in_target, saved_at })
+        Ok(Self {
+            context,
+            view,
+            target,
+            feed,
+            sent,
+            snapshot,
+            begins,
+            kept_in_target,
+            saved_at,
+            begun_at: saved_at,
+            missing: None,
+        })
     }
 
     /// Reads and sends one batch, or waits for changes.
@@ -127,6 +147,8 @@ impl<'a> Session<'a> {
         effort: &mut Effort,
     ) -> Result<(), SessionEnd> {
         let SinkContext { app, config, status, .. } = self.context;
+        // Before the feed is read: what a window gets after it is not in this batch.
+        let is_missing = self.snapshot.is_some() && self.is_missing();
         let changes = match self.feed.read(effort.limit, MAX_BYTES).await {
             Ok(changes) => changes,
             Err(FeedError::Store(error)) => return Err(error.into()),
@@ -140,13 +162,13 @@ impl<'a> Session<'a> {
             }
         };
         let now = app.env.now();
-        let ends = self.snapshot.is_some()
-            && changes.at_end
-            && !self.feed.is_initial()
-            && !self.view.is_incomplete();
+        let ends =
+            self.snapshot.is_some() && changes.at_end && !self.feed.is_initial() && !is_missing;
         let is_empty = changes.value.is_empty() && !self.begins && !ends;
         let moved = self.feed.cursor() != self.sent;
-        if is_empty && !(moved && self.saved_at.elapsed() >= MAX_POSITION_AGE) {
+        // Others learn from it that this sink is alive.
+        let is_due = moved || self.kept_in_target;
+        if is_empty && !(is_due && self.saved_at.elapsed() >= MAX_POSITION_AGE) {
             if changes.at_end {
                 if self.snapshot.is_none() {
                     status.caught_up();
@@ -188,6 +210,23 @@ impl<'a> Session<'a> {
         self.snapshot = after.snapshot;
         (self.sent, self.begins, self.saved_at) = (after.cursor, false, Instant::now());
         Ok(())
+    }
+
+    /// Whether windows have not been enumerated once, so that their events in the target are not
+    /// ghosts.
+    fn is_missing(&mut self) -> bool {
+        match self.missing {
+            Some((is_missing, at)) if at.elapsed() < WINDOW_CHECK => is_missing,
+            _ => {
+                let is_missing = match self.view.unread() {
+                    UnreadPart::Nothing => false,
+                    UnreadPart::InTrouble => self.begun_at.elapsed() < TROUBLE_LIMIT,
+                    UnreadPart::Soon => true,
+                };
+                self.missing = Some((is_missing, Instant::now()));
+                is_missing
+            }
+        }
     }
 
     /// Delivers a batch; returns the new mark of the target, if it has one.

@@ -23,6 +23,9 @@ use crate::store::StoreError;
 /// The pause after the first failure, which doubles with each further one, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(15 * 60);
+/// The longest pause if the target is one that cannot be used now: another process uses it, or its
+/// configuration is about to change.
+const MAX_PAUSE_UNSUITABLE: Duration = Duration::from_secs(60);
 /// The longest pause that a target may ask for.
 const MAX_ASKED_PAUSE: Duration = Duration::from_secs(24 * 3600);
 
@@ -99,7 +102,12 @@ impl SinkContext {
     /// The pause before the next attempt: growing, jittered, and no shorter than the target asks.
     fn pause(&self, error: &SinkError, failures: u32) -> Duration {
         let doubled = FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(16));
-        let jittered = doubled.min(MAX_PAUSE).mul_f64(0.5 + self.app.env.random());
+        // What another process or a person ends soon.
+        let most = match error.kind {
+            SinkErrorKind::Unsuitable => MAX_PAUSE_UNSUITABLE,
+            _ => MAX_PAUSE,
+        };
+        let jittered = doubled.min(most).mul_f64(0.5 + self.app.env.random());
         jittered.max(error.retry_after.unwrap_or_default().min(MAX_ASKED_PAUSE))
     }
 

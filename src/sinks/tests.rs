@@ -1,6 +1,7 @@
 //! Sinks over a real store, with a target that can fail.
 
 mod requests;
+mod snapshots;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -234,23 +235,6 @@ async fn a_sink_gets_a_snapshot_and_then_each_change() {
     rig.settle().await;
     assert_eq!(rig.batches(), ["-d -e"]);
     assert_eq!(rig.copy().attempts.last().unwrap().duration_since(begun).as_secs(), 2);
-}
-
-/// A store that was lost: targets keep what they have until everything was enumerated.
-#[tokio::test(start_paused = true)]
-async fn a_snapshot_ends_when_its_windows_were_enumerated_once() {
-    let mut rig = SinkFixture::new().await;
-    rig.write(&["a"], &[]).await;
-    rig.fixture.set_settled("alice", false);
-    rig.configure(&[config("crm", "")]).await;
-    assert_eq!(rig.batches(), ["begins a"]);
-    rig.write(&["b"], &[]).await;
-    rig.settle().await;
-    assert_eq!(rig.batches(), ["b"]);
-    // The last window may be empty.
-    rig.fixture.set_settled("alice", true);
-    rig.settle().await;
-    assert_eq!(rig.batches(), ["ends"]);
 }
 
 #[tokio::test(start_paused = true)]

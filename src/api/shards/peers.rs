@@ -168,8 +168,10 @@ impl Peers {
         if let Some(credentials) = self.credentials(request) {
             headers.insert(header::AUTHORIZATION, credentials);
         }
+        // A held request is answered when it is over.
+        let limit = if target.contains("wait") { READ_TIMEOUT } else { ANSWER_TIMEOUT };
         let sent = client.request(method, format!("{address}{target}")).headers(headers).send();
-        sent.await.map_err(unreachable)
+        timeout(limit, sent).await.map_err(|_| PeerError::TooSlow(limit))?.map_err(unreachable)
     }
 
     /// Asks another shard for its part of an answer.

@@ -61,6 +61,8 @@ fn merged(
 ) -> Vec<u8> {
     let mut windows: Vec<(SortKey, &RawValue)> = Vec::new();
     let (mut total, mut more) = (0, false);
+    // What is behind the end of a shard's page is not known.
+    let mut known_until: Option<SortKey> = None;
     for (shard, part, _) in GatheredParts::read::<WindowListPart<'_>>(parts, &mut missing) {
         let keyed = part.value.into_iter().map(|raw| {
             let window = serde_json::from_str::<WindowJson>(raw.get()).ok()?;
@@ -71,11 +73,16 @@ fn merged(
             missing.insert(shard);
             continue;
         };
+        if part.next.is_some() {
+            more = true;
+            let end = keyed.last().map(|(key, _)| key.clone());
+            known_until = [known_until, end].into_iter().flatten().min();
+        }
         windows.extend(keyed);
         total += part.total;
-        more |= part.next.is_some();
     }
     windows.sort_by(|(a, _), (b, _)| a.cmp(b));
+    windows.retain(|(key, _)| known_until.as_ref().is_none_or(|end| key <= end));
     more |= windows.len() > limit;
     windows.truncate(limit);
     let next = windows.last().filter(|_| more).map(|(key, _)| key.encode(order));

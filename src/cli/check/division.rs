@@ -54,7 +54,7 @@ async fn fetch(client: &ApiClient) -> Result<(Vec<FleetMemberWindow>, MissingSha
     let (mut windows, mut missing, mut page) =
         (Vec::new(), MissingShards::default(), String::new());
     loop {
-        let path = format!("/v1/windows?limit=10000{page}");
+        let path = format!("/v1/windows?limit=1000{page}");
         let list: MemberList = client.get(&path).await?.json()?;
         windows.extend(list.value.into_iter().filter(|window| window.fleet.is_some()));
         missing.add(list.missing);

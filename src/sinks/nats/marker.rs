@@ -62,6 +62,8 @@ pub(super) struct MarkerChain {
     shard: Shard,
     /// The chains of other shards that have to be ended, with the last number of each.
     outdated: Vec<(u32, u64)>,
+    /// Whether the others were looked at since this shard has sent something.
+    is_checked: bool,
     pub(super) mark: StreamMark,
     /// The last snapshot.
     snapshot: String,
@@ -104,6 +106,7 @@ impl MarkerChain {
             subject: subject.to_owned(),
             shard,
             outdated,
+            is_checked: false,
             mark,
             snapshot: String::new(),
             pass: 0,
@@ -140,6 +143,20 @@ impl MarkerChain {
             let marker = self.marker((ordinal, sequence), &line);
             session.publish("", Vec::new(), marker).await?;
             self.outdated.pop();
+        }
+        Ok(())
+    }
+
+    /// Looks at the others once after this shard has sent something: shards with different counts that
+    /// begin at the same time see nothing of each other before.
+    ///
+    /// # Errors
+    /// There is another count.
+    pub(super) async fn check_once(&mut self, stream: &Stream) -> Result<(), SinkError> {
+        if !self.is_checked {
+            let markers = last_markers(stream, &self.subject).await?;
+            outdated(&markers, self.shard, true, self.env.now())?;
+            self.is_checked = true;
         }
         Ok(())
     }
