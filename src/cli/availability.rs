@@ -224,7 +224,7 @@ fn slot_table(list: &SlotList, zone: &TimeZone, columns: Option<usize>) -> Strin
             "never_settled" => "it has not settled yet",
             "unplaced_events" => "some of its events could not be read",
             "range_not_covered" => "it does not cover the whole range",
-            "shard_missing" => "its shard did not answer",
+            "shard_missing" => "its shard is missing",
             other => other,
         };
         text.push_str(&printable(&format!("not judged: {window}: {why}")));

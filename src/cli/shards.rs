@@ -32,11 +32,15 @@ impl MissingShards {
             [] => None,
             [shard] => {
                 let shard = printable(shard);
-                Some(format!("shard {shard} did not answer: its windows are missing"))
+                Some(format!(
+                    "shard {shard} is missing with its windows; the log of the shard that answered says why"
+                ))
             }
             several => {
                 let shards = printable(&several.join(", "));
-                Some(format!("shards {shards} did not answer: their windows are missing"))
+                Some(format!(
+                    "shards {shards} are missing with their windows; the log of the shard that answered says why"
+                ))
             }
         }
     }
@@ -97,8 +101,16 @@ mod tests {
     async fn commands_name_the_shards_that_are_missing_and_fail() {
         for (incomplete, exit, line) in [
             (json!([]), DONE, ""),
-            (json!(["2"]), FAILED, "shard 2 did not answer: its windows are missing\n"),
-            (json!(["1", "2"]), FAILED, "shards 1, 2 did not answer: their windows are missing\n"),
+            (
+                json!(["2"]),
+                FAILED,
+                "shard 2 is missing with its windows; the log of the shard that answered says why\n",
+            ),
+            (
+                json!(["1", "2"]),
+                FAILED,
+                "shards 1, 2 are missing with their windows; the log of the shard that answered says why\n",
+            ),
         ] {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let place = Endpoint::Tcp(listener.local_addr().unwrap().to_string());
@@ -117,7 +129,7 @@ mod tests {
             assert!(text.contains(shard), "{text}");
             assert!(text.contains("shard 1: sink crm"), "{text}");
             let (_, text) = run(&client, "free --windows a", false).await;
-            assert!(text.contains("not judged: bob: its shard did not answer"), "{text}");
+            assert!(text.contains("not judged: bob: its shard is missing"), "{text}");
             serving.abort();
         }
     }

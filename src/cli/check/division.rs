@@ -229,7 +229,7 @@ mod tests {
         let broken = json!({"value": [], "next": null, "incomplete": ["1"]});
         for (last, expected) in [
             (second, Ok(vec!["a".to_owned(), "c".to_owned()])),
-            (broken, Err("shard 1 did not answer: its windows are missing".to_owned())),
+            (broken, Err("shard 1 is missing with its windows; the log of the shard that answered says why".to_owned())),
         ] {
             let first = first.clone();
             let page = move |RawQuery(query): RawQuery| async move {

@@ -88,8 +88,8 @@ pub(super) fn outdated(
     match others {
         Some((at, other)) if is_known && is_alive(at) => {
             let message = format!(
-                "the stream is divided among {other} shards, and this process is one of {}: the \
-                 configurations differ; start every process with the same count",
+                "the count of shards is {other} in the stream, and {} in this process: the configurations \
+                 differ; start every process with the same count",
                 shard.count()
             );
             Err(SinkError::new(SinkErrorKind::Unsuitable, message))
@@ -132,9 +132,7 @@ mod tests {
         assert_eq!(of(&[("0/4", 0), ("2/4", 0), ("5/4", 0)], true), Ok(Vec::new()));
         // Its own marker, which another shard wrote.
         let waits = of(&[("1/3", 0)], true).unwrap_err();
-        assert!(
-            waits.starts_with("the stream is divided among 3 shards, and this process is one of 4")
-        );
+        assert!(waits.starts_with("the count of shards is 3 in the stream, and 4 in this process"));
         // Nobody is left of the others.
         assert_eq!(of(&[("0/3", 121), ("1/3", 200)], true), Ok(vec![(0, 1)]));
         assert!(of(&[("0/3", 119), ("1/3", 200)], true).is_err());

@@ -18,7 +18,7 @@ pub(super) const NO_JETSTREAM: &str =
     "the NATS server, or the user's account, has no JetStream, or no leader for it now";
 pub(super) const NOT_ALONE: &str = "something else came under the same subject: late messages of \
      the last connection, another sink, another calmirror or another process with the number of this \
-     shard, or the stream was replaced; if it goes on, give each sink a subject of its own";
+     shard, or the stream was replaced; if it goes on, give each sink a subject, and each shard a number, of its own";
 pub(super) const ENDED: &str = "the connection to the NATS server ended";
 pub(super) const LATE: &str = "the NATS server did not answer in time";
 

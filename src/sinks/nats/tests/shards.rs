@@ -151,8 +151,8 @@ async fn the_first_shard_with_another_count_ends_what_the_others_send() {
         let refused = old.open().await.unwrap_err();
         assert_eq!(
             refused.message,
-            "the stream is divided among 3 shards, and this process is one of 2: the \
-             configurations differ; start every process with the same count"
+            "the count of shards is 3 in the stream, and 2 in this process: the configurations differ; \
+             start every process with the same count"
         );
         // With the new configuration it begins again.
         let mut old = old.restart(share("1/3", &[], &[("a", 0), ("b", 2)])).await;
