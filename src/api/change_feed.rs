@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::AppState;
 use super::access::{Access, Rights};
 use super::query::Parameters;
-use super::selection::{FeedScope, SelectedWindows};
+use super::selection::{FeedScope, SelectedWindows, UnreadPart};
 use super::view::{EventView, FILTER};
 use crate::config::AccessLevel;
 use crate::mirror::change::Seq;
@@ -106,17 +106,6 @@ impl FeedView {
     fn filter(&self) -> FeedFilter {
         self.selection.feed_filter().map_or(FeedFilter::All, FeedFilter::Names)
     }
-}
-
-/// Whether some of a feed's windows have never been enumerated, or are not even known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum UnreadPart {
-    /// All have.
-    Nothing,
-    /// The others are in trouble, and nobody knows for how long.
-    InTrouble,
-    /// The others will be soon.
-    Soon,
 }
 
 impl ChangeFeed {

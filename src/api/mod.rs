@@ -68,12 +68,13 @@ use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate as _, SizeAbove};
 
-pub use change_feed::{ChangeFeed, FeedView, ShownChanges, UnreadPart};
+pub use change_feed::{ChangeFeed, FeedView, ShownChanges};
 pub use consumers::{Consumer, ConsumerIdentity, ConsumerJson, ConsumerLog};
 pub use fleets::{FleetBoard, FleetFaultJson, FleetStatusJson, HeldListingJson, WindowOrigins};
 pub use limits::RequestLimits;
 pub use listen::{BindError, UnixEndpoint, UnixOwner, bind_tcp, bind_unix, serve_tcp, serve_unix};
 pub use login::{CompletedLogin, LoginApi, LoginRefusal, StartedLogin};
+pub use selection::UnreadPart;
 pub use shards::{OwnerBoard, Peers};
 pub use sink_status::{
     ReplayFrom, SinkApi, SinkAttemptJson, SinkCommand, SinkErrorJson, SinkRefusal, SinkStatusJson,

@@ -11,7 +11,6 @@ use sha2::{Digest as _, Sha256};
 
 use super::AppState;
 use super::access::Access;
-use super::change_feed::UnreadPart;
 use super::problem::Problem;
 use super::query::Parameters;
 use super::view::EventView;
@@ -28,6 +27,17 @@ const MAX_PATTERN: usize = 1000;
 
 /// The parameters that select windows; each may be repeated.
 pub(super) const SELECTION: [&str; 2] = ["window", "group"];
+
+/// Whether some of the selected windows have never been enumerated, or are not even known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum UnreadPart {
+    /// All have.
+    Nothing,
+    /// The others are in trouble, and nobody knows for how long.
+    InTrouble,
+    /// The others will be soon.
+    Soon,
+}
 
 /// The windows of a request: those that one of its patterns or groups names, or all; of these, those
 /// that the reader may see.
