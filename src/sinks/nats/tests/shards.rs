@@ -201,3 +201,49 @@ async fn shards(fixture: &StreamFixture) -> Vec<String> {
     shards.sort();
     shards
 }
+
+#[tokio::test]
+async fn shards_that_begin_together_by_different_counts_notice_it() {
+    with_stream(async |fixture| {
+        let mut one = TestShard::start(fixture, share("0/3", &["a"], &[("b", 2)]), None).await;
+        let mut other = TestShard::start(fixture, share("2/4", &["b"], &[("a", 0)]), None).await;
+        // Neither has seen anything of the other one.
+        one.send(&whole(&["a/a1"], 1)).await.unwrap();
+        let refused = other.send(&whole(&["b/b1"], 1)).await.unwrap_err();
+        assert!(refused.message.starts_with("the count of shards is 3 in the stream"), "{refused}");
+        // It has no mark, so its count counts, and the first one learns of it.
+        other.open().await.unwrap();
+        other.send(&whole(&["b/b1"], 1)).await.unwrap();
+        assert!(one.send(&live(vec![change("a", "a2", Some("{}"))], &[])).await.is_err());
+        let refused = one.open().await.unwrap_err();
+        assert!(refused.message.starts_with("the count of shards is 4 in the stream"), "{refused}");
+    })
+    .await;
+}
+
+/// Of two snapshots after it, readers that were away see only the last one.
+#[tokio::test]
+async fn a_stream_that_is_not_the_known_one_gets_another_writer() {
+    with_stream(async |fixture| {
+        let mut shard = TestShard::start(fixture, share("0/1", &["a"], &[]), None).await;
+        let writer = async || {
+            let lines = fixture.lines().await;
+            let marker = lines.iter().find(|line| line["sink"] == "copy").unwrap();
+            marker["writer"].as_str().unwrap().to_owned()
+        };
+        shard.send(&whole(&["a/a1"], 1)).await.unwrap();
+        let first = writer().await;
+        shard.open().await.unwrap();
+        shard.send(&whole(&["a/a1"], 2)).await.unwrap();
+        assert_eq!(writer().await, first);
+        // Restored: it has less than the shard knows of.
+        let mark = shard.mark.take().unwrap();
+        let mut parts: Vec<String> = mark.split('/').map(str::to_owned).collect();
+        parts[1] = "1000".to_owned();
+        shard.mark = Some(parts.join("/"));
+        assert_eq!(shard.open().await, Ok(KeptPosition::Lost));
+        shard.send(&whole(&["a/a1"], 3)).await.unwrap();
+        assert_ne!(writer().await, first);
+    })
+    .await;
+}
