@@ -15,7 +15,7 @@ use crate::mirror::shard::{MAX_SHARDS, Shard};
 pub struct ShardConfig {
     /// Which of the processes this is; [`Shard::ALONE`] without the section.
     pub of: Shard,
-    /// The address of each shard's API, without a trailing slash, where [`ORDINAL`] stands for its
+    /// The address of each shard's API, without a trailing slash, where `{ordinal}` stands for its
     /// number.
     pub url: Option<String>,
 }

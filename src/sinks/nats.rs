@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use self::marker::{MarkerChain, StreamMark};
+use self::marker::MarkerChain;
 use self::message::{MessageWriter, NatsMessage};
 use self::servers::{NatsLogin, NatsServers};
 use self::session::{NatsLoginFiles, NatsSession};
@@ -148,7 +148,6 @@ impl NatsTarget {
                 .map_or(limit, |most| if most == 0 { limit } else { limit.min(most) }),
             ordinal: self.share.shard.ordinal(),
         };
-        let mark = mark.and_then(|mark| mark.parse::<StreamMark>().ok());
         let share = self.share.clone();
         let markers = MarkerChain::read(&stream, (subject, share.shard), mark, &self.env);
         let (markers, kept) = session.run(markers).await?;

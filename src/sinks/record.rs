@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::batch::{SinkPosition, SnapshotId};
+use super::target::NEW_SHARE;
 use crate::store::{Store, StoreError};
 
 /// What the store keeps of a sink. Without a position the next batch begins a snapshot.
@@ -47,13 +48,11 @@ impl SinkRecord {
         store.save_sink(sink, Some(state)).await
     }
 
-    /// Makes the next batch begin a snapshot of what this identity stands for. A target in which
-    /// another shard's part was sent is not known: of several processes whose counts differ, this one's
-    /// has changed, and counts.
+    /// Makes the next batch begin a snapshot of what this identity stands for.
     pub(super) fn begin_again(&mut self, identity: &str, snapshot: SnapshotId) {
         let shard = |identity: &str| identity.split_once(' ').map(|(_, shard)| shard.to_owned());
-        if shard(&self.identity) != shard(identity) {
-            self.mark = None;
+        if !self.identity.is_empty() && shard(&self.identity) != shard(identity) {
+            self.mark = Some(NEW_SHARE.to_owned());
         }
         self.identity = identity.to_owned();
         (self.position, self.begins, self.replays) = (None, Some(snapshot), false);
@@ -71,9 +70,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mark_is_forgotten_when_the_shard_changes() {
-        for (old, new, forgets) in [
+    fn a_change_of_the_shard_is_kept_until_something_was_sent() {
+        for (old, new, changes) in [
             ("", "1f", false),
+            // A store that was lost knows nothing of a change.
+            ("", "1f 0/3", false),
             ("1f", "2f", false),
             ("1f", "1f 0/3", true),
             ("1f 0/3", "2f 0/3", false),
@@ -84,7 +85,8 @@ mod tests {
             let (identity, mark) = (old.to_owned(), Some("mark".to_owned()));
             let mut record = SinkRecord { identity, mark, ..SinkRecord::default() };
             record.begin_again(new, SnapshotId(1));
-            assert_eq!(record.mark.is_none(), forgets, "{old} to {new}");
+            let is_new = record.mark.as_deref() == Some(NEW_SHARE);
+            assert_eq!(is_new, changes, "{old} to {new}");
         }
     }
 }

@@ -12,7 +12,7 @@ use super::batch::{SinkBatch, SinkPosition, SinkWindow, SnapshotId};
 use super::error::{SinkError, SinkErrorKind};
 use super::record::SinkRecord;
 use super::status::SinkState;
-use super::target::{KeptPosition, SinkTarget};
+use super::target::{KeptPosition, NEW_SHARE, SinkTarget};
 use crate::api::{AppState, ChangeFeed, FeedView, UnreadPart};
 use crate::mirror::page::EventId;
 use crate::store::{Change, FeedError, StoreError};
@@ -195,9 +195,10 @@ impl<'a> Session<'a> {
                 windows: windows(app, &changes),
                 changes,
             };
-            if let Some(mark) = self.deliver(&batch, effort).await? {
-                record.mark = Some(mark);
-            }
+            // Without one of its own, the target has this share from now on.
+            let mark = self.deliver(&batch, effort).await?;
+            let kept = record.mark.take().filter(|known| known != NEW_SHARE);
+            record.mark = mark.or(kept);
             status.set_sent_until(until);
         }
         (record.position, record.replays) = (Some(after.clone()), false);

@@ -6,11 +6,15 @@ use jiff::Timestamp;
 use super::batch::{SinkBatch, SinkPosition};
 use super::error::SinkError;
 
+/// The mark of a target to which this process has not sent anything since its share of the windows
+/// changed, by its configuration or because a person asked for it.
+pub const NEW_SHARE: &str = "new share";
+
 /// A target: a receiver of webhooks, a database, a message log. After an error it is dropped, and
 /// another one is made for the next attempt.
 pub trait SinkTarget: Send {
     /// Connects and prepares what is missing, such as tables. Comes before anything else. The mark
-    /// is that of the last receipt that had one.
+    /// is that of the last receipt that had one, or [`NEW_SHARE`].
     fn open<'a>(
         &'a mut self,
         mark: Option<&'a str>,

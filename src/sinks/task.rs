@@ -16,6 +16,7 @@ use super::error::{SinkError, SinkErrorKind};
 use super::record::SinkRecord;
 use super::session::{self, Effort, MAX_CHANGES, SessionEnd, millis};
 use super::status::{SinkRequest, SinkState};
+use super::target::NEW_SHARE;
 use crate::api::{ReplayFrom, SinkCommand, SinkRefusal};
 use crate::error_chain::error_chain;
 use crate::store::StoreError;
@@ -224,7 +225,7 @@ impl SinkContext {
         if from == ReplayFrom::Start {
             let identity = self.identity(&view);
             // Of several shards whose counts differ, this one's counts.
-            record.mark = None;
+            record.mark = Some(NEW_SHARE.to_owned());
             record.begin_again(&identity, self.new_snapshot());
             return Ok(Ok(()));
         }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::batch::{SinkBatch, SinkPosition, SnapshotId};
 use super::error::{SinkError, SinkErrorKind};
-use super::target::{KeptPosition, Receipt};
+use super::target::{KeptPosition, NEW_SHARE, Receipt};
 use super::*;
 use crate::api::tests::Fixture;
 use crate::api::{ReplayFrom, SinkApi as _, SinkCommand};
@@ -87,7 +87,9 @@ impl SinkTarget for CopyTarget {
         let copy = self.lock();
         let kept = match copy.keeps {
             true => KeptPosition::InTarget(copy.kept.clone()),
-            false if copy.mark.as_deref() != mark => KeptPosition::Lost,
+            false if copy.mark.as_deref() != mark.filter(|mark| *mark != NEW_SHARE) => {
+                KeptPosition::Lost
+            }
             false => KeptPosition::InStore,
         };
         Box::pin(std::future::ready(Ok(kept)))

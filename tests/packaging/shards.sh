@@ -39,6 +39,7 @@ C
 
 simulated --people 20 --rooms 4 --mutate-every 0s
 windows=$(wc -l <"$SCRATCH/mailboxes")
+grep -v "^room-" "$SCRATCH/mailboxes" >"$SCRATCH/people"
 (umask 077 && echo "a token of a good length" >"$SCRATCH/token")
 
 # configure ORDINAL COUNT
@@ -57,8 +58,12 @@ confirm_after = "1s"
 start = "-60d"
 end = "+90d"
 [[window]]
-mailboxes_file = "$SCRATCH/mailboxes"
+mailboxes_file = "$SCRATCH/people"
 account = "test"
+[[fleet]]
+name = "rooms"
+account = "test"
+rooms = true
 [sink.log]
 type = "nats"
 url = "nats://127.0.0.1:$nats_port"
@@ -131,6 +136,26 @@ compared() {
     "$SCRATCH/venv/bin/python" docs/consume/consume-nats.py "$copy" "nats://127.0.0.1:$nats_port" --once >/dev/null || return 1
     python3 tests/consumers/verify.py "$SCRATCH/shard0/api.sock" 'windows=*' "$copy" >"$SCRATCH/verify.log" 2>&1
 }
+# removals: how many of the stream's messages are removals.
+removals() {
+    "$SCRATCH/venv/bin/python" - "$nats_port" <<'P'
+import asyncio, json, sys, nats
+from nats.js.api import AckPolicy, ConsumerConfig
+async def count():
+    client = await nats.connect(f"nats://127.0.0.1:{sys.argv[1]}")
+    jetstream = client.jetstream()
+    config = ConsumerConfig(ack_policy=AckPolicy.NONE)
+    consumer = await jetstream.pull_subscribe("calmirror.*.*", stream="CALMIRROR", config=config)
+    removed, left = 0, 1
+    while left:
+        messages = await consumer.fetch(1000, timeout=5)
+        removed += sum(json.loads(one.data).get("change") == "removed" for one in messages)
+        left = messages[-1].metadata.num_pending
+    print(removed)
+    await client.close()
+asyncio.run(count())
+P
+}
 # enumerates ORDINAL: whether the shard has begun with its windows again since its start: a resync, or
 # more new events than were added.
 enumerates() {
@@ -166,8 +191,15 @@ equal 3
 printf '\n== a volume is lost\n'
 end 2 KILL
 rm -rf "$SCRATCH/shard2/store"
-change
+curl -sSf -X PUT "$graph/control/faults" -d '{"rates":[{"fault":"gateway_timeout","probability":1}],"planned":[]}' >/dev/null
+before=$(removals)
 start_shard 2 3
+eventually 30 ask 2 /readyz
+sleep 5
+check "while Graph is away too, nothing is removed from the stream" [ "$(removals)" = "$before" ]
+show say 2 sink list
+curl -sSf -X DELETE "$graph/control/faults" >/dev/null
+change
 equal 3
 check "it has enumerated everything" enumerates 2
 show say 2 sink list

@@ -63,12 +63,12 @@ async fn last_marker(stream: &Stream, subject: &str) -> Result<Option<LastMarker
 /// each. They have to get another one before this shard sends anything.
 ///
 /// # Errors
-/// This shard has sent something by its count before (`is_known`), and shards with another one are
-/// alive: this one has to be changed.
+/// Shards with another count are alive, and this one may not end them, because its own did not change:
+/// it was left behind, or has lost its store.
 pub(super) fn outdated(
     markers: &BTreeMap<u32, LastMarker>,
     shard: Shard,
-    is_known: bool,
+    may_divide: bool,
     now: Timestamp,
 ) -> Result<Vec<(u32, u64)>, SinkError> {
     let mut outdated = Vec::new();
@@ -86,7 +86,7 @@ pub(super) fn outdated(
     }
     let is_alive = |at: Timestamp| now.duration_since(at) < SILENCE;
     match others {
-        Some((at, other)) if is_known && is_alive(at) => {
+        Some((at, other)) if !may_divide && is_alive(at) => {
             let message = format!(
                 "the count of shards is {other} in the stream, and {} in this process: the configurations \
                  differ; start every process with the same count",
@@ -121,20 +121,20 @@ mod tests {
     #[test]
     fn the_shard_whose_count_changed_ends_the_others() {
         let shard = Shard::new(1, 4).unwrap();
-        let of = |all: &[(&str, i64)], is_known| {
-            outdated(&markers(all), shard, is_known, NOON).map_err(|error| error.message)
+        let of = |all: &[(&str, i64)], may_divide| {
+            outdated(&markers(all), shard, may_divide, NOON).map_err(|error| error.message)
         };
         let three = [("0/3", 0), ("1/3", 0), ("2/3", 0)];
-        assert_eq!(of(&three, false), Ok(vec![(0, 1), (2, 3)]));
+        assert_eq!(of(&three, true), Ok(vec![(0, 1), (2, 3)]));
         // Some have changed before it.
         let some = [("0/4", 0), ("1/4", 0), ("2/3", 0)];
-        assert_eq!(of(&some, false), Ok(vec![(2, 3)]));
-        assert_eq!(of(&[("0/4", 0), ("2/4", 0), ("5/4", 0)], true), Ok(Vec::new()));
+        assert_eq!(of(&some, true), Ok(vec![(2, 3)]));
+        assert_eq!(of(&[("0/4", 0), ("2/4", 0), ("5/4", 0)], false), Ok(Vec::new()));
         // Its own marker, which another shard wrote.
-        let waits = of(&[("1/3", 0)], true).unwrap_err();
+        let waits = of(&[("1/3", 0)], false).unwrap_err();
         assert!(waits.starts_with("the count of shards is 3 in the stream, and 4 in this process"));
         // Nobody is left of the others.
-        assert_eq!(of(&[("0/3", 121), ("1/3", 200)], true), Ok(vec![(0, 1)]));
-        assert!(of(&[("0/3", 119), ("1/3", 200)], true).is_err());
+        assert_eq!(of(&[("0/3", 121), ("1/3", 200)], false), Ok(vec![(0, 1)]));
+        assert!(of(&[("0/3", 119), ("1/3", 200)], false).is_err());
     }
 }

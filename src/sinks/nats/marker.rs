@@ -20,7 +20,7 @@ use crate::env::Env;
 use crate::mirror::shard::Shard;
 use crate::sinks::batch::SinkBatch;
 use crate::sinks::error::SinkError;
-use crate::sinks::target::KeptPosition;
+use crate::sinks::target::{KeptPosition, NEW_SHARE};
 
 /// The last marker of a sink in a stream: what a later session recognises it by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,11 +83,13 @@ impl MarkerChain {
     pub(super) async fn read(
         stream: &Stream,
         (subject, shard): (&str, Shard),
-        known: Option<StreamMark>,
+        mark: Option<&str>,
         env: &Env,
     ) -> Result<(Self, KeptPosition), SinkError> {
+        let known = mark.and_then(|mark| mark.parse::<StreamMark>().ok());
+        let may_divide = mark == Some(NEW_SHARE);
         let mut markers = last_markers(stream, subject).await?;
-        let outdated = outdated(&markers, shard, known.is_some(), env.now())?;
+        let outdated = outdated(&markers, shard, may_divide, env.now())?;
         let found = markers.remove(&shard.ordinal());
         let sequence = found.as_ref().map_or(0, |found| found.sequence);
         let line = found.and_then(|found| found.line);
@@ -155,7 +157,7 @@ impl MarkerChain {
     pub(super) async fn check_once(&mut self, stream: &Stream) -> Result<(), SinkError> {
         if !self.is_checked {
             let markers = last_markers(stream, &self.subject).await?;
-            outdated(&markers, self.shard, true, self.env.now())?;
+            outdated(&markers, self.shard, false, self.env.now())?;
             self.is_checked = true;
         }
         Ok(())
