@@ -170,9 +170,7 @@ impl<'a> Session<'a> {
         let is_due = moved || self.kept_in_target;
         if is_empty && !(is_due && self.saved_at.elapsed() >= MAX_POSITION_AGE) {
             if changes.at_end {
-                if self.snapshot.is_none() {
-                    status.caught_up();
-                }
+                status.caught_up();
                 effort.failures = 0;
                 self.wait().await?;
             }
