@@ -108,10 +108,10 @@ impl DaemonFixture {
         self.preamble_in(self.directory.path())
     }
 
-    /// The same of a daemon whose files are in another directory.
+    /// The same of a daemon whose files are in another directory, its secret too.
     pub(crate) fn preamble_in(&self, directory: &Path) -> String {
         let Self { base, .. } = self;
-        let (secret, directory) = (self.path("secret"), directory.display());
+        let directory = directory.display();
         format!(
             r#"[store]
 path = "{directory}/store"
@@ -132,7 +132,7 @@ page_size = 10
 [account.contoso]
 tenant = "00000000-0000-0000-0000-000000000000"
 client_id = "11111111-1111-1111-1111-111111111111"
-client_secret_file = {secret:?}
+client_secret_file = "secret"
 "#
         )
     }

@@ -25,6 +25,8 @@ impl ShardProcess {
     pub(super) async fn new(fixture: &DaemonFixture, ordinal: usize, port: u16) -> Self {
         let directory = fixture.path(&format!("shard-{ordinal}"));
         fs::create_dir(&directory).unwrap();
+        // With its mode.
+        fs::copy(fixture.path("secret"), directory.join("secret")).unwrap();
         let api = Api::at(&directory.join("api.sock"));
         let proxy = ChaosProxy::new(("127.0.0.1".to_owned(), port), true).await;
         Self { ordinal, directory, api, proxy, is_harmed: false, daemon: None }
