@@ -169,7 +169,8 @@ impl Peers {
             headers.insert(header::AUTHORIZATION, credentials);
         }
         // A held request is answered when it is over.
-        let limit = if target.contains("wait") { READ_TIMEOUT } else { ANSWER_TIMEOUT };
+        let is_held = ["?wait=", "&wait="].iter().any(|parameter| target.contains(parameter));
+        let limit = if is_held { READ_TIMEOUT } else { ANSWER_TIMEOUT };
         let sent = client.request(method, format!("{address}{target}")).headers(headers).send();
         timeout(limit, sent).await.map_err(|_| PeerError::TooSlow(limit))?.map_err(unreachable)
     }
