@@ -42,6 +42,7 @@ mod reform;
 mod reload;
 mod rig;
 mod seams;
+mod seeds;
 mod shards;
 mod sign_in;
 mod signals;

@@ -17,7 +17,6 @@ use calmirror::simulator::{Behaviour, Population};
 use fastrand::Rng;
 use futures_util::FutureExt as _;
 use http::Method;
-use jiff::Timestamp;
 use tokio::task::JoinHandle;
 
 use self::process::ShardProcess;
@@ -25,17 +24,13 @@ use self::stream::StreamServer;
 use crate::compare::truth;
 use crate::copies::EventsByWindow;
 use crate::process::{DaemonFixture, eventually, population};
+use crate::seeds::{self, tell};
 
 const WINDOWS: usize = 9;
 /// The most shards at a time.
 const MOST: usize = 4;
 /// What happens in a run.
 const STEPS: usize = 16;
-
-#[expect(clippy::print_stderr, reason = "shown only if the test fails")]
-fn tell(what: &str) {
-    eprintln!("{} {what}", Timestamp::now());
-}
 
 struct ShardRun {
     fixture: DaemonFixture,
@@ -372,11 +367,7 @@ async fn the_stream_is_the_truth_after_chaos_3() {
 #[tokio::test]
 #[ignore = "many seeds: .ci/full plays them"]
 async fn many_seeds() {
-    let seeds = std::env::var("CALMIRROR_SHARD_SEEDS").unwrap_or_else(|_| "100".to_owned());
-    let (first, end) = seeds.split_once("..").unwrap_or(("1", &seeds));
-    let [first, end] = [first, end].map(|seed| seed.parse::<u64>().expect("a number"));
-    let end = if seeds.contains("..") { end } else { end + 1 };
-    for seed in first..end {
+    for seed in seeds::named_by("CALMIRROR_SHARD_SEEDS", "100") {
         play(seed).await;
     }
 }

@@ -29,6 +29,7 @@ use self::target::ChaosTarget;
 use self::webhook::HookTarget;
 use crate::copies::{EventsByWindow, mirrored};
 use crate::process::{DaemonFixture, DaemonProcess, eventually, population};
+use crate::seeds::{self, tell};
 
 const WINDOWS: [&str; 2] = ["alice", "bob"];
 /// What happens in a run.
@@ -88,11 +89,6 @@ impl Drop for ChaosRun {
     fn drop(&mut self) {
         self.edits.abort();
     }
-}
-
-#[expect(clippy::print_stderr, reason = "shown only if the test fails")]
-fn tell(what: &str) {
-    eprintln!("{} {what}", Timestamp::now());
 }
 
 /// Shows which deliveries failed, and why.
@@ -350,11 +346,7 @@ async fn every_target_holds_the_mirror_after_chaos() {
 #[tokio::test]
 #[ignore = "many seeds: .ci/full plays them"]
 async fn many_seeds() {
-    let seeds = std::env::var("CALMIRROR_SINK_SEEDS").unwrap_or_else(|_| "20".to_owned());
-    let (first, end) = seeds.split_once("..").unwrap_or(("1", &seeds));
-    let [first, end] = [first, end].map(|seed| seed.parse::<u64>().expect("a number"));
-    let end = if seeds.contains("..") { end } else { end + 1 };
-    for seed in first..end {
+    for seed in seeds::named_by("CALMIRROR_SINK_SEEDS", "20") {
         play(seed).await;
     }
 }
