@@ -33,7 +33,7 @@ pub(super) const SELECTION: [&str; 2] = ["window", "group"];
 pub enum UnreadPart {
     /// All have.
     Nothing,
-    /// The others are in trouble, and nobody knows for how long.
+    /// The others are in trouble, for an unknown time.
     InTrouble,
     /// The others will be soon.
     Soon,

@@ -20,7 +20,7 @@ pub struct ShardConfig {
     pub url: Option<String>,
 }
 
-/// What stands for the number of a shard in its address.
+/// Is replaced by the number of a shard in its address.
 const ORDINAL: &str = "{ordinal}";
 
 impl Default for ShardConfig {

@@ -49,7 +49,7 @@ pub(in crate::api) async fn free(request: ApiRequest) -> Result<Response, Proble
         return Ok(answer);
     }
     let judging = async move {
-        // What nobody says anything about is not free.
+        // A window that no answer has may be busy.
         let unknown = elsewhere.into_iter().map(|name| (name, None));
         let mut windows: BTreeMap<Arc<str>, Option<WindowBusyPart<'_>>> = unknown.collect();
         for (_, part, _) in GatheredParts::read::<BusyPart<'_>>(&parts, &mut missing) {

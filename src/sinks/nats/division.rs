@@ -16,8 +16,8 @@ use super::stream::{marker_subject, marker_subjects};
 use crate::mirror::shard::{MAX_SHARDS, Shard};
 use crate::sinks::error::{SinkError, SinkErrorKind};
 
-/// Nobody sends anything by another count, if the last sign of it is that old: a shard without changes
-/// writes a marker each hour.
+/// Shards whose last marker is older than this have stopped: one without changes writes a marker each
+/// hour.
 const SILENCE: SignedDuration = SignedDuration::from_hours(2);
 
 /// The last marker of a shard.
