@@ -9,8 +9,8 @@ use axum::response::{IntoResponse as _, Response};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::extract::ApiRequest;
-use super::limits::SliceProducer;
 use super::problem::Problem;
+use super::sliced_body::SliceProducer;
 use crate::error_chain::error_chain;
 use crate::store::StoreExport;
 

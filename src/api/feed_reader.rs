@@ -7,10 +7,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::AppState;
 use super::change_feed::ChangeFeed;
-use super::limits::SliceProducer;
 use super::line_format::LineFormat;
 use super::live_lines::LiveLines;
 use super::problem::Problem;
+use super::sliced_body::SliceProducer;
 use crate::mirror::change::Seq;
 use crate::store::Change;
 

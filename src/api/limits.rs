@@ -2,23 +2,20 @@
 //!
 //! Store reads and rendering run on the runtime's blocking threads, for at most [`MAX_CONCURRENT`]
 //! requests at a time. So the runtime's own threads always answer `/healthz`, and the workers
-//! always find a blocking thread. Responses are sent in slices: the first of about [`SLICE_BYTES`],
-//! the next up to four times what the reader has taken so far. All slices not yet read by clients
-//! share one budget, [`BUDGET`]. Turns (permits to compute) and bytes are granted in request order.
-//! A computation that never ends costs only its turn.
+//! always find a blocking thread. Responses are sent in slices (`sliced_body`): the first of about
+//! [`SLICE_BYTES`], the next up to four times what the reader has taken so far. All slices not yet
+//! read by clients share one budget, [`BUDGET`]. Turns (permits to compute) and bytes are granted in
+//! request order. A computation that never ends costs only its turn.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
 use bytes::Bytes;
-use futures_util::{FutureExt as _, StreamExt as _, stream};
 use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::timeout;
 
 use super::coding::CompressorPool;
 use super::problem::Problem;
@@ -61,9 +58,6 @@ pub(super) const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a single turn may take before its request is abandoned.
 pub(super) const MAX_TURN: Duration = Duration::from_secs(30);
 
-/// How long a started response may continue after the daemon stops or new settings take effect.
-const STOP_GRACE: Duration = Duration::from_secs(5);
-
 /// The limits described in the module docs. Clones share them.
 #[derive(Clone, Debug)]
 pub struct RequestLimits {
@@ -77,30 +71,12 @@ pub struct RequestLimits {
     pub(super) compressors: CompressorPool,
 }
 
-/// Produces a response slice by slice.
-pub(super) trait SliceProducer: Send + 'static {
-    /// Produces the next slice of about `bytes` bytes, on a blocking thread; empty if no bytes are
-    /// ready yet.
-    ///
-    /// # Errors
-    /// Before the first slice is sent, the problem is the response. Later, the response is cut off.
-    fn next(&mut self, bytes: usize) -> impl Future<Output = Result<Vec<u8>, Problem>> + Send;
-
-    /// Whether the last slice was produced.
-    fn is_over(&self) -> bool;
-}
-
 /// Ends the array `value` of a JSON object with the other members of the object.
 pub(super) fn end_list(slice: &mut Vec<u8>, members: &Value) {
     slice.extend_from_slice(b"],");
     // Without its opening brace it continues after the array.
     slice.extend_from_slice(members.to_string().trim_start_matches('{').as_bytes());
 }
-
-/// Aborts a response: the connection is closed, so that the reader notices.
-#[derive(Debug, thiserror::Error)]
-#[error("the response was cut off")]
-struct AnswerCutOff;
 
 /// Bytes charged to a budget until they are dropped.
 struct BudgetedBytes {
@@ -201,9 +177,14 @@ impl RequestLimits {
     }
 
     /// The size of the next slice of a response of which the reader has taken `taken` bytes.
-    fn next_size(&self, taken: usize) -> usize {
+    pub(super) fn next_size(&self, taken: usize) -> usize {
         let share = self.bytes.available_permits() / BUDGET_SHARE;
         taken.saturating_mul(GROWTH).min(share).clamp(SLICE_BYTES, MAX_SLICE_BYTES)
+    }
+
+    /// Whether a slice may be produced before the reader, which has taken `taken` bytes, asks for it.
+    pub(super) fn allows_ahead(&self, taken: usize) -> bool {
+        taken >= MAX_SLICE_BYTES && self.bytes.available_permits() >= BUDGET / 2
     }
 
     async fn make<T: Send + 'static>(
@@ -225,88 +206,6 @@ impl RequestLimits {
             length => drop(permit.split(reserved - length)),
         }
         Ok((Bytes::from_owner(BudgetedBytes { bytes, _permit: permit }), with))
-    }
-
-    /// A body produced slice by slice as its reader takes it. The first slice is produced here, so
-    /// that an earlier failure can still be reported as a problem.
-    ///
-    /// # Errors
-    /// As [`RequestLimits::run`], and the error of the first slice.
-    pub(super) async fn body(
-        &self,
-        source: impl SliceProducer,
-        stopping: CancellationToken,
-    ) -> Result<Body, Problem> {
-        let first = timeout(TURN_TIMEOUT, self.next(source, 0)).await.map_err(|_| Problem::Busy)?;
-        let (first, source) = first?;
-        Ok(self.body_after(first, source, stopping))
-    }
-
-    /// As [`RequestLimits::body`], for a first slice that was already produced.
-    pub(super) fn body_after(
-        &self,
-        first: Bytes,
-        source: impl SliceProducer,
-        stopping: CancellationToken,
-    ) -> Body {
-        if source.is_over() {
-            // Its length is known.
-            return Body::from(first);
-        }
-        // Resolves when a started response must end.
-        let cut = async move {
-            stopping.cancelled().await;
-            sleep(STOP_GRACE).await;
-        };
-        let sending = Some((self.clone(), source, first.len(), cut.boxed()));
-        let rest = stream::unfold(sending, async |sending| {
-            let (work, source, sent, mut cut) =
-                sending.filter(|(_, source, ..)| !source.is_over())?;
-            let made = tokio::select! {
-                biased;
-                () = &mut cut => return Some((Err(AnswerCutOff), None)),
-                made = work.next(source, sent) => made,
-            };
-            Some(match made {
-                Ok((bytes, source)) => {
-                    let sent = sent.saturating_add(bytes.len());
-                    (Ok(bytes), Some((work, source, sent, cut)))
-                }
-                Err(problem) => {
-                    tracing::debug!(reason = problem.to_string(), "response cut off");
-                    (Err(AnswerCutOff), None)
-                }
-            })
-        });
-        // A compressor may poll again after the end.
-        let slices = stream::once(std::future::ready(Ok(first))).chain(rest).fuse();
-        Body::from_stream(slices.filter(|slice| {
-            let empty = slice.as_ref().is_ok_and(Bytes::is_empty);
-            std::future::ready(!empty)
-        }))
-    }
-
-    /// Produces the next slice that is not empty, after the reader has taken `taken` bytes.
-    async fn next<S: SliceProducer>(
-        &self,
-        mut source: S,
-        taken: usize,
-    ) -> Result<(Bytes, S), Problem> {
-        loop {
-            let size = self.next_size(taken);
-            let make = async move {
-                match source.next(size).await {
-                    Ok(bytes) => (bytes, (source, Ok(()))),
-                    Err(problem) => (Vec::new(), (source, Err(problem))),
-                }
-            };
-            let (bytes, (again, made)) = self.slice(size, make).await?;
-            made?;
-            if !bytes.is_empty() || again.is_over() {
-                return Ok((bytes, again));
-            }
-            source = again;
-        }
     }
 
     /// Produces a response that cannot be sliced. It is computed within a turn and charged to the

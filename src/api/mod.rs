@@ -42,6 +42,7 @@ mod selection;
 mod shards;
 mod sink_status;
 mod sinks;
+mod sliced_body;
 mod slow_client;
 #[cfg(test)]
 pub(crate) mod tests;

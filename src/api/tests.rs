@@ -18,6 +18,7 @@ mod problems;
 mod rounds;
 mod shards;
 mod sinks;
+mod slices;
 mod windows;
 mod work;
 

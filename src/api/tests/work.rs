@@ -2,10 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::super::limits::{
-    BUDGET, MAX_CONCURRENT, MAX_SLICE_BYTES, SLICE_BYTES, SliceProducer, TURN_TIMEOUT,
-};
-use tokio::sync::Semaphore;
+use super::super::limits::{BUDGET, MAX_CONCURRENT, SLICE_BYTES, TURN_TIMEOUT};
 
 use super::*;
 
@@ -132,73 +129,6 @@ async fn endless_computations_block_nothing_else() {
     for request in requests {
         assert_eq!(request.await.unwrap().unwrap().status(), StatusCode::OK);
     }
-}
-
-/// A source whose slices wait for a permit.
-struct Gated(Arc<Semaphore>);
-
-impl SliceProducer for Gated {
-    async fn next(&mut self, _: usize) -> Result<Vec<u8>, Problem> {
-        self.0.acquire().await.unwrap().forget();
-        Ok(vec![b'x'; 100])
-    }
-
-    fn is_over(&self) -> bool {
-        false
-    }
-}
-
-/// A compressor polls the next slice before it hands over the last one, and is then not polled
-/// until its reader has taken that.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_abandoned_slice_keeps_no_turn() {
-    let work = RequestLimits::new(Env::real());
-    let stopping = CancellationToken::new();
-    let mut bodies = Vec::new();
-    for _ in 0..2 * MAX_CONCURRENT {
-        let gate = Arc::new(Semaphore::new(1));
-        let body = work.body(Gated(gate.clone()), stopping.clone()).await.unwrap();
-        let mut stream = body.into_data_stream();
-        assert_eq!(stream.next().await.unwrap().unwrap().len(), 100);
-        // Polled once, then left alone.
-        assert!(futures_util::FutureExt::now_or_never(stream.next()).is_none());
-        gate.add_permits(1);
-        bodies.push(stream);
-    }
-    let turns = tokio::time::timeout(Duration::from_secs(20), work.take_all_turns()).await;
-    assert!(turns.is_ok(), "slices without a waiting reader keep turns");
-}
-
-/// A source whose slices have exactly the requested size.
-struct Exact;
-
-impl SliceProducer for Exact {
-    async fn next(&mut self, bytes: usize) -> Result<Vec<u8>, Problem> {
-        Ok(vec![b'x'; bytes])
-    }
-
-    fn is_over(&self) -> bool {
-        false
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn slices_grow_with_what_was_taken_unless_the_budget_is_used() {
-    let work = RequestLimits::new(Env::real());
-    let begin = async || work.body(Exact, CancellationToken::new()).await.unwrap();
-    let mut stream = begin().await.into_data_stream();
-    let mut held = Vec::new();
-    for expected in [1, 4, 8, 8] {
-        let slice = stream.next().await.unwrap().unwrap();
-        assert_eq!(slice.len(), expected * SLICE_BYTES);
-    }
-    // Readers that take everything and keep it.
-    while work.bytes_left() > BUDGET / 16 {
-        held.push(stream.next().await.unwrap().unwrap());
-    }
-    assert!(held[0].len() == MAX_SLICE_BYTES && held.last().unwrap().len() == SLICE_BYTES);
-    held.clear();
-    assert_eq!(stream.next().await.unwrap().unwrap().len(), MAX_SLICE_BYTES);
 }
 
 #[tokio::test(start_paused = true)]

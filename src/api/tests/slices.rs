@@ -1,0 +1,131 @@
+//! Responses in slices: their sizes, and when they are produced.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::super::limits::{BUDGET, MAX_CONCURRENT, MAX_SLICE_BYTES, SLICE_BYTES};
+use super::super::sliced_body::SliceProducer;
+use tokio::sync::Semaphore;
+
+use super::*;
+
+/// A source whose slices wait for a permit.
+struct Gated(Arc<Semaphore>);
+
+impl SliceProducer for Gated {
+    async fn next(&mut self, _: usize) -> Result<Vec<u8>, Problem> {
+        self.0.acquire().await.unwrap().forget();
+        Ok(vec![b'x'; 100])
+    }
+
+    fn is_over(&self) -> bool {
+        false
+    }
+}
+
+/// A compressor polls the next slice before it hands over the last one, and is then not polled
+/// until its reader has taken that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_abandoned_slice_keeps_no_turn() {
+    let work = RequestLimits::new(Env::real());
+    let stopping = CancellationToken::new();
+    let mut bodies = Vec::new();
+    for _ in 0..2 * MAX_CONCURRENT {
+        let gate = Arc::new(Semaphore::new(1));
+        let body = work.body(Gated(gate.clone()), stopping.clone()).await.unwrap();
+        let mut stream = body.into_data_stream();
+        assert_eq!(stream.next().await.unwrap().unwrap().len(), 100);
+        // Polled once, then left alone.
+        assert!(futures_util::FutureExt::now_or_never(stream.next()).is_none());
+        gate.add_permits(1);
+        bodies.push(stream);
+    }
+    let turns = tokio::time::timeout(Duration::from_secs(20), work.take_all_turns()).await;
+    assert!(turns.is_ok(), "slices without a waiting reader keep turns");
+}
+
+/// A source whose slices have exactly the requested size.
+struct Exact;
+
+impl SliceProducer for Exact {
+    async fn next(&mut self, bytes: usize) -> Result<Vec<u8>, Problem> {
+        Ok(vec![b'x'; bytes])
+    }
+
+    fn is_over(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn slices_grow_with_what_was_taken_unless_the_budget_is_used() {
+    let work = RequestLimits::new(Env::real());
+    let begin = async || work.body(Exact, CancellationToken::new()).await.unwrap();
+    let mut stream = begin().await.into_data_stream();
+    let mut held = Vec::new();
+    for expected in [1, 4, 8, 8] {
+        let slice = stream.next().await.unwrap().unwrap();
+        assert_eq!(slice.len(), expected * SLICE_BYTES);
+    }
+    // Readers that take everything and keep it.
+    while work.bytes_left() > BUDGET / 16 {
+        held.push(stream.next().await.unwrap().unwrap());
+    }
+    assert!(held[0].len() == MAX_SLICE_BYTES && held.last().unwrap().len() == SLICE_BYTES);
+    held.clear();
+    assert_eq!(stream.next().await.unwrap().unwrap().len(), MAX_SLICE_BYTES);
+}
+
+/// A source that counts its slices, each of the requested size.
+struct Counted(Arc<AtomicUsize>);
+
+impl SliceProducer for Counted {
+    async fn next(&mut self, bytes: usize) -> Result<Vec<u8>, Problem> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(vec![b'x'; bytes])
+    }
+
+    fn is_over(&self) -> bool {
+        false
+    }
+}
+
+/// Waits long enough for everything that was begun, and returns how many slices were produced.
+async fn produced(slices: &AtomicUsize) -> usize {
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    slices.load(Ordering::Relaxed)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_keeps_up_does_not_wait_for_each_slice() {
+    let work = RequestLimits::new(Env::real());
+    let slices = Arc::new(AtomicUsize::new(0));
+    let body = work.body(Counted(slices.clone()), CancellationToken::new()).await.unwrap();
+    let mut stream = body.into_data_stream();
+    let mut held = Vec::new();
+    let mut taken = 0;
+    // Until it has taken as much as a large slice, a reader may take no more.
+    for number in 1.. {
+        let slice = stream.next().await.unwrap().unwrap();
+        taken += slice.len();
+        let ahead = usize::from(taken >= MAX_SLICE_BYTES);
+        assert_eq!(produced(&slices).await, number + ahead, "{taken} bytes were taken");
+        if taken > 4 * MAX_SLICE_BYTES {
+            break;
+        }
+    }
+    // With much of the budget used, no reader gets two slices.
+    while work.bytes_left() >= BUDGET / 2 {
+        held.push(stream.next().await.unwrap().unwrap());
+    }
+    held.push(stream.next().await.unwrap().unwrap());
+    let before = produced(&slices).await;
+    held.push(stream.next().await.unwrap().unwrap());
+    assert_eq!(produced(&slices).await, before + 1);
+    // What was produced for a reader that has gone is given back.
+    held.clear();
+    stream.next().await.unwrap().unwrap();
+    assert_eq!(produced(&slices).await, before + 3);
+    drop(stream);
+    assert_eq!(produced(&slices).await, before + 3);
+    assert_eq!(work.bytes_left(), BUDGET);
+}
