@@ -112,7 +112,7 @@ export async function events(name, from, to, signal) {
 // Resolves at the next change in any window, or after `seconds` without one. It transfers at most
 // one line, because it only wakes the caller.
 export async function changed(seconds, signal) {
-  const answer = await fetch(at(`/v1/changes?after=now&limit=1&wait=${seconds}s`), { signal, headers: RELAY });
+  const answer = await fetch(at(`/v1/changes?after=now&limit=1&wait=${seconds}s`), { signal, cache: "no-store", headers: RELAY });
   if (!answer.ok) await refuse(answer);
   await answer.text();
 }

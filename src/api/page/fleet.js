@@ -42,10 +42,12 @@ export function recall(place) {
 // Fetches and renders the list repeatedly until `signal` aborts.
 export async function run(place, show, signal) {
   let total = null;
+  let moved = null;
   for (;;) {
     const began = performance.now();
-    // Requested before the list, so that no change in between is missed.
-    const moved = api.changed(25, signal).catch(() => api.pause(2000, signal));
+    // Requested before the list, so that no change in between is missed. One at a time, because
+    // browsers allow six connections.
+    moved ??= api.changed(25, signal).catch(() => api.pause(2000, signal)).finally(() => (moved = null));
     const [status, list] = await Promise.all([api.status(signal), api.windows(place, ROWS, signal)]);
     remember(place, status, list);
     show(render(place, status, list));
