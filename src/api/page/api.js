@@ -78,8 +78,9 @@ export async function ianaZone(name) {
 }
 
 // When the windows of a selection are busy, and the times of at least `minutes` in which all are
-// free. A window of which that is not known has the reason in `unknown`. Needs only the level
-// `busy`. It bypasses the browser's cache, in which the age of the data would be an old one.
+// free. A window of which that is not known has the reason in `unknown`; one of a shard that does
+// not answer is named only in the answer about free times. Needs only the level `busy`. It bypasses
+// the browser's cache, in which the age of the data would be an old one.
 export async function availability(select, { from, to, minutes }, signal) {
   const query = `${select}&from=${new Date(from).toISOString()}&to=${new Date(to).toISOString()}`;
   const [busy, free] = await Promise.all([
@@ -88,6 +89,12 @@ export async function availability(select, { from, to, minutes }, signal) {
   ]);
   const unknown = new Map(free.unknown.map(({ window, reason }) => [window, reason]));
   const windows = busy.value.map((one) => ({ ...one, unknown: unknown.get(one.window) ?? (one.complete ? null : "never_settled") }));
+  const known = new Set(windows.map(({ window }) => window));
+  const absent = free.unknown.filter(({ window, reason }) => reason === "shard_missing" && !known.has(window));
+  if (absent.length > 0) {
+    windows.push(...absent.map(({ window, reason }) => ({ window, busy: [], unknown: reason })));
+    windows.sort((a, b) => (a.window < b.window ? -1 : 1));
+  }
   return { windows, slots: free.value };
 }
 
@@ -126,6 +133,7 @@ const SILENCE_MS = 40_000;
 export async function follow(name, cursor, take, signal) {
   let patience = 250;
   while (!signal.aborted) {
+    let why = null;
     const silence = new AbortController();
     const end = AbortSignal.any([signal, silence.signal]);
     let timer = 0;
@@ -152,11 +160,12 @@ export async function follow(name, cursor, take, signal) {
     } catch (error) {
       if (error instanceof Refusal && [404, 410].includes(error.status)) return;
       if (error instanceof Refusal && error.status === 401) throw error;
+      if (error instanceof Refusal) why = error.message;
     } finally {
       clearTimeout(timer);
     }
     if (signal.aborted) return;
-    connection.lost();
+    connection.lost(why);
     await pause(patience, signal);
     patience = Math.min(patience * 2, 4000);
   }

@@ -39,28 +39,34 @@ connection.watch((state) => {
   document.getElementById("live-word").textContent = alive ? "Live" : "Not connected";
   document.body.classList.toggle("stale", !alive);
   if (!alive) main.removeAttribute("aria-busy");
-  lacking(state.missing);
+  lacking(state);
   notice(state);
   if (before === null ? !alive : before !== alive) tell(alive ? "Connected again" : "The daemon does not answer; what is shown is old");
   before = alive;
 });
 
-// Updates the banner that names the shards whose windows are not shown.
-function lacking(shards) {
+// Updates the banner that names the shards that do not answer. The view of one window needs no
+// other shard, and asks for none: it would not notice when one is back.
+function lacking({ missing: shards }) {
   const banner = document.getElementById("missing");
-  banner.hidden = shards.length === 0;
+  banner.hidden = shards.length === 0 || ["health", "calendar"].includes(place?.view);
   const [subject, whose] = shards.length === 1 ? [`Shard ${shards[0]} does`, "Its"] : [`Shards ${shards.join(", ")} do`, "Their"];
-  banner.textContent = banner.hidden ? "" : `${subject} not answer. ${whose} windows are not shown.`;
+  const text = banner.hidden ? "" : `${subject} not answer. ${whose} windows are missing or unknown.`;
+  if (banner.textContent === text) return;
+  banner.textContent = text;
+  if (text || shards.length === 0) tell(text || "No shard is missing");
 }
 
 // Updates the banner that says how long the daemon has not answered.
-function notice({ alive, why, heard }) {
+function notice({ alive, why, heard, loaded }) {
   const away = document.getElementById("away");
   away.hidden = alive !== false;
   if (away.hidden) return;
   const said = why ? `The daemon cannot answer: ${why}` : "The daemon does not answer";
   const ago = lasting((Date.now() - heard) / 1000);
-  away.textContent = `${said}. What is shown is ${ago} old, from ${moment(heard)}. The page continues by itself as soon as the daemon answers.`;
+  // What was heard last may be the answer to another view.
+  const age = why && !loaded ? "was loaded earlier" : `is ${ago} old, from ${moment(heard)}`;
+  away.textContent = `${said}. What is shown ${age}. The page continues by itself as soon as the daemon answers.`;
 }
 
 // Ages keep counting with or without responses.
@@ -82,6 +88,7 @@ async function run(view, here, signal) {
       await view.run(here, (content) => {
         if (signal.aborted) return;
         patience = 300;
+        connection.loaded();
         show(content);
       }, signal);
     } catch (error) {
@@ -124,6 +131,7 @@ function navigate() {
   const before = place;
   place = route.parse(location.hash);
   const same = before && place && before.view === place.view && before.name === place.name && before.span === place.span;
+  lacking(connection.look());
   const onlyEvent = same && place.view === "calendar" && before.date === place.date;
   event.show(place, onlyEvent);
   if (onlyEvent) return;

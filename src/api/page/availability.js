@@ -2,6 +2,7 @@
 // what readers of the level `busy` may see.
 
 import * as api from "./api.js";
+import * as connection from "./connection.js";
 import * as dates from "./dates.js";
 import { showAsWord } from "./event.js";
 import { h, tell } from "./markup.js";
@@ -31,7 +32,7 @@ export async function run(place, show, signal) {
     const answer = await load(place.select, { from, to, minutes: 30 }, signal);
     seen = { key: keyOf(place), answer };
     show(render(place, answer));
-    await api.pause(Math.max(PAUSE_MS, (performance.now() - began) * 10), signal);
+    await api.pause(connection.rest(PAUSE_MS, performance.now() - began), signal);
     if (signal.aborted) return;
   }
 }

@@ -3,6 +3,7 @@
 
 import * as api from "./api.js";
 import { oldness, unknown } from "./availability.js";
+import * as connection from "./connection.js";
 import * as dates from "./dates.js";
 import { h } from "./markup.js";
 import { where } from "./words.js";
@@ -40,7 +41,7 @@ export async function run(place, show, signal) {
       throw error;
     }
     show(render(place, seen));
-    await api.pause(Math.max(PAUSE_MS, (performance.now() - began) * 10), signal);
+    await api.pause(connection.rest(PAUSE_MS, performance.now() - began), signal);
     if (signal.aborted) return;
   }
 }

@@ -1,6 +1,7 @@
 // A window's calendar by day, week and month: a snapshot, then every change from the feed.
 
 import * as api from "./api.js";
+import * as connection from "./connection.js";
 import * as dates from "./dates.js";
 import * as event from "./event.js";
 import * as head from "./health.js";
@@ -87,8 +88,9 @@ export async function run(place, show, signal) {
       shown.window = await api.window(place.name, signal);
       head.remember(shown.window);
       shown.complete ||= shown.window.settled_once;
-    } catch {
-      // The change stream detects whether the daemon answers.
+    } catch (error) {
+      // The change stream detects whether the daemon answers, but not why it cannot.
+      if (error instanceof api.Refusal && error.status >= 500) connection.lost(error.message);
     }
     soon(0);
   }, 5000);

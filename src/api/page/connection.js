@@ -4,7 +4,7 @@
 // Views send a request every few seconds, so a daemon that is silent for longer does not answer.
 const SILENCE_MS = 15_000;
 
-const state = { alive: null, why: null, heard: performance.timeOrigin, asked: Date.now(), missing: [] };
+const state = { alive: null, why: null, heard: performance.timeOrigin, asked: Date.now(), missing: [], loaded: false };
 const watchers = [];
 
 // Calls `watcher` with the state whenever it changes.
@@ -35,7 +35,15 @@ export function lacks(shards) {
 export const lost = (why = null) => become(false, why);
 
 // Records the start of a view: silence before it, when there were no requests, does not count.
-export const begin = () => (state.asked = Date.now());
+export const begin = () => Object.assign(state, { asked: Date.now(), loaded: false });
+
+// Records that the view shows what it has just loaded.
+export const loaded = () => (state.loaded = true);
+
+// How long a view waits before its next request, after one that took `took` ms: a slow daemon gets
+// fewer requests, but is asked before it counts as silent. Of several shards, one that hangs delays
+// an answer of all by 5 s.
+export const rest = (least, took) => Math.max(least, Math.min(took * 10, 6000));
 
 // Called every second while the page is shown.
 export function look() {

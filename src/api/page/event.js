@@ -67,8 +67,9 @@ async function load() {
     content = details(event, join);
   } catch (error) {
     const gone = error instanceof api.Refusal && error.status === 404;
+    const said = error instanceof api.Refusal ? `The daemon cannot answer: ${error.message}.` : "The daemon does not answer now.";
     content = [title(gone ? "Not in the mirror" : "Not available"), h("p", null, gone
-      ? "This event is not in the mirror, or no longer." : "The daemon does not answer now. Close this and try again.")];
+      ? "This event is not in the mirror, or no longer." : `${said} Close this and try again.`)];
   }
   if (shown !== wanted) return;
   dialog.replaceChildren(h("article", null, content, h("button", { type: "button", class: "close" }, "Close")));

@@ -2,6 +2,7 @@
 // daemon searches, sorts and pages, so that 100,000 windows are as light as forty.
 
 import * as api from "./api.js";
+import * as connection from "./connection.js";
 import { lasting, moment } from "./dates.js";
 import * as health from "./health.js";
 import { h, tell } from "./markup.js";
@@ -55,8 +56,8 @@ export async function run(place, show, signal) {
     total = list.total;
     // States change without a change in the feed. A slow daemon gets fewer requests.
     const took = performance.now() - began;
-    await api.pause(Math.max(400, took * 4), signal);
-    await Promise.race([moved, api.pause(Math.max(2500, took * 10), signal)]);
+    await api.pause(Math.max(400, Math.min(took * 4, 2500)), signal);
+    await Promise.race([moved, api.pause(connection.rest(2500, took), signal)]);
     if (signal.aborted) return;
   }
 }
@@ -77,11 +78,17 @@ function render(place, status, list) {
   ];
 }
 
-function summary({ windows, healthy }) {
-  if (windows.total === 0) return "No window is configured.";
-  if (healthy) return windows.total === 1 ? "The one window is healthy." : `All ${count(windows.total)} are healthy.`;
+function summary({ windows, incomplete }) {
+  if (windows.total === 0) return isWhole(incomplete) ? "No window is configured." : "No window is known.";
+  if (windows.unhealthy === 0) {
+    const which = isWhole(incomplete) ? "" : " that are known";
+    return windows.total === 1 ? `The one window${which && " that is known"} is healthy.` : `All ${count(windows.total)}${which} are healthy.`;
+  }
   return `${count(windows.unhealthy)} of ${count(windows.total)} ${windows.unhealthy === 1 ? "needs" : "need"} a look.`;
 }
+
+// Whether no shard is missing.
+const isWhole = (incomplete) => (incomplete ?? []).length === 0;
 
 // What keeps mailboxes from joining or leaving a [[fleet]], or from having a window.
 function troubles({ fleets }) {
@@ -149,8 +156,8 @@ function row(window) {
       : "none yet"));
 }
 
-function nothing(place, { windows }) {
-  if (windows.total === 0) {
+function nothing(place, { windows, incomplete }) {
+  if (windows.total === 0 && isWhole(incomplete)) {
     return h("div", { class: "empty" }, h("h2", null, "Nothing is mirrored yet"),
       h("p", null, "Add a [[window]] to the configuration and reload it: ", h("code", null, "calmirror reload")));
   }

@@ -1,6 +1,7 @@
 // One window: its state, its details and the results of its rounds.
 
 import * as api from "./api.js";
+import * as connection from "./connection.js";
 import * as dates from "./dates.js";
 import { h } from "./markup.js";
 import * as route from "./route.js";
@@ -40,8 +41,7 @@ export async function run(place, show, signal) {
     known = over;
     remember(window, past);
     show(render(place, { window, past }));
-    const took = performance.now() - began;
-    await api.pause(Math.max(800, took * 10), signal);
+    await api.pause(connection.rest(800, performance.now() - began), signal);
     if (signal.aborted) return;
   }
 }
