@@ -4,7 +4,7 @@
 //
 // CALMIRROR_SCREENSHOTS   a directory for screenshots of every view
 // CALMIRROR_WINDOWS       the number of windows of the large fleet (100000)
-// CALMIRROR_ONLY          a pattern of the checks to run: fleet, calendars, live, dead, months, states, rounds, keyboard, forms, masked, availability, large
+// CALMIRROR_ONLY          a pattern of the checks to run: fleet, calendars, live, dead, months, states, rounds, keyboard, forms, masked, availability, shards, large
 // CALMIRROR_PAGE          a directory with files that replace the daemon's page, for experiments
 
 import { readFileSync } from "node:fs";
@@ -13,6 +13,7 @@ import { join } from "node:path";
 
 import { availability } from "./availability.mjs";
 import { Rig, TOKEN, check, fail, same, sleep, until } from "./rig.mjs";
+import { shards } from "./shards.mjs";
 
 const [program, scratch, modules, chrome] = process.argv.slice(2);
 const require = createRequire(join(modules, "x.js"));
@@ -647,10 +648,11 @@ try {
     await rig.kill();
   }
 
-  if (wants(availability)) {
-    await availability(rig, mailboxes, { browser, open, go, accessible, plus, forms: WHERE }, (expected) => (away = expected));
-  }
+  const kit = { browser, open, go, at, escape, accessible, plus, monday, expected, idOf, forms: WHERE };
+  const expect = (failures) => (away = failures);
+  if (wants(availability)) await availability(rig, mailboxes, kit, expect);
   await rig.stop();
+  if (wants(shards)) await shards(program, join(scratch, "shards"), kit, expect);
 
   // Most of these mailboxes are unknown to the simulated Graph: a fleet with many failing windows.
   const count = Number(process.env.CALMIRROR_WINDOWS ?? 100_000);

@@ -33,13 +33,22 @@ export async function until(what, look, ms = 10_000) {
   }
 }
 
-function freePort() {
-  return new Promise((resolve) => {
-    const server = createServer().listen(0, "127.0.0.1", () => {
+function portAt(host, wanted) {
+  return new Promise((resolve, reject) => {
+    const server = createServer().on("error", reject).listen(wanted, host, () => {
       const { port } = server.address();
       server.close(() => resolve(port));
     });
   });
+}
+
+// A port that is free at all these addresses.
+export async function freePort(hosts) {
+  for (;;) {
+    const port = await portAt(hosts[0], 0);
+    const others = await Promise.allSettled(hosts.slice(1).map((host) => portAt(host, port)));
+    if (others.every(({ status }) => status === "fulfilled")) return port;
+  }
 }
 
 export class Rig {
@@ -73,8 +82,8 @@ export class Rig {
     return answer.json().catch(() => null);
   }
 
-  async configure({ mailboxes, extra = "", api = "", interval = "2s" }) {
-    this.origin = `http://127.0.0.1:${await freePort()}`;
+  async configure({ mailboxes, extra = "", api = "", interval = "2s", origin }) {
+    this.origin = origin ?? `http://127.0.0.1:${await freePort(["127.0.0.1"])}`;
     const put = (name, text) => writeFileSync(join(this.directory, name), text, { mode: 0o600 });
     put("secret", "any\n");
     put("token", `${TOKEN}\n`);
