@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -126,6 +127,11 @@ impl Daemon {
         self.api.get(path).await
     }
 
+    /// The same, and gives `take` the body as it arrives. Returns the headers.
+    pub(crate) async fn stream(&mut self, path: &str, take: impl FnMut(&[u8])) -> http::HeaderMap {
+        self.api.stream(path, take).await
+    }
+
     /// The same, as JSON.
     pub(crate) async fn json(&mut self, path: &str) -> Value {
         serde_json::from_slice(&self.get(path).await).unwrap()
@@ -147,6 +153,17 @@ impl Daemon {
             let trouble = count("total") - count("enumerating") - count("settled");
             assert!(trouble - count("following") == 0, "windows in trouble: {status}");
             tokio::time::sleep(every).await;
+        }
+    }
+
+    /// Waits until the daemon has nothing more to do.
+    pub(crate) async fn rest(&self) {
+        loop {
+            let before = self.cpu();
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            if self.cpu() - before < Duration::from_millis(60) {
+                return;
+            }
         }
     }
 
@@ -273,6 +290,25 @@ impl Api {
     }
 
     async fn send(&mut self, request: http::request::Builder, path: &str) -> Bytes {
+        let answer = self.begin(request).await;
+        let status = answer.status();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(status, 200, "{path}: {}", String::from_utf8_lossy(&body));
+        body
+    }
+
+    /// Makes a GET request and gives `take` the body as it arrives. Panics unless the status is 200.
+    async fn stream(&mut self, path: &str, mut take: impl FnMut(&[u8])) -> http::HeaderMap {
+        let answer = self.begin(http::Request::builder().uri(path)).await;
+        assert_eq!(answer.status(), 200, "{path}");
+        let (head, mut body) = answer.into_parts();
+        while let Some(frame) = body.frame().await {
+            frame.unwrap().data_ref().into_iter().for_each(|piece| take(piece));
+        }
+        head.headers
+    }
+
+    async fn begin(&mut self, request: http::request::Builder) -> http::Response<Incoming> {
         let request = request.header("host", "calmirror").body(Empty::new()).unwrap();
         // The daemon closes a connection on which nothing was asked for a while.
         if self.sender.as_ref().is_none_or(http1::SendRequest::is_closed) {
@@ -280,10 +316,6 @@ impl Api {
         }
         let sender = self.sender.as_mut().unwrap();
         sender.ready().await.unwrap();
-        let answer = sender.send_request(request).await.unwrap();
-        let status = answer.status();
-        let body = answer.into_body().collect().await.unwrap().to_bytes();
-        assert_eq!(status, 200, "{path}: {}", String::from_utf8_lossy(&body));
-        body
+        sender.send_request(request).await.unwrap()
     }
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::availability::{self, ask};
 use crate::daemon::{Daemon, Setup, directory};
@@ -43,7 +43,7 @@ pub(crate) async fn merged(table: &mut Table) {
     }
     // What belongs to other shards is deleted in the background.
     for shard in &shards {
-        rests(shard).await;
+        shard.rest().await;
     }
     let range = "windows=*&from=2026-06-15&to=2026-06-29";
     let hours = "duration=30m&within=08:00-18:00&zone=Europe/Berlin";
@@ -84,7 +84,7 @@ pub(crate) async fn restart(table: &mut Table) {
     let port = free_port();
     // The first start deletes what other shards have.
     let first = start(directory.path(), &setup, 0, port).await;
-    rests(&first).await;
+    first.rest().await;
     first.stop().await;
     let began = Instant::now();
     let mut shard = start(directory.path(), &setup, 0, port).await;
@@ -109,17 +109,6 @@ async fn start(directory: &Path, setup: &Setup<'_>, ordinal: usize, port: u16) -
     );
     let listen = format!("listen = \"127.0.1.{ordinal}:{port}\"\ntoken_file = \"token\"\n");
     Daemon::start_at(directory, setup, &listen, &more).await
-}
-
-/// Waits until a daemon does nothing.
-async fn rests(daemon: &Daemon) {
-    loop {
-        let before = daemon.cpu();
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        if daemon.cpu() - before < Duration::from_millis(60) {
-            return;
-        }
-    }
 }
 
 /// A port that is free at the addresses of all shards.

@@ -24,6 +24,10 @@ use crate::env::Env;
 /// Requests that compute at the same time. Each takes a blocking thread; the process has 32.
 pub(super) const MAX_CONCURRENT: usize = 8;
 
+/// Streams that read at the same time. All of them wake with each change, and reading takes more
+/// memory than waiting.
+const MAX_READING_STREAMS: usize = 2 * MAX_CONCURRENT;
+
 /// Target size of a response's first slices; the last event or window in one may exceed this.
 pub(super) const SLICE_BYTES: usize = 32 << 10;
 
@@ -68,6 +72,7 @@ pub struct RequestLimits {
     whole_bytes: Arc<Semaphore>,
     exports: Arc<Semaphore>,
     merges: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
     pub(super) compressors: CompressorPool,
 }
 
@@ -102,6 +107,7 @@ impl RequestLimits {
             whole_bytes: semaphore(UNSLICED_BUDGET),
             exports: semaphore(MAX_EXPORTS),
             merges: semaphore(MAX_MERGES),
+            streams: semaphore(MAX_READING_STREAMS),
             compressors: CompressorPool::default(),
         }
     }
@@ -124,6 +130,11 @@ impl RequestLimits {
     pub(super) async fn merge(&self) -> Result<OwnedSemaphorePermit, Problem> {
         let permit = timeout(TURN_TIMEOUT, permits(&self.merges, 1)).await;
         permit.map_err(|_| Problem::Busy)
+    }
+
+    /// Waits until one more stream may read. The caller must be polled until it drops the permit.
+    pub(super) async fn stream_turn(&self) -> OwnedSemaphorePermit {
+        permits(&self.streams, 1).await
     }
 
     async fn turn(&self) -> Result<Arc<OwnedSemaphorePermit>, Problem> {
