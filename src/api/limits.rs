@@ -26,7 +26,7 @@ pub(super) const MAX_CONCURRENT: usize = 8;
 
 /// Streams that read at the same time. All of them wake with each change, and reading takes more
 /// memory than waiting.
-const MAX_READING_STREAMS: usize = 2 * MAX_CONCURRENT;
+pub(super) const MAX_READING_STREAMS: usize = 2 * MAX_CONCURRENT;
 
 /// Target size of a response's first slices; the last event or window in one may exceed this.
 pub(super) const SLICE_BYTES: usize = 32 << 10;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -46,8 +46,16 @@ pub struct Peers {
     /// The credentials of a reader with all rights who has sent none, as on the Unix socket.
     token: Option<HeaderValue>,
     budget: Arc<Semaphore>,
+    known: Arc<Mutex<PeerStates>>,
+}
+
+/// What the log has told of the others.
+#[derive(Debug, Default)]
+struct PeerStates {
     /// Those that did not answer when they were asked last.
-    silent: Arc<Mutex<BTreeSet<u32>>>,
+    silent: BTreeSet<u32>,
+    /// Those that do not know a token which this shard knows.
+    refusing: BTreeSet<u32>,
 }
 
 /// Why another shard has no part in an answer.
@@ -93,7 +101,7 @@ pub(super) struct ShardPart {
 impl Default for Peers {
     fn default() -> Self {
         let budget = Arc::new(Semaphore::new(PARTS_BUDGET));
-        Self { client: None, token: None, budget, silent: Arc::default() }
+        Self { client: None, token: None, budget, known: Arc::default() }
     }
 }
 
@@ -242,24 +250,37 @@ impl Peers {
         self.budget.clone().try_acquire_many_owned(bytes).map_err(|_| PeerError::NoRoom)
     }
 
-    fn is_silent(&self, shard: u32) -> bool {
-        self.silent.lock().unwrap_or_else(PoisonError::into_inner).contains(&shard)
+    fn known(&self) -> MutexGuard<'_, PeerStates> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Logs when a shard falls silent, and when it answers again. What a reader may not see says
-    /// nothing about the shard.
+    fn is_silent(&self, shard: u32) -> bool {
+        self.known().silent.contains(&shard)
+    }
+
+    /// Logs when a shard falls silent or refuses a token that this one accepts, and when it answers
+    /// again. What a reader may not see says nothing about the shard.
     fn note(&self, shard: u32, error: Option<&PeerError>) {
-        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known();
         match error {
+            Some(PeerError::Refused(StatusCode::UNAUTHORIZED, _)) => {
+                if known.refusing.insert(shard) {
+                    tracing::warn!(
+                        shard,
+                        "shard refuses a token that this one accepts: give all shards the same \
+                         token files and consumers"
+                    );
+                }
+            }
             Some(PeerError::Refused(..) | PeerError::NoRoom | PeerError::TooLarge) => {}
             Some(error) => {
-                if silent.insert(shard) {
+                if known.silent.insert(shard) {
                     let reason = error.to_string();
                     tracing::warn!(shard, reason, "shard does not answer, its windows are missing");
                 }
             }
             None => {
-                if silent.remove(&shard) {
+                if known.silent.remove(&shard) | known.refusing.remove(&shard) {
                     tracing::info!(shard, "shard answers again");
                 }
             }
@@ -270,4 +291,26 @@ impl Peers {
 /// An error without the address, which the configuration has.
 fn unreachable(error: reqwest::Error) -> PeerError {
     PeerError::Unreachable(error_chain(&error.without_url()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_that_refuses_a_token_is_told_once_until_it_answers() {
+        let peers = Peers::default();
+        let refused = |status| PeerError::Refused(status, Vec::new());
+        for status in [StatusCode::FORBIDDEN, StatusCode::NOT_FOUND] {
+            peers.note(1, Some(&refused(status)));
+            assert!(peers.known().refusing.is_empty(), "{status} depends on the reader");
+        }
+        peers.note(1, Some(&refused(StatusCode::UNAUTHORIZED)));
+        peers.note(2, Some(&PeerError::TooSlow(ANSWER_TIMEOUT)));
+        assert_eq!(peers.known().refusing, [1].into());
+        assert!(!peers.is_silent(1) && peers.is_silent(2), "it is asked as before");
+        peers.note(1, None);
+        peers.note(2, None);
+        assert!(peers.known().refusing.is_empty() && !peers.is_silent(2));
+    }
 }

@@ -2,7 +2,9 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::super::limits::{BUDGET, MAX_CONCURRENT, MAX_SLICE_BYTES, SLICE_BYTES};
+use super::super::limits::{
+    BUDGET, MAX_CONCURRENT, MAX_READING_STREAMS, MAX_SLICE_BYTES, SLICE_BYTES,
+};
 use super::super::sliced_body::SliceProducer;
 use tokio::sync::Semaphore;
 
@@ -128,4 +130,29 @@ async fn a_reader_that_keeps_up_does_not_wait_for_each_slice() {
     drop(stream);
     assert_eq!(produced(&slices).await, before + 3);
     assert_eq!(work.bytes_left(), BUDGET);
+}
+
+/// All streams wake with a change. Those that read reserve the bytes of a slice.
+#[tokio::test(start_paused = true)]
+async fn few_of_many_streams_read_at_the_same_time() {
+    const STREAMS: usize = 5 * MAX_READING_STREAMS;
+    let fixture = Fixture::new().await;
+    let mut frames = tokio::task::JoinSet::new();
+    for _ in 0..STREAMS {
+        let request = Request::get("/v1/changes?after=now").header("accept", "text/event-stream");
+        let request = request.body(Body::empty()).unwrap();
+        let response = router(fixture.app()).oneshot(request).await.unwrap();
+        let mut stream = response.into_body().into_data_stream();
+        frames.spawn(async move { stream.next().await.unwrap().unwrap() });
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let turns = fixture.work.take_all_turns().await;
+    fixture.write(fixture.id("alice"), &[("a", 9, "")], &[]).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(BUDGET - fixture.work.bytes_left(), MAX_READING_STREAMS * SLICE_BYTES);
+    drop(turns);
+    while let Some(frame) = frames.join_next().await {
+        let frame = String::from_utf8(frame.unwrap().to_vec()).unwrap();
+        assert!(frame.contains("\"change\":\"created\""), "{frame}");
+    }
 }
