@@ -79,7 +79,9 @@ fn what_several_processes_cannot_have_is_refused() {
 
 #[test]
 fn shards_without_addresses_are_a_warning() {
-    let warnings = |shard: &str| ConfigFixture::with(&format!("[shard]\n{shard}")).warnings();
+    let window = "[[window]]\naccount = \"contoso\"\nmailbox = \"a@contoso.com\"\n";
+    let warnings =
+        |shard: &str| ConfigFixture::with(&format!("[shard]\n{shard}{ACCOUNT}{window}")).warnings();
     let told = warnings("of = \"0/2\"\n");
     let start = "calmirror.toml:2: shard.of: the other shards have no address; set url, like ";
     assert!(told.len() == 1 && told[0].starts_with(start), "{told:?}");
