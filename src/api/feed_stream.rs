@@ -65,7 +65,11 @@ impl FeedReader {
         // Not postponed by changes of other windows.
         let due = Instant::now() + KEEP_ALIVE;
         loop {
-            let turn = work.stream_turn().await;
+            let turn = tokio::select! {
+                biased;
+                turn = work.stream_turn() => turn.ok()?,
+                () = self.app.stopping.cancelled() => return None,
+            };
             // Boxed, because a waiting stream keeps the room of everything that it awaits. An error
             // ends the stream. The client reconnects and gets it as a problem.
             let (frames, reader, batch) = Box::pin(self.frames(&work)).await.ok()?;

@@ -133,8 +133,12 @@ impl RequestLimits {
     }
 
     /// Waits until one more stream may read. The caller must be polled until it drops the permit.
-    pub(super) async fn stream_turn(&self) -> OwnedSemaphorePermit {
-        permits(&self.streams, 1).await
+    ///
+    /// # Errors
+    /// 503 if it takes too long.
+    pub(super) async fn stream_turn(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        let turn = timeout(TURN_TIMEOUT, permits(&self.streams, 1)).await;
+        turn.map_err(|_| Problem::Busy)
     }
 
     async fn turn(&self) -> Result<Arc<OwnedSemaphorePermit>, Problem> {
@@ -193,9 +197,14 @@ impl RequestLimits {
         taken.saturating_mul(GROWTH).min(share).clamp(SLICE_BYTES, MAX_SLICE_BYTES)
     }
 
-    /// Whether a slice may be produced before the reader, which has taken `taken` bytes, asks for it.
-    pub(super) fn allows_ahead(&self, taken: usize) -> bool {
-        taken >= MAX_SLICE_BYTES && self.bytes.available_permits() >= BUDGET / 2
+    /// Whether the next slice may be produced before its reader asks for it: the reader was given
+    /// `given` bytes, the last slice of `last` bytes was none of a very large event, and others need
+    /// neither the bytes nor the turn.
+    pub(super) fn allows_ahead(&self, given: usize, last: usize) -> bool {
+        given >= MAX_SLICE_BYTES
+            && last <= 2 * MAX_SLICE_BYTES
+            && self.bytes.available_permits() >= BUDGET / 2
+            && self.turns.available_permits() >= MAX_CONCURRENT / 2
     }
 
     async fn make<T: Send + 'static>(

@@ -95,7 +95,7 @@ impl RequestLimits {
             Some(match made {
                 Some(Ok(Ok((bytes, source)))) => {
                     let sent = sent.saturating_add(bytes.len());
-                    let next = work.after(source, sent);
+                    let next = work.after(source, sent, bytes.len());
                     (Ok(bytes), Some((work, next, sent, cut)))
                 }
                 failed => {
@@ -114,13 +114,14 @@ impl RequestLimits {
         }))
     }
 
-    /// What follows after the reader has taken `taken` bytes. A reader that keeps up does not wait
-    /// for each slice: the next is produced while this one is sent, if the budget allows it.
-    fn after<S: SliceProducer>(&self, source: S, taken: usize) -> NextSlice<S> {
+    /// What follows after the reader was given `given` bytes, with `last` bytes in the last slice. A
+    /// reader that keeps up does not wait for each slice: the next is produced while this one is
+    /// sent.
+    fn after<S: SliceProducer>(&self, source: S, given: usize, last: usize) -> NextSlice<S> {
         if source.is_over() {
             NextSlice::Over
-        } else if self.allows_ahead(taken) {
-            NextSlice::Begun(self.begin(source, taken))
+        } else if self.allows_ahead(given, last) {
+            NextSlice::Begun(self.begin(source, given))
         } else {
             NextSlice::Wanted(source)
         }

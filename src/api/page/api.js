@@ -119,7 +119,9 @@ export async function events(name, from, to, signal) {
 // Resolves at the next change in any window, or after `seconds` without one. It transfers at most
 // one line, because it only wakes the caller.
 export async function changed(seconds, signal) {
-  const answer = await fetch(at(`/v1/changes?after=now&limit=1&wait=${seconds}s`), { signal, cache: "no-store", headers: RELAY });
+  // A daemon that is gone may leave the connection open.
+  const end = AbortSignal.any([signal, AbortSignal.timeout(seconds * 1000 + PATIENCE_MS)]);
+  const answer = await fetch(at(`/v1/changes?after=now&limit=1&wait=${seconds}s`), { signal: end, cache: "no-store", headers: RELAY });
   if (!answer.ok) await refuse(answer);
   await answer.text();
 }

@@ -90,7 +90,7 @@ export async function run(place, show, signal) {
       shown.complete ||= shown.window.settled_once;
     } catch (error) {
       // The change stream detects whether the daemon answers, but not why it cannot.
-      if (error instanceof api.Refusal && error.status >= 500) connection.lost(error.message);
+      if (!signal.aborted && error instanceof api.Refusal && error.status >= 500) connection.lost(error.message);
     }
     soon(0);
   }, 5000);

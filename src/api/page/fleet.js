@@ -40,14 +40,23 @@ export function recall(place) {
   return render(place, last.status, { value, total: value.length, next: null });
 }
 
-// Fetches and renders the list repeatedly until `signal` aborts.
+// Fetches and renders the list repeatedly until `signal` aborts. A failure also ends the request that
+// is held: the view is run again, and browsers allow six connections.
 export async function run(place, show, signal) {
+  const own = new AbortController();
+  try {
+    await poll(place, show, AbortSignal.any([signal, own.signal]));
+  } finally {
+    own.abort();
+  }
+}
+
+async function poll(place, show, signal) {
   let total = null;
   let moved = null;
   for (;;) {
     const began = performance.now();
-    // Requested before the list, so that no change in between is missed. One at a time, because
-    // browsers allow six connections.
+    // Requested before the list, so that no change in between is missed. One at a time.
     moved ??= api.changed(25, signal).catch(() => api.pause(2000, signal)).finally(() => (moved = null));
     const [status, list] = await Promise.all([api.status(signal), api.windows(place, ROWS, signal)]);
     remember(place, status, list);

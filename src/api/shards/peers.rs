@@ -54,7 +54,7 @@ pub struct Peers {
 struct PeerStates {
     /// Those that did not answer when they were asked last.
     silent: BTreeSet<u32>,
-    /// Those that do not know a token which this shard knows.
+    /// Those that have refused credentials since these settings took effect.
     refusing: BTreeSet<u32>,
 }
 
@@ -200,7 +200,7 @@ impl Peers {
         };
         let limit = if self.is_silent(shard) { SILENT_TIMEOUT } else { ANSWER_TIMEOUT };
         let part = timeout(limit, asking).await.unwrap_or(Err(PeerError::TooSlow(limit)));
-        self.note(shard, part.as_ref().err());
+        self.note(shard, part.as_ref().err(), self.credentials(request).is_some());
         part
     }
 
@@ -258,13 +258,14 @@ impl Peers {
         self.known().silent.contains(&shard)
     }
 
-    /// Logs when a shard falls silent or refuses a token that this one accepts, and when it answers
-    /// again. What a reader may not see says nothing about the shard.
-    fn note(&self, shard: u32, error: Option<&PeerError>) {
+    /// Logs when a shard falls silent and when it answers again, and once if it refuses credentials
+    /// that this one accepts (`sent`: there were some). What a reader may not see says nothing about
+    /// the shard.
+    fn note(&self, shard: u32, error: Option<&PeerError>, sent: bool) {
         let mut known = self.known();
         match error {
             Some(PeerError::Refused(StatusCode::UNAUTHORIZED, _)) => {
-                if known.refusing.insert(shard) {
+                if sent && known.refusing.insert(shard) {
                     tracing::warn!(
                         shard,
                         "shard refuses a token that this one accepts: give all shards the same \
@@ -280,7 +281,7 @@ impl Peers {
                 }
             }
             None => {
-                if known.silent.remove(&shard) | known.refusing.remove(&shard) {
+                if known.silent.remove(&shard) {
                     tracing::info!(shard, "shard answers again");
                 }
             }
@@ -298,19 +299,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shard_that_refuses_a_token_is_told_once_until_it_answers() {
+    fn a_shard_that_refuses_credentials_is_told_once() {
         let peers = Peers::default();
         let refused = |status| PeerError::Refused(status, Vec::new());
         for status in [StatusCode::FORBIDDEN, StatusCode::NOT_FOUND] {
-            peers.note(1, Some(&refused(status)));
-            assert!(peers.known().refusing.is_empty(), "{status} depends on the reader");
+            peers.note(1, Some(&refused(status)), true);
         }
-        peers.note(1, Some(&refused(StatusCode::UNAUTHORIZED)));
-        peers.note(2, Some(&PeerError::TooSlow(ANSWER_TIMEOUT)));
+        // A user of this machine, who sends no token, is nobody elsewhere.
+        peers.note(1, Some(&refused(StatusCode::UNAUTHORIZED)), false);
+        assert!(peers.known().refusing.is_empty());
+        peers.note(1, Some(&refused(StatusCode::UNAUTHORIZED)), true);
+        peers.note(2, Some(&PeerError::TooSlow(ANSWER_TIMEOUT)), true);
+        assert!(!peers.is_silent(1) && peers.is_silent(2), "a refusal comes at once");
+        // Another reader's token may be known there.
+        peers.note(1, None, true);
+        peers.note(2, None, true);
         assert_eq!(peers.known().refusing, [1].into());
-        assert!(!peers.is_silent(1) && peers.is_silent(2), "it is asked as before");
-        peers.note(1, None);
-        peers.note(2, None);
-        assert!(peers.known().refusing.is_empty() && !peers.is_silent(2));
+        assert!(!peers.is_silent(2));
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::super::limits::{
-    BUDGET, MAX_CONCURRENT, MAX_READING_STREAMS, MAX_SLICE_BYTES, SLICE_BYTES,
+    BUDGET, MAX_CONCURRENT, MAX_READING_STREAMS, MAX_SLICE_BYTES, SLICE_BYTES, TURN_TIMEOUT,
 };
 use super::super::sliced_body::SliceProducer;
 use tokio::sync::Semaphore;
@@ -130,6 +130,79 @@ async fn a_reader_that_keeps_up_does_not_wait_for_each_slice() {
     drop(stream);
     assert_eq!(produced(&slices).await, before + 3);
     assert_eq!(work.bytes_left(), BUDGET);
+}
+
+/// A source of large slices, each of which waits for a permit; once there are no more it fails.
+struct GatedLarge(Arc<Semaphore>);
+
+impl SliceProducer for GatedLarge {
+    async fn next(&mut self, _: usize) -> Result<Vec<u8>, Problem> {
+        match self.0.acquire().await {
+            Ok(permit) => permit.forget(),
+            Err(_) => return Err(Problem::Internal),
+        }
+        Ok(vec![b'x'; MAX_SLICE_BYTES])
+    }
+
+    fn is_over(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slice_ahead_ends_with_its_reader_and_fails_after_the_one_before() {
+    let work = RequestLimits::new(Env::real());
+    let gate = Arc::new(Semaphore::new(2));
+    let body = work.body(GatedLarge(gate.clone()), CancellationToken::new()).await.unwrap();
+    let mut stream = body.into_data_stream();
+    for _ in 0..2 {
+        assert_eq!(stream.next().await.unwrap().unwrap().len(), MAX_SLICE_BYTES);
+    }
+    // The third is being produced.
+    drop(stream);
+    gate.add_permits(1);
+    let wait = Duration::from_secs(20);
+    let turns = tokio::time::timeout(wait, work.take_all_turns()).await;
+    assert!(turns.is_ok(), "a slice without a reader keeps its turn");
+    drop(turns);
+    assert_eq!(work.bytes_left(), BUDGET);
+    let gate = Arc::new(Semaphore::new(2));
+    let body = work.body(GatedLarge(gate.clone()), CancellationToken::new()).await.unwrap();
+    let mut stream = body.into_data_stream();
+    stream.next().await.unwrap().unwrap();
+    let second = stream.next().await.unwrap();
+    gate.close();
+    assert_eq!(second.unwrap().len(), MAX_SLICE_BYTES);
+    assert!(stream.next().await.unwrap().is_err(), "the response ends as if it were complete");
+    assert!(stream.next().await.is_none());
+}
+
+/// Streams that cannot read end, so that their readers learn why, and all of them end at a stop.
+#[tokio::test(start_paused = true)]
+async fn streams_do_not_wait_for_ever_to_read() {
+    let fixture = Fixture::new().await;
+    let open = async || {
+        let request = Request::get("/v1/changes?after=now").header("accept", "text/event-stream");
+        let request = request.body(Body::empty()).unwrap();
+        let response = router(fixture.app()).oneshot(request).await.unwrap();
+        response.into_body().into_data_stream()
+    };
+    let mut waiting = Vec::new();
+    for _ in 0..MAX_READING_STREAMS {
+        waiting.push(fixture.work.stream_turn().await.unwrap());
+    }
+    let begun = tokio::time::Instant::now();
+    assert!(open().await.next().await.is_none());
+    assert_eq!(begun.elapsed(), TURN_TIMEOUT);
+    let mut stream = open().await;
+    let stopping = fixture.stopping.clone();
+    let end = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        stopping.cancel();
+    };
+    let (last, ()) = tokio::join!(stream.next(), end);
+    assert!(last.is_none());
+    assert_eq!(begun.elapsed(), TURN_TIMEOUT + Duration::from_secs(1));
 }
 
 /// All streams wake with a change. Those that read reserve the bytes of a slice.
