@@ -143,7 +143,25 @@ async function fleet(rig) {
   await rig.control("faults", undefined, "DELETE");
   check("the filter leaves those in trouble", true);
   await page.context().close();
+  await refused(rig);
   return victim;
+}
+
+// A list that is refused is asked for again and again, and must not hold a request each time: browsers
+// allow six connections.
+async function refused(rig) {
+  const held = new Set();
+  away = true;
+  const page = await open(rig, "#/?state=nonsense", {}, async (page) => {
+    page.on("request", (request) => request.url().includes("/v1/changes") && held.add(request));
+    page.on("requestfinished", (request) => held.delete(request));
+    page.on("requestfailed", (request) => held.delete(request));
+  });
+  let most = 0;
+  for (const end = Date.now() + 10_000; Date.now() < end; await sleep(100)) most = Math.max(most, held.size);
+  check(`while a list is refused the page holds ${most} request at most`, most <= 2);
+  await page.context().close();
+  away = false;
 }
 
 async function calendars(rig, name, day) {
