@@ -13,13 +13,14 @@ export class Refusal extends Error {
 // A request that takes longer is aborted; the view repeats it.
 const PATIENCE_MS = 20_000;
 
-async function refuse(answer) {
+async function refuse(answer, signal) {
   if (answer.status < 500) connection.heard();
   let detail = answer.statusText;
   try {
     detail = (await answer.json()).detail ?? detail;
   } catch {
     // Not a problem document: use the status text.
+    signal?.throwIfAborted();
   }
   throw new Refusal(answer.status, detail);
 }
@@ -34,7 +35,7 @@ async function get(path, signal, cache = "default") {
   const late = AbortSignal.timeout(PATIENCE_MS);
   const end = signal ? AbortSignal.any([signal, late]) : late;
   const answer = await fetch(at(path), { signal: end, cache, headers: { ...RELAY, accept: "application/json" } });
-  if (!answer.ok) return refuse(answer);
+  if (!answer.ok) return refuse(answer, end);
   const value = await answer.json();
   connection.heard();
   if (value.incomplete) connection.lacks(value.incomplete);

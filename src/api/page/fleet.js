@@ -170,6 +170,10 @@ function nothing(place, { windows, incomplete }) {
     return h("div", { class: "empty" }, h("h2", null, "Nothing is mirrored yet"),
       h("p", null, "Add a [[window]] to the configuration and reload it: ", h("code", null, "calmirror reload")));
   }
+  if (windows.total === 0) {
+    return h("div", { class: "empty" }, h("h2", null, "No window is known"),
+      h("p", null, "The shards that answer have none."));
+  }
   return h("div", { class: "empty" }, h("h2", null, "No window is like that"),
     h("p", null, place.page ? "This page is empty by now. " : "None of them matches the search and the filter. ",
       h("a", { href: "#/" }, "Show all")));
