@@ -1,6 +1,8 @@
 //! A stream of a real NATS server.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 use std::sync::Mutex;
 
 use async_nats::jetstream::consumer::AckPolicy;
@@ -54,8 +56,13 @@ impl StreamFixture {
         self.context.get_stream("CALMIRROR").await.unwrap()
     }
 
+    /// Deletes the stream, and waits until its files are gone: the server removes them after it has
+    /// answered, and cannot make the stream again meanwhile.
     pub(super) async fn delete(&self) {
         self.context.delete_stream("CALMIRROR").await.unwrap();
+        while has_directory(self.directory.path(), "CALMIRROR") {
+            tokio::task::yield_now().await;
+        }
     }
 
     pub(super) async fn publish(&self, subject: &str, payload: &str) {
@@ -154,4 +161,11 @@ pub(super) fn settings(url: &str) -> NatsSettings {
         subject: "copy".into(),
         retention: Duration::from_secs(3600),
     }
+}
+
+/// Whether there is a directory with this name below another one.
+fn has_directory(below: &Path, name: &str) -> bool {
+    let entries = fs::read_dir(below).into_iter().flatten().flatten();
+    let mut directories = entries.map(|entry| entry.path()).filter(|path| path.is_dir());
+    directories.any(|path| path.ends_with(name) || has_directory(&path, name))
 }
