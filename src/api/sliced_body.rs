@@ -15,6 +15,12 @@ use super::problem::Problem;
 /// How long a started response may continue after the daemon stops or new settings take effect.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
+/// Resolves when a started response must end.
+pub(super) async fn grace_over(stopping: CancellationToken) {
+    stopping.cancelled().await;
+    sleep(STOP_GRACE).await;
+}
+
 /// Produces a response slice by slice.
 pub(super) trait SliceProducer: Send + 'static {
     /// Produces the next slice of about `bytes` bytes, on a blocking thread; empty if no bytes are
@@ -73,11 +79,7 @@ impl RequestLimits {
             // Its length is known.
             return Body::from(first);
         }
-        // Resolves when a started response must end.
-        let cut = async move {
-            stopping.cancelled().await;
-            sleep(STOP_GRACE).await;
-        };
+        let cut = grace_over(stopping);
         let next = NextSlice::Wanted(source);
         let sending = Some((self.clone(), next, first.len(), cut.boxed()));
         let rest = stream::unfold(sending, async |sending| {

@@ -46,7 +46,7 @@ impl ShardConfig {
             let remedy = "write of = \"ORDINAL/COUNT\", or remove url";
             reader.fault("url", Issue::new("there is only one process", remedy));
         }
-        if url.is_none() && !reader.has("url") && of.is_some_and(|of| of.count() > 1) {
+        if !reader.has("url") && of.is_some_and(|of| of.count() > 1) {
             let remedy = "set url, like \"http://calmirror-{ordinal}.calmirror:8380\"; without it \
                           readers get the windows of this shard only, and are not sent to others";
             reader.warn("of", Issue::new("the other shards have no address", remedy));

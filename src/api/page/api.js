@@ -20,7 +20,7 @@ async function refuse(answer, signal) {
     detail = (await answer.json()).detail ?? detail;
   } catch {
     // Not a problem document: use the status text.
-    signal?.throwIfAborted();
+    signal.throwIfAborted();
   }
   throw new Refusal(answer.status, detail);
 }
@@ -123,7 +123,7 @@ export async function changed(seconds, signal) {
   // A daemon that is gone may leave the connection open.
   const end = AbortSignal.any([signal, AbortSignal.timeout(seconds * 1000 + PATIENCE_MS)]);
   const answer = await fetch(at(`/v1/changes?after=now&limit=1&wait=${seconds}s`), { signal: end, cache: "no-store", headers: RELAY });
-  if (!answer.ok) await refuse(answer);
+  if (!answer.ok) await refuse(answer, end);
   await answer.text();
 }
 
@@ -151,7 +151,7 @@ export async function follow(name, cursor, take, signal) {
         cache: "no-store",
         headers: { ...RELAY, accept: "text/event-stream", "last-event-id": cursor },
       });
-      if (!answer.ok) await refuse(answer);
+      if (!answer.ok) await refuse(answer, end);
       connection.heard();
       patience = 250;
       for await (const frame of frames(answer.body)) {

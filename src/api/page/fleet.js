@@ -90,8 +90,8 @@ function render(place, status, list) {
 function summary({ windows, incomplete }) {
   if (windows.total === 0) return isWhole(incomplete) ? "No window is configured." : "No window is known.";
   if (windows.unhealthy === 0) {
-    const which = isWhole(incomplete) ? "" : " that are known";
-    return windows.total === 1 ? `The one window${which && " that is known"} is healthy.` : `All ${count(windows.total)}${which} are healthy.`;
+    const [one, all] = isWhole(incomplete) ? ["", ""] : [" that is known", " that are known"];
+    return windows.total === 1 ? `The one window${one} is healthy.` : `All ${count(windows.total)}${all} are healthy.`;
   }
   return `${count(windows.unhealthy)} of ${count(windows.total)} ${windows.unhealthy === 1 ? "needs" : "need"} a look.`;
 }

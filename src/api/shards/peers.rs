@@ -46,10 +46,10 @@ pub struct Peers {
     /// The credentials of a reader with all rights who has sent none, as on the Unix socket.
     token: Option<HeaderValue>,
     budget: Arc<Semaphore>,
-    known: Arc<Mutex<PeerStates>>,
+    states: Arc<Mutex<PeerStates>>,
 }
 
-/// What the log has told of the others.
+/// The shards about which a warning was logged; it is not repeated.
 #[derive(Debug, Default)]
 struct PeerStates {
     /// Those that did not answer when they were asked last.
@@ -101,7 +101,7 @@ pub(super) struct ShardPart {
 impl Default for Peers {
     fn default() -> Self {
         let budget = Arc::new(Semaphore::new(PARTS_BUDGET));
-        Self { client: None, token: None, budget, known: Arc::default() }
+        Self { client: None, token: None, budget, states: Arc::default() }
     }
 }
 
@@ -250,22 +250,22 @@ impl Peers {
         self.budget.clone().try_acquire_many_owned(bytes).map_err(|_| PeerError::NoRoom)
     }
 
-    fn known(&self) -> MutexGuard<'_, PeerStates> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn states(&self) -> MutexGuard<'_, PeerStates> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_silent(&self, shard: u32) -> bool {
-        self.known().silent.contains(&shard)
+        self.states().silent.contains(&shard)
     }
 
     /// Logs when a shard falls silent and when it answers again, and once if it refuses credentials
     /// that this one accepts (`sent`: there were some). What a reader may not see says nothing about
     /// the shard.
     fn note(&self, shard: u32, error: Option<&PeerError>, sent: bool) {
-        let mut known = self.known();
+        let mut states = self.states();
         match error {
             Some(PeerError::Refused(StatusCode::UNAUTHORIZED, _)) => {
-                if sent && known.refusing.insert(shard) {
+                if sent && states.refusing.insert(shard) {
                     tracing::warn!(
                         shard,
                         "shard refuses a token that this one accepts: give all shards the same \
@@ -275,13 +275,13 @@ impl Peers {
             }
             Some(PeerError::Refused(..) | PeerError::NoRoom | PeerError::TooLarge) => {}
             Some(error) => {
-                if known.silent.insert(shard) {
+                if states.silent.insert(shard) {
                     let reason = error.to_string();
                     tracing::warn!(shard, reason, "shard does not answer, its windows are missing");
                 }
             }
             None => {
-                if known.silent.remove(&shard) {
+                if states.silent.remove(&shard) {
                     tracing::info!(shard, "shard answers again");
                 }
             }
@@ -299,22 +299,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shard_that_refuses_credentials_is_told_once() {
+    fn a_shard_that_refuses_credentials_is_logged_once() {
         let peers = Peers::default();
         let refused = |status| PeerError::Refused(status, Vec::new());
         for status in [StatusCode::FORBIDDEN, StatusCode::NOT_FOUND] {
             peers.note(1, Some(&refused(status)), true);
         }
-        // A user of this machine, who sends no token, is nobody elsewhere.
+        // A reader on the Unix socket sends no token, and another shard does not know its user.
         peers.note(1, Some(&refused(StatusCode::UNAUTHORIZED)), false);
-        assert!(peers.known().refusing.is_empty());
+        assert!(peers.states().refusing.is_empty());
         peers.note(1, Some(&refused(StatusCode::UNAUTHORIZED)), true);
         peers.note(2, Some(&PeerError::TooSlow(ANSWER_TIMEOUT)), true);
-        assert!(!peers.is_silent(1) && peers.is_silent(2), "a refusal comes at once");
-        // Another reader's token may be known there.
+        assert!(
+            !peers.is_silent(1) && peers.is_silent(2),
+            "only a shard that is silent gets less time"
+        );
+        // The shard may accept the token of another reader.
         peers.note(1, None, true);
         peers.note(2, None, true);
-        assert_eq!(peers.known().refusing, [1].into());
+        assert_eq!(peers.states().refusing, [1].into());
         assert!(!peers.is_silent(2));
     }
 }

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRequestParts as _, MatchedPath, Request, State};
@@ -13,7 +12,6 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::{FutureExt as _, StreamExt as _, stream};
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::super::AppState;
@@ -21,6 +19,7 @@ use super::super::changes;
 use super::super::extract::{ApiRequest, OF_A_WINDOW};
 use super::super::problem::Problem;
 use super::super::selection::{SELECTION, SelectedWindows};
+use super::super::sliced_body::grace_over;
 use crate::mirror::shard::Shard;
 
 /// With `1`: a request about a window of another shard is passed on instead of redirected. Browsers
@@ -41,9 +40,6 @@ const SENT: [HeaderName; 4] = [
 /// The headers of an answer that concern a connection and not the reader.
 const OF_CONNECTION: [HeaderName; 4] =
     [header::CONNECTION, header::TRANSFER_ENCODING, header::TRAILER, header::UPGRADE];
-
-/// How long a relayed answer may continue after this daemon stops or new settings take effect.
-const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// The value of [`SHARD`].
 pub(super) fn shard_name(shard: Shard) -> HeaderValue {
@@ -167,11 +163,7 @@ async fn relay(request: &ApiRequest, owner: u32, target: &str) -> Response {
 
 /// The body of an answer as it arrives. It is cut off if it is not over soon after `stopping`.
 fn streamed(answer: reqwest::Response, stopping: CancellationToken) -> Body {
-    let cut = async move {
-        stopping.cancelled().await;
-        sleep(STOP_GRACE).await;
-    };
-    let receiving = Some((answer.bytes_stream().boxed(), cut.boxed()));
+    let receiving = Some((answer.bytes_stream().boxed(), grace_over(stopping).boxed()));
     let body = stream::unfold(receiving, async |receiving| {
         let (mut bytes, mut cut) = receiving?;
         tokio::select! {

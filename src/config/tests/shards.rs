@@ -80,12 +80,12 @@ fn what_several_processes_cannot_have_is_refused() {
 #[test]
 fn shards_without_addresses_are_a_warning() {
     let window = "[[window]]\naccount = \"contoso\"\nmailbox = \"a@contoso.com\"\n";
-    let warnings =
+    let warnings_of =
         |shard: &str| ConfigFixture::with(&format!("[shard]\n{shard}{ACCOUNT}{window}")).warnings();
-    let told = warnings("of = \"0/2\"\n");
+    let warnings = warnings_of("of = \"0/2\"\n");
     let start = "calmirror.toml:2: shard.of: the other shards have no address; set url, like ";
-    assert!(told.len() == 1 && told[0].starts_with(start), "{told:?}");
+    assert!(warnings.len() == 1 && warnings[0].starts_with(start), "{warnings:?}");
     for quiet in ["of = \"0/1\"\n", "of = \"0/2\"\nurl = \"http://calmirror-{ordinal}:8380\"\n"] {
-        assert_eq!(warnings(quiet), [""; 0], "{quiet}");
+        assert_eq!(warnings_of(quiet), [""; 0], "{quiet}");
     }
 }
