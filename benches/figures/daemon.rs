@@ -26,6 +26,11 @@ pub(crate) const ACCOUNT: &str = "bench";
 /// The variable with another size of the store's cache than the default, for example `32MiB`.
 const CACHE_VARIABLE: &str = "CALMIRROR_FIGURES_CACHE";
 
+/// The program under test.
+pub(crate) fn own() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_calmirror"))
+}
+
 /// A directory on the disk that holds the build, removed when dropped.
 pub(crate) fn directory() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("figures-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
@@ -58,7 +63,13 @@ impl Daemon {
     /// The same, with more sections of the configuration.
     pub(crate) async fn start_with(directory: &Path, setup: &Setup<'_>, more: &str) -> Self {
         configure(directory, setup, more);
-        Self::run(directory).await
+        Self::run(own(), directory).await
+    }
+
+    /// As [`Daemon::start`], for another build of the program.
+    pub(crate) async fn start_program(program: &Path, directory: &Path, setup: &Setup<'_>) -> Self {
+        configure(directory, setup, "");
+        Self::run(program, directory).await
     }
 
     /// The same, with more lines of `[api]`, too.
@@ -72,12 +83,12 @@ impl Daemon {
         let text = fs::read_to_string(&file).unwrap();
         let socket = "socket = \"api.sock\"\n";
         fs::write(&file, text.replace(socket, &format!("{socket}{api}"))).unwrap();
-        Self::run(directory).await
+        Self::run(own(), directory).await
     }
 
-    async fn run(directory: &Path) -> Self {
+    async fn run(program: &Path, directory: &Path) -> Self {
         let log = fs::File::create(directory.join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_calmirror"))
+        let child = Command::new(program)
             .arg("--config")
             .arg(directory.join("calmirror.toml"))
             .arg("run")

@@ -1,8 +1,8 @@
 //! `disk`: the size of a store's files beside its logical bytes, which are the uncompressed rows and
 //! keys: after one sync, after ten rewrites of everything, and under fast changes.
 //!
-//! This process commits, and compacts as the daemon does, at the daemon's pace. What a daemon keeps
-//! in reserve for a full disk is a file of its own, and not counted.
+//! This process commits, and compacts as the daemon does, at the daemon's pace. The file that a
+//! store keeps in reserve for a full disk is counted, and named in the row.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -44,7 +44,11 @@ const CHANGES: usize = 33_600;
 const CHANGE_EVERY: Duration = Duration::from_micros(1_785);
 /// The daemon's pause in a compaction (`supervisor::maintenance`).
 const PAUSE: Duration = Duration::from_millis(10);
-/// How often something is read, and the size looked at.
+/// How often the daemon looks whether the store has to be compacted (`supervisor::maintenance`).
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// The same at the pace of the churn here.
+const CHURN_LOOK_EVERY: Duration = Duration::from_micros(8_571_429);
+/// How often something is read, and the size measured.
 const READ_EVERY: Duration = Duration::from_millis(20);
 /// Keys of an event, the values that are no row, and the fields of a row before its texts.
 const KEYS: usize = 59 + 54 + 42;
@@ -74,13 +78,12 @@ async fn rewrites(table: &mut Table, pages: &[Vec<Vec<Item>>]) {
     let logical: u64 = pages.iter().flatten().flatten().map(logical).sum();
     write(&measured, pages, 0).await;
     row(table, "one sync", measured.disk(), logical, 0.3);
-    let maintenance = measured.maintain();
+    let maintenance = measured.maintain(LOOK_EVERY);
     for turn in 1..=REWRITES {
         write(&measured, pages, turn).await;
     }
     let Looked { most, quiet, compacting } = maintenance.end().await;
     pauses(table, quiet, compacting);
-    measured.compact().await;
     row(table, "ten rewrites", measured.disk(), logical, 0.6);
     row(table, "at most during ten rewrites", most, logical, f64::INFINITY);
     measured.store.close().await.unwrap();
@@ -125,7 +128,7 @@ async fn churn(table: &mut Table) {
     let upserts: Vec<Item> = (0..CHURNING).map(event).collect();
     let mut living: u64 = upserts.iter().map(logical).sum();
     store.commit(Commit { upserts, ..Commit::new(window, 0, Timestamp::now()) }).await.unwrap();
-    let maintenance = measured.maintain();
+    let maintenance = measured.maintain(CHURN_LOOK_EVERY);
     let mut due = tokio::time::interval(CHANGE_EVERY);
     for number in 0..CHANGES / 2 {
         due.tick().await;
@@ -140,7 +143,6 @@ async fn churn(table: &mut Table) {
         store.commit(commit).await.unwrap();
     }
     let Looked { most, .. } = maintenance.end().await;
-    measured.compact().await;
     row(table, "fast changes", measured.disk(), living, 1.0);
     row(table, "at most during fast changes", most, living, 3.0);
     measured.store.close().await.unwrap();
@@ -153,12 +155,12 @@ fn logical(item: &Item) -> u64 {
     (item.content.len() + texts + master + KEYS) as u64
 }
 
-fn row(table: &mut Table, figure: &str, disk: u64, logical: u64, limit: f64) {
+fn row(table: &mut Table, figure: &str, (disk, reserve): (u64, u64), logical: u64, limit: f64) {
     let ratio = disk as f64 / logical as f64;
     let bounded = limit.is_finite();
     table.row(Row {
         figure: format!("{NAME}: {figure}"),
-        measured: format!("{} MiB", disk >> 20),
+        measured: format!("{} MiB, of it {} reserve", disk >> 20, reserve >> 20),
         baseline: format!("{} MiB of rows and keys", logical >> 20),
         ratio: Some(ratio),
         limit: if bounded { format!("≤ {limit}") } else { String::new() },
@@ -183,8 +185,8 @@ struct Maintenance {
 /// What was seen meanwhile.
 #[derive(Default)]
 struct Looked {
-    /// The largest size in bytes.
-    most: u64,
+    /// The largest size in bytes, and the reserve in it.
+    most: (u64, u64),
     /// How long reads took while nothing was compacted.
     quiet: Vec<Duration>,
     /// The same during compactions.
@@ -192,7 +194,7 @@ struct Looked {
 }
 
 impl Maintenance {
-    /// Lets a compaction end.
+    /// Waits for the next look, and for a compaction that it begins.
     async fn end(self) -> Looked {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await.unwrap()
@@ -226,44 +228,32 @@ impl Measured {
         Self { store, windows, tree: path, _directory: directory }
     }
 
-    /// Bytes on disk, without the reserve.
-    fn disk(&self) -> u64 {
-        tree_bytes(&self.tree)
+    /// Bytes on disk, and those of the reserve among them.
+    fn disk(&self) -> (u64, u64) {
+        disk_bytes(&self.tree)
     }
 
-    fn maintain(&self) -> Maintenance {
+    /// Looks as often as this whether the store has to be compacted, and reads meanwhile.
+    fn maintain(&self, every: Duration) -> Maintenance {
         let stop = Arc::new(AtomicBool::new(false));
         let (store, tree, window) = (self.store.clone(), self.tree.clone(), self.windows[0]);
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
             let (mut watch, mut looked) = (SizeWatch::default(), Looked::default());
             let mut compactions = 0;
+            // A last look follows the last write.
             while !stopped.load(Ordering::Relaxed) {
-                let mut compacting = pin!(store.compact_if_grown(&mut watch, PAUSE));
+                let pause = pin!(tokio::time::sleep(every));
+                let ((), reads) = reading(&store, window, &tree, &mut looked.most, pause).await;
+                looked.quiet.extend(reads);
                 let began = Instant::now();
-                let mut reads = Vec::new();
-                let done = loop {
-                    looked.most = looked.most.max(tree_bytes(&tree));
-                    let reading = async {
-                        tokio::time::sleep(READ_EVERY).await;
-                        let began = Instant::now();
-                        store.events(day(window)).await.unwrap();
-                        began.elapsed()
-                    };
-                    let mut reading = pin!(reading);
-                    tokio::select! {
-                        done = &mut compacting => {
-                            reads.push(reading.await);
-                            break done.unwrap();
-                        }
-                        took = &mut reading => reads.push(took),
-                    }
-                };
+                let compacting = pin!(store.compact_if_grown(&mut watch, PAUSE));
+                let (done, reads) =
+                    reading(&store, window, &tree, &mut looked.most, compacting).await;
+                let done = done.unwrap();
                 if matches!(done, CompactionOutcome::Done { .. }) {
-                    note(format_args!(
-                        "{NAME}: {done:?} in {:.1} s",
-                        began.elapsed().as_secs_f64()
-                    ));
+                    let took = began.elapsed().as_secs_f64();
+                    note(format_args!("{NAME}: {done:?} in {took:.1} s"));
                     compactions += 1;
                     looked.compacting.extend(reads);
                 } else {
@@ -275,12 +265,34 @@ impl Measured {
         });
         Maintenance { task, stop }
     }
+}
 
-    /// What the next look of the maintenance would do.
-    async fn compact(&self) {
-        let began = Instant::now();
-        let done = self.store.compact_if_grown(&mut SizeWatch::default(), PAUSE).await.unwrap();
-        note(format_args!("{NAME}: {done:?} in {:.1} s", began.elapsed().as_secs_f64()));
+/// Reads a day and measures the size again and again until `work` ends. Returns its result, and how
+/// long the reads took.
+async fn reading<T>(
+    store: &Store,
+    window: WindowId,
+    tree: &Path,
+    most: &mut (u64, u64),
+    mut work: impl Future<Output = T> + Unpin,
+) -> (T, Vec<Duration>) {
+    let mut reads = Vec::new();
+    loop {
+        *most = (*most).max(disk_bytes(tree));
+        let read = async {
+            tokio::time::sleep(READ_EVERY).await;
+            let began = Instant::now();
+            store.events(day(window)).await.unwrap();
+            began.elapsed()
+        };
+        let mut read = pin!(read);
+        tokio::select! {
+            done = &mut work => {
+                reads.push(read.await);
+                return (done, reads);
+            }
+            took = &mut read => reads.push(took),
+        }
     }
 }
 
@@ -297,15 +309,18 @@ fn day(window: WindowId) -> EventQuery {
     }
 }
 
-/// Disk space of a store's files, bytes, without the file in reserve for a full disk.
-pub(crate) fn tree_bytes(store: &Path) -> u64 {
+/// Disk space of a store's files, bytes, and that of the reserve for a full disk among them.
+pub(crate) fn disk_bytes(store: &Path) -> (u64, u64) {
     // Files come and go while a store is compacted.
     let entries = std::fs::read_dir(store).into_iter().flatten().flatten();
-    let bytes = entries.filter(|entry| entry.file_name() != "reserve").map(|entry| {
-        entry.metadata().map_or(0, |about| match about.is_dir() {
-            true => tree_bytes(&entry.path()),
-            false => about.blocks() * 512,
-        })
-    });
-    bytes.sum()
+    let (mut all, mut reserve) = (0, 0);
+    for entry in entries {
+        let Ok(about) = entry.metadata() else { continue };
+        let bytes = if about.is_dir() { disk_bytes(&entry.path()).0 } else { about.blocks() * 512 };
+        all += bytes;
+        if entry.file_name() == "reserve" {
+            reserve = bytes;
+        }
+    }
+    (all, reserve)
 }

@@ -31,7 +31,7 @@ struct Mirrored {
     cpu: Duration,
     /// Peak resident memory, bytes.
     peak: u64,
-    /// Disk space of the store's files afterwards, bytes, without the reserve.
+    /// Disk space of the store's files afterwards, bytes, with the reserve for a full disk.
     disk: u64,
 }
 
@@ -73,8 +73,8 @@ pub(crate) async fn run(table: &mut Table) {
         measured: format!("{:.1} s", daemon.took.as_secs_f64()),
         baseline: format!("bare {:.1} s", bare.took.as_secs_f64()),
         ratio: Some(share),
-        limit: "≥ 0.95".to_owned(),
-        kept: Some(share >= 0.95),
+        limit: "≥ 0.99".to_owned(),
+        kept: Some(share >= 0.99),
     });
 }
 
@@ -138,7 +138,7 @@ async fn mirror(graph: &Graph, events: usize, page_size: u32) -> Mirrored {
     let peak = daemon.peak();
     daemon.stop().await;
     let took = settled.duration_since(first).unsigned_abs();
-    Mirrored { took, cpu, peak, disk: disk::tree_bytes(&directory.path().join("store")) }
+    Mirrored { took, cpu, peak, disk: disk::disk_bytes(&directory.path().join("store")).0 }
 }
 
 /// Memory and disk, beside the bytes of the events as Graph sends them, uncompressed.

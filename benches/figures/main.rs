@@ -15,6 +15,7 @@
 
 mod availability;
 mod bare;
+mod beside;
 mod commit;
 mod daemon;
 mod disk;
@@ -98,6 +99,12 @@ fn main() {
         }
         if table.wants(idle::MOST) {
             idle::most(&mut table).await;
+        }
+        if table.names(million::SETTLED_NAME) {
+            million::settled_memory(&mut table).await;
+        }
+        if table.names(beside::NAME) {
+            beside::run(&mut table).await;
         }
         // Filling a million windows takes many times as long as all others, so it runs only if named.
         if table.names(million::NAME) {

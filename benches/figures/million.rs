@@ -3,6 +3,7 @@
 //! This process fills the stores by commits, so that no enumeration is measured. The first store is
 //! a tenth of the second one: the difference is the memory of a window.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,6 +23,10 @@ use crate::table::{Row, Table, ms, note, quantile};
 
 /// The name to select this figure by.
 pub(crate) const NAME: &str = "million";
+/// The name to select the memory of windows that have had a round by.
+pub(crate) const SETTLED_NAME: &str = "settled";
+/// The windows of the two fleets of it.
+const SETTLED: [usize; 2] = [100_000, 300_000];
 /// The number of windows, unless [`WINDOWS_VARIABLE`] is set.
 const WINDOWS: usize = 1_000_000;
 /// The variable with another number of windows.
@@ -60,6 +65,41 @@ pub(crate) async fn run(table: &mut Table) {
     });
 }
 
+/// The memory of a further window once each has had a round in the process: of 200,000 more.
+pub(crate) async fn settled_memory(table: &mut Table) {
+    let graph = QuietGraph::start().await;
+    let [few, many] = SETTLED;
+    let [small, large] = [after_rounds(&graph, few).await, after_rounds(&graph, many).await];
+    let each = (large as f64 - small as f64) / (many - few) as f64;
+    table.row(Row {
+        figure: format!("{SETTLED_NAME}: memory per further window"),
+        measured: format!("{:.2} KiB", each / 1024.0),
+        baseline: format!("{} MiB, at {few} {} MiB", large >> 20, small >> 20),
+        ratio: Some(each / 2500.0),
+        limit: "≤ 2.5 KB".to_owned(),
+        kept: Some(each <= 2500.0),
+    });
+}
+
+/// The resident memory of a daemon once every window has had a round.
+async fn after_rounds(graph: &QuietGraph, windows: usize) -> u64 {
+    let directory = directory();
+    let origin = graph.origin();
+    fill(directory.path(), &origin, windows, EVENTS).await;
+    let setup = Setup { origin, mailboxes: windows, interval: "2m", page_size: 200 };
+    let daemon = Daemon::start(directory.path(), &setup).await;
+    graph.take_arrivals();
+    let mut came = BTreeSet::new();
+    while came.len() < windows {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        came.extend(graph.take_arrivals().into_iter().map(|arrival| arrival.mailbox));
+    }
+    let resident = daemon.resident();
+    note(format_args!("{SETTLED_NAME}: {windows} windows, {} MiB", resident >> 20));
+    daemon.stop().await;
+    resident
+}
+
 /// What a fleet that has restarted costs.
 struct Measured {
     resident: u64,
@@ -93,16 +133,15 @@ impl Measured {
         opening(table, "a clean stop", windows, opened, Duration::from_secs(30));
         let resident = watch(table, graph, &mut daemon, windows).await;
         reload(table, &mut daemon, directory.path(), windows).await;
-        let began = Instant::now();
-        daemon.stop().await;
-        note(format_args!("{NAME}: stopped in {:.1} s", began.elapsed().as_secs_f64()));
-        // A restart, and one after a kill.
+        // It is killed after minutes of rounds, whose writes the next one has to read.
         write_mailboxes(directory.path(), 0..windows);
-        drop(Daemon::start(directory.path(), &setup).await);
+        drop(daemon);
         let began = Instant::now();
         let daemon = Daemon::start(directory.path(), &setup).await;
         opening(table, "a kill", windows, began.elapsed(), Duration::from_secs(60));
+        let began = Instant::now();
         daemon.stop().await;
+        note(format_args!("{NAME}: stopped in {:.1} s", began.elapsed().as_secs_f64()));
         Self { resident }
     }
 }
@@ -138,7 +177,7 @@ async fn watch(table: &mut Table, graph: &QuietGraph, daemon: &mut Daemon, windo
         limit: "≤ 0.5".to_owned(),
         kept: Some(core <= 0.5),
     });
-    let first: std::collections::BTreeMap<usize, Timestamp> =
+    let first: BTreeMap<usize, Timestamp> =
         arrivals.iter().rev().map(|arrival| (arrival.mailbox, arrival.at)).collect();
     let until = since + SignedDuration::from_secs(60);
     let mut late: Vec<Duration> = due

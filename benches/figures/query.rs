@@ -65,10 +65,10 @@ pub(crate) async fn run(table: &mut Table) {
     let floor = quantile(&floor, 0.5).unwrap();
     // A few windows read repeatedly, then all of them, which exceed the memory of the cache.
     let few = WARM.min(windows);
-    for (what, days, limits) in [("a month", 30, [5.0, 20.0]), ("a day", 1, [1.0, 5.0])] {
-        let (rows, _) = ask(&mut daemon, few, days, 1).await;
-        let (_, took) = ask(&mut daemon, few, days, 50).await;
-        let (half, slow) = (ms(took[0]), ms(took[1]));
+    for (what, days, limits) in [("a month", 30, [2.75, 5.4]), ("a day", 1, [0.28, 0.67])] {
+        let (rows, _) = ask(&mut daemon, few, (own_month, days), 1).await;
+        let (_, took) = ask(&mut daemon, few, (own_month, days), 50).await;
+        let [half, slow] = percentiles(took);
         table.row(Row {
             figure: format!("{NAME}: {what}, {rows} rows, warm, p50/p99"),
             measured: format!("{half:.2}/{slow:.2} ms"),
@@ -77,32 +77,44 @@ pub(crate) async fn run(table: &mut Table) {
             limit: format!("≤ {}/{} ms", limits[0], limits[1]),
             kept: Some(half <= limits[0] && slow <= limits[1]),
         });
-        let (rows, took) = ask(&mut daemon, windows, days, 2).await;
+        let (rows, took) = ask(&mut daemon, windows, (own_month, days), 2).await;
+        let [usual, rare] = percentiles(took);
         table.row(Row {
             figure: format!("  {what}, {rows} rows, all {windows} windows in turn"),
-            measured: format!("{:.2}/{:.2} ms", ms(took[0]), ms(took[1])),
+            measured: format!("{usual:.2}/{rare:.2} ms"),
             baseline: format!("warm {half:.2} ms"),
-            ratio: Some(ms(took[0]) / half),
-            ..Row::default()
+            ratio: Some(usual / half),
+            limit: "≤ 5 ms".to_owned(),
+            kept: Some(usual <= 5.0),
         });
     }
     daemon.stop().await;
 }
 
-/// Reads each window's own period of `days` repeatedly. Returns the rows of the first response, and
-/// the 50th and 99th percentile of the response times.
-async fn ask(
+/// The first day that is read of a window: in another month for each of ten.
+fn own_month(window: usize) -> i64 {
+    5 + 30 * (window as i64 % 10)
+}
+
+/// The 50th and 99th percentile, milliseconds.
+fn percentiles(mut took: Vec<Duration>) -> [f64; 2] {
+    took.sort_unstable();
+    [0.5, 0.99].map(|share| ms(quantile(&took, share).unwrap()))
+}
+
+/// Reads a period of `days` of each window repeatedly, which begins so many days after the window's
+/// start. Returns the rows of the first response, and the response times.
+pub(crate) async fn ask(
     daemon: &mut Daemon,
     windows: usize,
-    days: i64,
+    (first, days): (impl Fn(usize) -> i64, i64),
     times: usize,
-) -> (usize, [Duration; 2]) {
+) -> (usize, Vec<Duration>) {
     let mut took = Vec::new();
     let mut rows = None;
     for _ in 0..times {
         for window in 0..windows {
-            let first = 5 + 30 * (window as i64 % 10);
-            let from = edges().start + SignedDuration::from_hours(24 * first);
+            let from = edges().start + SignedDuration::from_hours(24 * first(window));
             let to = from + SignedDuration::from_hours(24 * days);
             let path =
                 format!("/v1/windows/{}/events?from={from}&to={to}&limit=10000", mailbox(window));
@@ -115,8 +127,7 @@ async fn ask(
             });
         }
     }
-    took.sort_unstable();
-    (rows.unwrap_or_default(), [0.5, 0.99].map(|share| quantile(&took, share).unwrap()))
+    (rows.unwrap_or_default(), took)
 }
 
 pub(crate) async fn fill(directory: &Path, windows: usize) {
