@@ -21,10 +21,9 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
-use tokio_util::sync::CancellationToken;
 
 use crate::api::{
-    AppState, BindError, BuildInfo, ConsumerLog, FleetBoard, OwnerBoard, RequestLimits,
+    AppState, BindError, BuildInfo, ConsumerLog, FleetBoard, OwnerBoard, RequestLimits, StopSignal,
 };
 use crate::config::{Config, Sections};
 use crate::env::Env;
@@ -221,7 +220,7 @@ impl Daemon {
             consumers: ConsumerLog::default(),
             metrics,
             limits: RequestLimits::new(env.clone()),
-            stopping: CancellationToken::new(),
+            stopping: StopSignal::default(),
         };
         let mut sinks = Sinks::new(sink_board, &env);
         sinks.configure(&config.sinks, &app).await?;

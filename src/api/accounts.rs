@@ -63,7 +63,7 @@ impl WaitingLogin {
         let ended = tokio::select! {
             biased;
             ended = &mut outcome => ended.map_err(Problem::from),
-            () = self.app.stopping.cancelled() => Err(Problem::Stopping),
+            () = self.app.stopping.given() => Err(Problem::Stopping),
             () = sleep_until(Instant::now() + KEEP_ALIVE) => {
                 self.outcome = Some(outcome);
                 return Some((json!({ "state": "pending" }), self));

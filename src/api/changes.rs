@@ -216,7 +216,7 @@ impl FeedReader {
             let before = self.cursor();
             let (changes, reader, batch) = Box::pin(self.first(work, request.limit)).await?;
             self = reader;
-            if held && self.app.stopping.is_cancelled() {
+            if held && self.app.stopping.is_given() {
                 return Ok((FirstLines::Stopped(before), self));
             }
             held = true;

@@ -99,7 +99,7 @@ impl FeedReader {
         let woken = async {
             tokio::select! {
                 biased;
-                () = app.stopping.cancelled() => false,
+                () = app.stopping.given() => false,
                 changed = feed.wait() => changed.is_ok(),
                 () = live => true,
             }

@@ -68,14 +68,14 @@ impl FeedReader {
             let turn = tokio::select! {
                 biased;
                 turn = work.stream_turn() => turn.ok()?,
-                () = self.app.stopping.cancelled() => return None,
+                () = self.app.stopping.given() => return None,
             };
             // Boxed, because a waiting stream keeps the room of everything that it awaits. An error
             // ends the stream. The client reconnects and gets it as a problem.
             let (frames, reader, batch) = Box::pin(self.frames(&work)).await.ok()?;
             drop(turn);
             self = reader;
-            if self.app.stopping.is_cancelled() {
+            if self.app.stopping.is_given() {
                 // Checked after reading: settings may have changed, and later changes are reported
                 // under the new ones.
                 return None;

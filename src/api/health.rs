@@ -10,7 +10,7 @@ use super::problem::Problem;
 /// `GET /healthz`: 200 while the process runs and serves requests.
 pub(super) async fn healthz(request: ApiRequest) -> Result<Json<Value>, Problem> {
     request.parameters(&[])?;
-    if request.app.stopping.is_cancelled() {
+    if request.app.stopping.is_given() {
         return Err(Problem::Stopping);
     }
     Ok(Json(json!({ "status": "ok" })))
@@ -21,7 +21,7 @@ pub(super) async fn healthz(request: ApiRequest) -> Result<Json<Value>, Problem>
 pub(super) async fn readyz(request: ApiRequest) -> Result<Json<Value>, Problem> {
     let settled = request.parameters(&["settled"])?.flag("settled")?;
     let app = &request.app;
-    if app.stopping.is_cancelled() {
+    if app.stopping.is_given() {
         return Err(Problem::Stopping);
     }
     if let Some(error) = app.store.failed().now_or_never() {

@@ -2,9 +2,9 @@
 //!
 //! Store reads and rendering run on the runtime's blocking threads, for at most [`MAX_CONCURRENT`]
 //! requests at a time. So the runtime's own threads always answer `/healthz`, and the workers
-//! always find a blocking thread. Responses are sent in slices (`sliced_body`): the first of about
-//! [`SLICE_BYTES`], the next up to four times what the reader has taken so far. All slices not yet
-//! read by clients share one budget, [`BUDGET`]. Turns (permits to compute) and bytes are granted in
+//! always find a blocking thread. Responses are sent in slices (`sliced_body`) of about
+//! [`MAX_SLICE_BYTES`], or down to [`SLICE_BYTES`] as the budget is used. All slices not yet read by
+//! clients share one budget, [`BUDGET`]. Turns (permits to compute) and bytes are granted in
 //! request order. A computation that never ends costs only its turn.
 
 use std::sync::Arc;
@@ -28,15 +28,12 @@ pub(super) const MAX_CONCURRENT: usize = 8;
 /// memory than waiting.
 pub(super) const MAX_READING_STREAMS: usize = 2 * MAX_CONCURRENT;
 
-/// Target size of a response's first slices; the last event or window in one may exceed this.
+/// The least target size of a slice; the last event or window in one may exceed this.
 pub(super) const SLICE_BYTES: usize = 32 << 10;
 
-/// The largest target size of a slice. Each slice costs two switches to other threads, so a reader
-/// that keeps up gets larger ones.
+/// The largest target size of a slice, while hardly any of the budget is used. Larger ones would not
+/// stay in a core's cache until they are sent.
 pub(super) const MAX_SLICE_BYTES: usize = 256 << 10;
-
-/// How many times what the reader has taken so far a slice may be.
-const GROWTH: usize = 4;
 
 /// The share of the unused budget that a slice larger than [`SLICE_BYTES`] may take.
 const BUDGET_SHARE: usize = 1 << 7;
@@ -65,7 +62,7 @@ pub(super) const MAX_TURN: Duration = Duration::from_secs(30);
 /// The limits described in the module docs. Clones share them.
 #[derive(Clone, Debug)]
 pub struct RequestLimits {
-    env: Env,
+    pub(super) env: Env,
     turns: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     wholes: Arc<Semaphore>,
@@ -84,9 +81,28 @@ pub(super) fn end_list(slice: &mut Vec<u8>, members: &Value) {
 }
 
 /// Bytes charged to a budget until they are dropped.
-struct BudgetedBytes {
+pub(super) struct BudgetedBytes {
     bytes: Vec<u8>,
     _permit: OwnedSemaphorePermit,
+}
+
+impl BudgetedBytes {
+    /// Charges bytes to the budget of slices, of which `permit` was reserved for them. The caller
+    /// still has its turn, so that only few large slices wait for their share.
+    pub(super) async fn charge(
+        work: &RequestLimits,
+        bytes: Vec<u8>,
+        mut permit: OwnedSemaphorePermit,
+    ) -> Bytes {
+        let bytes = shrink(bytes);
+        let (reserved, charge) = (permit.num_permits(), bytes.len().min(BUDGET / 4));
+        match charge {
+            0 => return Bytes::new(),
+            more if more > reserved => permit.merge(work.reserve(more - reserved).await),
+            less => drop(permit.split(reserved - less)),
+        }
+        Bytes::from_owner(Self { bytes, _permit: permit })
+    }
 }
 
 impl AsRef<[u8]> for BudgetedBytes {
@@ -120,7 +136,7 @@ impl RequestLimits {
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, Problem> {
-        self.run_in_turn(&self.turn().await?, work).await
+        self.run_in_turn(&Arc::new(self.turn().await?), work).await
     }
 
     /// Waits until one more list of many windows may be sent.
@@ -141,9 +157,28 @@ impl RequestLimits {
         turn.map_err(|_| Problem::Busy)
     }
 
-    async fn turn(&self) -> Result<Arc<OwnedSemaphorePermit>, Problem> {
+    /// Waits for a turn: the permit to compute.
+    ///
+    /// # Errors
+    /// 503 if it takes too long.
+    pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit, Problem> {
         let turn = timeout(TURN_TIMEOUT, permits(&self.turns, 1)).await;
-        turn.map(Arc::new).map_err(|_| Problem::Busy)
+        turn.map_err(|_| Problem::Busy)
+    }
+
+    /// A turn, if nothing has to be waited for.
+    pub(super) fn try_turn(&self) -> Option<OwnedSemaphorePermit> {
+        self.turns.clone().try_acquire_owned().ok()
+    }
+
+    /// Waits for bytes of the budget of slices.
+    pub(super) async fn reserve(&self, bytes: usize) -> OwnedSemaphorePermit {
+        permits(&self.bytes, bytes).await
+    }
+
+    /// Bytes of the budget of slices, if nothing has to be waited for.
+    pub(super) fn try_reserve(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        self.bytes.clone().try_acquire_many_owned(u32::try_from(bytes).ok()?).ok()
     }
 
     /// Runs a computation within a turn. The thread holds the turn as long as it runs.
@@ -191,10 +226,10 @@ impl RequestLimits {
         }
     }
 
-    /// The size of the next slice of a response of which the reader has taken `taken` bytes.
-    pub(super) fn next_size(&self, taken: usize) -> usize {
+    /// The size of the next slice of a response.
+    pub(super) fn next_size(&self) -> usize {
         let share = self.bytes.available_permits() / BUDGET_SHARE;
-        taken.saturating_mul(GROWTH).min(share).clamp(SLICE_BYTES, MAX_SLICE_BYTES)
+        share.clamp(SLICE_BYTES, MAX_SLICE_BYTES)
     }
 
     /// Whether the next slice may be produced before its reader asks for it: the reader was given
@@ -213,19 +248,10 @@ impl RequestLimits {
         make: impl Future<Output = (Vec<u8>, T)> + Send + 'static,
     ) -> Result<(Bytes, T), Problem> {
         // Reserve the bytes before computing.
-        let mut permit = permits(&self.bytes, reserved).await;
-        let turn = self.turn().await?;
+        let permit = self.reserve(reserved).await;
+        let turn = Arc::new(self.turn().await?);
         let (bytes, with) = self.run_in_turn(&turn, make).await?;
-        let bytes = shrink(bytes);
-        match bytes.len().min(BUDGET / 4) {
-            0 => return Ok((Bytes::new(), with)),
-            length if length > reserved => {
-                // Still holding the turn, so that only few large slices wait for their share.
-                permit.merge(permits(&self.bytes, length - reserved).await);
-            }
-            length => drop(permit.split(reserved - length)),
-        }
-        Ok((Bytes::from_owner(BudgetedBytes { bytes, _permit: permit }), with))
+        Ok((BudgetedBytes::charge(&self, bytes, permit).await, with))
     }
 
     /// Produces a response that cannot be sliced. It is computed within a turn and charged to the

@@ -42,8 +42,10 @@ mod selection;
 mod shards;
 mod sink_status;
 mod sinks;
+mod slice_run;
 mod sliced_body;
 mod slow_client;
+mod stop_signal;
 #[cfg(test)]
 pub(crate) mod tests;
 mod token_hash;
@@ -64,7 +66,6 @@ use axum::routing::{get, post};
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate as _, SizeAbove};
@@ -80,6 +81,7 @@ pub use shards::{OwnerBoard, Peers};
 pub use sink_status::{
     ReplayFrom, SinkApi, SinkAttemptJson, SinkCommand, SinkErrorJson, SinkRefusal, SinkStatusJson,
 };
+pub use stop_signal::StopSignal;
 pub use token_hash::TokenHash;
 
 use crate::config::{ShardConfig, WindowGroup};
@@ -126,7 +128,7 @@ pub struct AppState {
     /// Cancelled when the daemon stops or new settings take effect. Held requests and streams
     /// then end without reporting later changes. It must be cancelled no later than the shutdown passed
     /// to [`serve_unix`] and [`serve_tcp`] resolves.
-    pub stopping: CancellationToken,
+    pub stopping: StopSignal,
 }
 
 impl AppState {

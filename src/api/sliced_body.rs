@@ -1,25 +1,18 @@
 //! Responses that are produced slice by slice as their readers take them.
 
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::mem;
 
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::timeout;
 
 use super::limits::{RequestLimits, TURN_TIMEOUT};
 use super::problem::Problem;
-
-/// How long a started response may continue after the daemon stops or new settings take effect.
-const STOP_GRACE: Duration = Duration::from_secs(5);
-
-/// Resolves when a started response must end.
-pub(super) async fn grace_over(stopping: CancellationToken) {
-    stopping.cancelled().await;
-    sleep(STOP_GRACE).await;
-}
+use super::slice_run::{AHEAD, SliceRun};
+use super::stop_signal::StopSignal;
 
 /// Produces a response slice by slice.
 pub(super) trait SliceProducer: Send + 'static {
@@ -34,17 +27,29 @@ pub(super) trait SliceProducer: Send + 'static {
     fn is_over(&self) -> bool;
 }
 
-/// A slice and its source, for the next one.
-type NextResult<S> = Result<(Bytes, S), Problem>;
-
-/// The slice after the one that is being sent.
-enum NextSlice<S> {
-    /// There is none.
+/// What comes after the slices that are ready.
+enum NextSlices<S> {
+    /// Nothing.
     Over,
-    /// It is produced when the reader asks for it.
+    /// They are produced when the reader asks for them.
     Wanted(S),
-    /// It is being produced.
-    Begun(JoinSet<NextResult<S>>),
+    /// They wait for their turn, in a task of its own: a body is not polled while its reader takes
+    /// nothing, and must not hold a place in the queue meanwhile.
+    Waiting(JoinSet<Result<SliceRun<S>, Problem>>),
+    /// They are being produced.
+    Running(SliceRun<S>),
+    /// The response is cut off.
+    Failed(Problem),
+}
+
+/// The slices of a response.
+struct Slices<S> {
+    work: RequestLimits,
+    /// Produced before the reader asked for them.
+    ready: VecDeque<Bytes>,
+    next: NextSlices<S>,
+    /// Bytes that the reader was given.
+    given: usize,
 }
 
 /// Aborts a response: the connection is closed, so that the reader notices.
@@ -61,11 +66,26 @@ impl RequestLimits {
     pub(super) async fn body(
         &self,
         source: impl SliceProducer,
-        stopping: CancellationToken,
+        stopping: StopSignal,
     ) -> Result<Body, Problem> {
-        let first = timeout(TURN_TIMEOUT, self.next(source, 0)).await.map_err(|_| Problem::Busy)?;
-        let (first, source) = first?;
-        Ok(self.body_after(first, source, stopping))
+        let first = async {
+            let mut source = source;
+            loop {
+                let mut run = self.run_slices(source, 0, AHEAD).await?;
+                if let Some((slice, is_last)) = run.next().await? {
+                    let next = if is_last { NextSlices::Over } else { NextSlices::Running(run) };
+                    return Ok((slice, next));
+                }
+                source = run.end().await?;
+                if source.is_over() {
+                    return Ok((Bytes::new(), NextSlices::Over));
+                }
+            }
+        };
+        let first: Result<_, Problem> =
+            timeout(TURN_TIMEOUT, first).await.map_err(|_| Problem::Busy)?;
+        let (first, next) = first?;
+        Ok(self.body_of(first, next, stopping))
     }
 
     /// As [`RequestLimits::body`], for a first slice that was already produced.
@@ -73,85 +93,116 @@ impl RequestLimits {
         &self,
         first: Bytes,
         source: impl SliceProducer,
-        stopping: CancellationToken,
+        stopping: StopSignal,
     ) -> Body {
-        if source.is_over() {
+        let next = if source.is_over() { NextSlices::Over } else { NextSlices::Wanted(source) };
+        self.body_of(first, next, stopping)
+    }
+
+    fn body_of<S: SliceProducer>(
+        &self,
+        first: Bytes,
+        next: NextSlices<S>,
+        stopping: StopSignal,
+    ) -> Body {
+        if matches!(next, NextSlices::Over) {
             // Its length is known.
             return Body::from(first);
         }
-        let cut = grace_over(stopping);
-        let next = NextSlice::Wanted(source);
-        let sending = Some((self.clone(), next, first.len(), cut.boxed()));
-        let rest = stream::unfold(sending, async |sending| {
-            let (work, next, sent, mut cut) = sending?;
-            let mut made = match next {
-                NextSlice::Over => return None,
-                NextSlice::Wanted(source) => work.begin(source, sent),
-                NextSlice::Begun(made) => made,
-            };
-            let made = tokio::select! {
+        let cut = stopping.grace_over();
+        let (work, given) = (self.clone(), first.len());
+        let slices = Slices { work, ready: VecDeque::new(), next, given };
+        let rest = stream::unfold(Some((slices, cut.boxed())), async |sending| {
+            let (mut slices, mut cut) = sending?;
+            let slice = tokio::select! {
                 biased;
                 () = &mut cut => return Some((Err(AnswerCutOff), None)),
-                made = made.join_next() => made,
+                slice = slices.next() => slice,
             };
-            Some(match made {
-                Some(Ok(Ok((bytes, source)))) => {
-                    let sent = sent.saturating_add(bytes.len());
-                    let next = work.after(source, sent, bytes.len());
-                    (Ok(bytes), Some((work, next, sent, cut)))
+            match slice {
+                Ok(slice) => Some((Ok(slice?), Some((slices, cut)))),
+                Err(problem) => {
+                    tracing::debug!(reason = %problem, "response cut off");
+                    Some((Err(AnswerCutOff), None))
                 }
-                failed => {
-                    let problem = failed.and_then(Result::ok).and_then(Result::err);
-                    let reason = problem.unwrap_or(Problem::Internal).to_string();
-                    tracing::debug!(reason, "response cut off");
-                    (Err(AnswerCutOff), None)
-                }
-            })
+            }
         });
         // A compressor may poll again after the end.
-        let slices = stream::once(std::future::ready(Ok(first))).chain(rest).fuse();
-        Body::from_stream(slices.filter(|slice| {
-            let empty = slice.as_ref().is_ok_and(Bytes::is_empty);
-            std::future::ready(!empty)
-        }))
+        let first = Some(first).filter(|first| !first.is_empty()).map(Ok);
+        Body::from_stream(stream::iter(first).chain(rest).fuse())
     }
 
-    /// What follows after the reader was given `given` bytes, with `last` bytes in the last slice. A
-    /// reader that keeps up does not wait for each slice: the next is produced while this one is
-    /// sent.
-    fn after<S: SliceProducer>(&self, source: S, given: usize, last: usize) -> NextSlice<S> {
-        if source.is_over() {
-            NextSlice::Over
-        } else if self.allows_ahead(given, last) {
-            NextSlice::Begun(self.begin(source, given))
-        } else {
-            NextSlice::Wanted(source)
+    /// Produces further slices, at most `most` ahead, for a reader that was given `given` bytes.
+    fn begin<S: SliceProducer>(&self, source: S, given: usize, most: usize) -> NextSlices<S> {
+        match self.try_run_slices(source, given, most) {
+            Ok(run) => NextSlices::Running(run),
+            Err(source) => {
+                let (work, mut task) = (self.clone(), JoinSet::new());
+                task.spawn(async move { work.run_slices(source, given, most).await });
+                NextSlices::Waiting(task)
+            }
+        }
+    }
+}
+
+impl<S: SliceProducer> Slices<S> {
+    /// The next slice; `None` at the end.
+    async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
+        loop {
+            if let Some(slice) = self.ready.pop_front() {
+                self.given = self.given.saturating_add(slice.len());
+                self.read_ahead(slice.len()).await;
+                return Ok(Some(slice));
+            }
+            self.next = match mem::replace(&mut self.next, NextSlices::Over) {
+                NextSlices::Over => return Ok(None),
+                NextSlices::Failed(problem) => return Err(problem),
+                NextSlices::Wanted(source) => self.work.begin(source, self.given, AHEAD),
+                NextSlices::Waiting(mut task) => match task.join_next().await {
+                    Some(Ok(run)) => NextSlices::Running(run?),
+                    _ => return Err(Problem::Internal),
+                },
+                NextSlices::Running(mut run) => match run.next().await? {
+                    Some((slice, _)) => {
+                        self.ready.push_back(slice);
+                        NextSlices::Running(run)
+                    }
+                    None => NextSlices::after(run).await,
+                },
+            };
         }
     }
 
-    /// Produces a slice in a task of its own, which ends with the returned set.
-    fn begin<S: SliceProducer>(&self, source: S, taken: usize) -> JoinSet<NextResult<S>> {
-        let (work, mut task) = (self.clone(), JoinSet::new());
-        task.spawn(async move { work.next(source, taken).await });
-        task
-    }
-
-    /// Produces the next slice that is not empty, after the reader has taken `taken` bytes.
-    async fn next<S: SliceProducer>(&self, mut source: S, taken: usize) -> NextResult<S> {
-        loop {
-            let size = self.next_size(taken);
-            let make = async move {
-                match source.next(size).await {
-                    Ok(bytes) => (bytes, (source, Ok(()))),
-                    Err(problem) => (Vec::new(), (source, Err(problem))),
-                }
-            };
-            let (bytes, (again, made)) = self.slice(size, make).await?;
-            made?;
-            if !bytes.is_empty() || again.is_over() {
-                return Ok((bytes, again));
+    /// Begins the next run if the last one has ended and few slices are ready, for a reader that
+    /// keeps up: it then does not wait for each of them. It has just taken `last` bytes.
+    async fn read_ahead(&mut self, last: usize) {
+        let next = match mem::replace(&mut self.next, NextSlices::Over) {
+            NextSlices::Running(mut run) if run.is_finished() => {
+                self.ready.extend(std::iter::from_fn(|| run.try_next()).map(|(slice, _)| slice));
+                NextSlices::after(run).await
             }
-            source = again;
+            next => next,
+        };
+        self.next = match next {
+            NextSlices::Wanted(source)
+                if self.ready.len() < AHEAD && self.work.allows_ahead(self.given, last) =>
+            {
+                let ready: usize = self.ready.iter().map(Bytes::len).sum();
+                let given = self.given.saturating_add(ready);
+                self.work.begin(source, given, AHEAD - self.ready.len())
+            }
+            next => next,
+        };
+    }
+}
+
+impl<S: SliceProducer> NextSlices<S> {
+    /// What follows a run of which every slice was taken.
+    async fn after(run: SliceRun<S>) -> Self {
+        match run.end().await {
+            Ok(source) if source.is_over() => Self::Over,
+            Ok(source) => Self::Wanted(source),
+            Err(problem) => Self::Failed(problem),
         }
     }
 }

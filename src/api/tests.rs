@@ -126,7 +126,7 @@ pub(crate) struct Fixture {
     pub(crate) store: Store,
     fleet: Arc<Double>,
     pub(crate) env: Env,
-    stopping: CancellationToken,
+    stopping: StopSignal,
     settings: ApiSettings,
     elsewhere: OwnerBoard,
     work: RequestLimits,
@@ -166,7 +166,7 @@ impl Fixture {
         let env = Env::simulated(7, at(NOON));
         let store = open(&directory.path().join("store"), &env);
         let fleet = Arc::new(Double::default());
-        let stopping = CancellationToken::new();
+        let stopping = StopSignal::default();
         let settings = ApiSettings::default();
         let work = RequestLimits::new(env.clone());
         let elsewhere = OwnerBoard::default();

@@ -18,7 +18,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{self, ApiSettings, AppState, BindError, UnixEndpoint, UnixOwner};
+use crate::api::{self, ApiSettings, AppState, BindError, StopSignal, UnixEndpoint, UnixOwner};
 use crate::config::ApiConfig;
 use crate::error_chain::error_chain;
 
@@ -76,7 +76,7 @@ struct ActiveListener<T> {
     place: T,
     router: watch::Sender<Router>,
     /// Ends the streams and held requests.
-    stopping: CancellationToken,
+    stopping: StopSignal,
     /// Closes the listener.
     stop: CancellationToken,
     /// Resolves once it is closed.
@@ -374,21 +374,21 @@ impl<T> ActiveListener<T> {
     fn renew(&mut self, app: &AppState, router: impl FnOnce(AppState) -> Router) {
         let (app, stopping) = renewed(app);
         drop(self.router.send_replace(router(app)));
-        std::mem::replace(&mut self.stopping, stopping).cancel();
+        std::mem::replace(&mut self.stopping, stopping).give();
     }
 }
 
 /// Ends the streams first, so that they do not hold the listener open, then closes it. The result
 /// resolves once it is closed.
 fn close<T>(active: ActiveListener<T>) -> oneshot::Receiver<()> {
-    active.stopping.cancel();
+    active.stopping.give();
     active.stop.cancel();
     active.closed
 }
 
 /// A copy of the state with its own stop signal for streams.
-fn renewed(app: &AppState) -> (AppState, CancellationToken) {
-    let stopping = CancellationToken::new();
+fn renewed(app: &AppState) -> (AppState, StopSignal) {
+    let stopping = StopSignal::default();
     (AppState { stopping: stopping.clone(), ..app.clone() }, stopping)
 }
 

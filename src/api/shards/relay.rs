@@ -12,14 +12,13 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::{FutureExt as _, StreamExt as _, stream};
-use tokio_util::sync::CancellationToken;
 
 use super::super::AppState;
 use super::super::changes;
 use super::super::extract::{ApiRequest, OF_A_WINDOW};
 use super::super::problem::Problem;
 use super::super::selection::{SELECTION, SelectedWindows};
-use super::super::sliced_body::grace_over;
+use super::super::stop_signal::StopSignal;
 use crate::mirror::shard::Shard;
 
 /// With `1`: a request about a window of another shard is passed on instead of redirected. Browsers
@@ -162,8 +161,8 @@ async fn relay(request: &ApiRequest, owner: u32, target: &str) -> Response {
 }
 
 /// The body of an answer as it arrives. It is cut off if it is not over soon after `stopping`.
-fn streamed(answer: reqwest::Response, stopping: CancellationToken) -> Body {
-    let receiving = Some((answer.bytes_stream().boxed(), grace_over(stopping).boxed()));
+fn streamed(answer: reqwest::Response, stopping: StopSignal) -> Body {
+    let receiving = Some((answer.bytes_stream().boxed(), stopping.grace_over().boxed()));
     let body = stream::unfold(receiving, async |receiving| {
         let (mut bytes, mut cut) = receiving?;
         tokio::select! {

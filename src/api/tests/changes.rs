@@ -126,7 +126,7 @@ async fn a_held_request_ends_with_its_time_or_with_the_daemon() {
     let held = fixture.changes("/v1/changes?after=now&wait=1day");
     let ((lines, same), ()) = tokio::join!(held, async {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        fixture.stopping.cancel();
+        fixture.stopping.give();
     });
     assert!(lines.is_empty());
     assert_eq!(same, cursor);
@@ -146,7 +146,7 @@ async fn held_requests_return_no_changes_after_shutdown() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         fixture.write(alice, &[("a", 9, "")], &[]).await;
         // Before the waiting readers have read.
-        fixture.stopping.cancel();
+        fixture.stopping.give();
     });
     assert_eq!((lines, cursor), (vec![], end.clone()));
     assert!(frame.is_none(), "{frame:?}");
@@ -182,10 +182,10 @@ async fn a_stream_sends_existing_and_new_changes_and_resumes() {
     assert_eq!(quiet, format!("id: {id}\n\n"), "a keep-alive moves the id without an event");
     fixture.write(alice, &[("b", 10, "")], &[]).await;
     assert!(next().await.unwrap().contains(r#""id":"b""#));
-    fixture.stopping.cancel();
+    fixture.stopping.give();
     assert_eq!(next().await, None, "the stream ends with the daemon");
 
-    fixture.stopping = CancellationToken::new();
+    fixture.stopping = StopSignal::default();
     let resumed = open(&fixture, Some(id)).await.next().await.unwrap().unwrap();
     let resumed = String::from_utf8(resumed.to_vec()).unwrap();
     assert!(resumed.contains(r#""id":"b""#) && !resumed.contains(r#""id":"a""#), "{resumed}");

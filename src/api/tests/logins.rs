@@ -83,7 +83,7 @@ async fn a_sign_in_tells_the_code_then_that_it_waits_then_its_outcome() {
 #[tokio::test(start_paused = true)]
 async fn a_stopping_daemon_ends_a_sign_in() {
     let fixture = Fixture::new().await;
-    fixture.stopping.cancel();
+    fixture.stopping.give();
     let (_, _, body) = fixture.ask("POST", "/v1/accounts/contoso/login").await;
     assert!(body.lines().last().unwrap().contains("problems/stopping"), "{body}");
 }

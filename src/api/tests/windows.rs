@@ -86,7 +86,7 @@ async fn readiness_ignores_windows_in_trouble() {
     fixture.fleet.windows.lock().unwrap()[0].0.state = WindowState::Quarantined;
     assert_eq!(ready("/readyz?settled=1").await, 200);
     assert_eq!(ready("/healthz").await, 200);
-    fixture.stopping.cancel();
+    fixture.stopping.give();
     assert_eq!(ready("/healthz").await, 503);
     assert_eq!(ready("/readyz").await, 503);
 }

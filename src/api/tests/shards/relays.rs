@@ -121,7 +121,7 @@ async fn a_stream_is_passed_on_as_it_arrives_and_ends_with_the_daemon() {
             text += std::str::from_utf8(&frames.next().await.unwrap().unwrap()).unwrap();
         }
     }
-    all.shards[0].stopping.cancel();
+    all.shards[0].stopping.give();
     tokio::time::pause();
     let rest: Vec<_> = frames.collect().await;
     assert!(rest.last().is_some_and(Result::is_err), "the reader does not notice: {rest:?}");

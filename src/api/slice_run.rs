@@ -1,0 +1,167 @@
+//! Slices of a response that one thread produces one after the other, while its reader takes them.
+//!
+//! A change of thread costs as much as several events, so the thread goes on with the next slice as
+//! long as the reader keeps up and others need neither its turn nor the bytes.
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::limits::{BudgetedBytes, MAX_TURN, RequestLimits, TURN_TIMEOUT};
+use super::problem::Problem;
+use super::sliced_body::SliceProducer;
+use crate::env::Env;
+
+/// Slices that are ready before their reader asks for them, at most.
+pub(super) const AHEAD: usize = 2;
+
+/// The source, to go on from, and what ended the run.
+type RunEnd<S> = (S, Result<(), Problem>);
+
+/// A slice, and whether it is the last one of its response.
+pub(super) type Slice = (Bytes, bool);
+
+/// A thread that produces slices. It ends by itself, also without a reader.
+pub(super) struct SliceRun<S> {
+    env: Env,
+    slices: mpsc::Receiver<Slice>,
+    thread: JoinHandle<RunEnd<S>>,
+    /// The result of the thread, once it was taken.
+    ended: Option<Result<RunEnd<S>, Problem>>,
+}
+
+impl RequestLimits {
+    /// Produces slices, of which at most `most` are not taken yet, for a reader that was given `given`
+    /// bytes.
+    ///
+    /// # Errors
+    /// 503 if it does not get a turn in time.
+    pub(super) async fn run_slices<S: SliceProducer>(
+        &self,
+        source: S,
+        given: usize,
+        most: usize,
+    ) -> Result<SliceRun<S>, Problem> {
+        // The bytes are reserved before computing.
+        let permit = self.reserve(self.next_size()).await;
+        let turn = self.turn().await?;
+        Ok(self.start_run(source, (given, most), permit, turn))
+    }
+
+    /// The same if it can begin at once; otherwise returns the source.
+    pub(super) fn try_run_slices<S: SliceProducer>(
+        &self,
+        source: S,
+        given: usize,
+        most: usize,
+    ) -> Result<SliceRun<S>, S> {
+        match self.try_reserve(self.next_size()).zip(self.try_turn()) {
+            Some((permit, turn)) => Ok(self.start_run(source, (given, most), permit, turn)),
+            None => Err(source),
+        }
+    }
+
+    fn start_run<S: SliceProducer>(
+        &self,
+        source: S,
+        (given, most): (usize, usize),
+        permit: OwnedSemaphorePermit,
+        turn: OwnedSemaphorePermit,
+    ) -> SliceRun<S> {
+        let (send, slices) = mpsc::channel(most);
+        let (work, handle) = (self.clone(), Handle::current());
+        // The thread holds the turn as long as it runs.
+        let mut thread = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            handle.block_on(Env::blocking(work.produce(source, given, permit, send)))
+        });
+        // In simulation it has ended when this returns, so that it does not run beside others.
+        let ended = self.env.block_on_external(&mut thread).now_or_never();
+        let ended = ended.map(|ended| ended.map_err(|_| Problem::Internal));
+        SliceRun { env: self.env.clone(), slices, thread, ended }
+    }
+
+    /// Produces slices until the source is over or fails, `send` is full, the reader has gone, or
+    /// others need the turn or the bytes. The first one uses the bytes of `permit`.
+    async fn produce<S: SliceProducer>(
+        self,
+        mut source: S,
+        mut given: usize,
+        mut permit: OwnedSemaphorePermit,
+        send: mpsc::Sender<Slice>,
+    ) -> RunEnd<S> {
+        loop {
+            let bytes = match source.next(permit.num_permits()).await {
+                Ok(bytes) => bytes,
+                Err(problem) => return (source, Err(problem)),
+            };
+            let last = bytes.len();
+            if last == 0 {
+                // Without a slice for the reader, others have their turn first.
+                return (source, Ok(()));
+            }
+            given = given.saturating_add(last);
+            let slice = tokio::select! {
+                biased;
+                slice = BudgetedBytes::charge(&self, bytes, permit) => slice,
+                () = send.closed() => return (source, Ok(())),
+            };
+            let is_last = source.is_over();
+            if send.try_send((slice, is_last)).is_err() || is_last || send.capacity() == 0 {
+                return (source, Ok(()));
+            }
+            let next = self.allows_ahead(given, last).then(|| self.next_size());
+            match next.and_then(|size| self.try_reserve(size)) {
+                Some(next) => permit = next,
+                None => return (source, Ok(())),
+            }
+        }
+    }
+}
+
+impl<S: SliceProducer> SliceRun<S> {
+    /// The next slice; `None` after the last one of the run.
+    ///
+    /// # Errors
+    /// 503 if it is not produced in time.
+    pub(super) async fn next(&mut self) -> Result<Option<Slice>, Problem> {
+        let slice = self.env.block_on_external(self.slices.recv());
+        // A slice of a large event also waits for its share of the budget.
+        let limit = MAX_TURN + TURN_TIMEOUT;
+        timeout(limit, slice).await.map_err(|_| {
+            tracing::error!(
+                limit_s = limit.as_secs(),
+                "request abandoned, its thread is still computing"
+            );
+            Problem::TooSlow
+        })
+    }
+
+    /// The next slice, if it is ready.
+    pub(super) fn try_next(&mut self) -> Option<Slice> {
+        self.slices.try_recv().ok()
+    }
+
+    /// Whether the thread has ended.
+    pub(super) fn is_finished(&self) -> bool {
+        self.ended.is_some() || self.thread.is_finished()
+    }
+
+    /// The source, after the last slice was taken.
+    ///
+    /// # Errors
+    /// What ended the run; 500 if the thread panicked, which the panic hook has logged.
+    pub(super) async fn end(self) -> Result<S, Problem> {
+        let (source, ended) = match self.ended {
+            Some(ended) => ended?,
+            None => {
+                let ended = self.env.block_on_external(self.thread).await;
+                ended.map_err(|_| Problem::Internal)?
+            }
+        };
+        ended.map(|()| source)
+    }
+}
