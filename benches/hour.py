@@ -5,23 +5,30 @@
 
 `calmirror simulate` changes calendars all the time, fails requests and behaves nastily. The daemon
 is killed (SIGKILL) every five minutes and started again. Every ten seconds the script reads its
-resident memory and the disk space of its store. At the end it waits until every window is settled
-again, prints the figures to standard error and the plot to standard output.
+resident memory and the disk space of its store. At the end no more requests fail, and it waits until
+every window has settled once more, for a quarter of an hour at most. It prints the figures to
+standard error and the plot to standard output, and fails if a window did not settle, or the daemon
+did not stop with exit status 0.
 """
 
 import argparse
+import datetime
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 
 PROGRAM = pathlib.Path(__file__).parent.parent / "target/release/calmirror"
 KILL_EVERY = 300
 SAMPLE_EVERY = 10
+# Longer than a held removal takes to be confirmed.
+SETTLE_WITHIN = 900
 WIDTH, HEIGHT, LEFT, TOP = 800, 260, 60, 40
 
 
@@ -50,6 +57,25 @@ def ask(home, *arguments):
     command = [PROGRAM, "--config", home / "calmirror.toml", *arguments, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return json.loads(done.stdout or "null")
+
+
+def unsettled(home, control, daemon):
+    """Ends the faults and waits until all windows have settled since; returns those that have not."""
+    urllib.request.urlopen(urllib.request.Request(f"{control}faults", method="DELETE"), timeout=30)
+    since = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+    settled, deadline = set(), time.monotonic() + SETTLE_WITHIN
+    while True:
+        status = ask(home, "status") or {"value": []}
+        windows = {window["name"]: window for window in status["value"]}
+        for name, window in windows.items():
+            if window["state"] == "settled" and (window["last_success"] or "") > since:
+                settled.add(name)
+        missing = [f"{name} ({windows[name]['state']})" for name in windows if name not in settled]
+        if windows and not missing:
+            return []
+        if time.monotonic() > deadline or daemon.poll() is not None:
+            return missing or ["all: the daemon does not answer"]
+        time.sleep(2)
 
 
 def plot(samples, kills):
@@ -108,6 +134,7 @@ def main():
         time.sleep(0.2)
     time.sleep(1)
     text = (home / "simulated").read_text()
+    control = re.search(r"http://\S+/control/", text)[0]
     mine = f'[store]\npath = "{home}/store"\n[api]\nsocket = "{home}/api.sock"\n'
     (home / "calmirror.toml").write_text(mine + text)
 
@@ -126,7 +153,8 @@ def main():
                 daemon = start()
             samples.append((now, resident(daemon.pid), disk(home / "store")))
             time.sleep(SAMPLE_EVERY)
-        status = ask(home, "status")
+        missing = unsettled(home, control, daemon)
+        samples.append((time.monotonic() - began, resident(daemon.pid), disk(home / "store")))
     finally:
         daemon.terminate()
         code = daemon.wait()
@@ -135,9 +163,11 @@ def main():
     compactions = (home / "log").read_text().count("store compacted")
     figures = f"most memory {memory:.0f} MiB, most disk {space:.0f} MiB, at the end "
     figures += f"{samples[-1][1]:.0f} and {samples[-1][2]:.0f} MiB; {len(kills)} kills, "
-    figures += f"{compactions} compactions, exit {code}, status {json.dumps(status)[:400]}"
+    figures += f"{compactions} compactions, exit {code}, {len(missing)} windows did not settle"
     print(figures, file=sys.stderr)
     print(plot(samples, kills))
+    if code != 0 or missing:
+        sys.exit(f"failed, see {home}: exit {code}; not settled: {', '.join(missing) or 'none'}")
 
 
 if __name__ == "__main__":
