@@ -11,7 +11,6 @@ use super::check;
 use super::exit::{CONFIGURATION, CliError, DONE, FAILED, STORE};
 use super::export::{describe, interrupted};
 use crate::config::{Sources, StoreConfig};
-use crate::env::Env;
 use crate::error_chain::error_chain;
 use crate::store::{self, ExportSummary, ImportError, OpenFault, StoreOptions};
 
@@ -31,9 +30,8 @@ pub(super) async fn import(
     let interrupted = interrupted()?;
     let stop = CancellationToken::new();
     let stopped = stop.clone();
-    let importing = tokio::task::spawn_blocking(move || {
-        store::import(&mut input, &options, &Env::real(), &stopped)
-    });
+    let importing =
+        tokio::task::spawn_blocking(move || store::import(&mut input, &options, &stopped));
     let mut importing = std::pin::pin!(importing);
     let imported = tokio::select! {
         imported = &mut importing => imported,

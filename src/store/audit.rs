@@ -14,7 +14,7 @@ use super::keys::{
     TIME, TOMBSTONE, WINDOW,
 };
 use super::record::{self, FeedChecksum, FeedEntry, FeedPack, WindowRecord};
-use super::rows::StoredRow;
+use super::rows::{self, StoredRow};
 use super::tree::Tree;
 use crate::env::Env;
 use crate::mirror::page::{EventHash, EventId};
@@ -30,7 +30,7 @@ const AT_ONCE: usize = 32;
 /// Checks the store, completely if it is small or `suspect`.
 pub(super) fn audit(tree: &Tree, suspect: bool, env: &Env) -> Result<(), TreeError> {
     if suspect || tree.engine().size_on_disk()? <= SMALL {
-        return audit_all(tree);
+        return audit_all(tree, &mut |_| true).map(drop);
     }
     let last = tree.number(keys::LAST_SEQ)?;
     let windows = u32::try_from(tree.number(keys::NEXT_WINDOW)?).unwrap_or(u32::MAX);
@@ -57,17 +57,28 @@ pub(super) fn audit(tree: &Tree, suspect: bool, env: &Env) -> Result<(), TreeErr
     Ok(())
 }
 
-fn audit_all(tree: &Tree) -> Result<(), TreeError> {
+/// Checks the store completely. Calls `goes_on` with the key of each record before it checks that;
+/// if the answer is no, returns `false` at once.
+pub(super) fn audit_all(
+    tree: &Tree,
+    goes_on: &mut dyn FnMut(&[u8]) -> bool,
+) -> Result<bool, TreeError> {
     let mut shown = BTreeMap::<WindowId, u64>::new();
     let mut windows = BTreeMap::<WindowId, WindowRecord>::new();
     let mut sum = FeedChecksum::default();
     for entry in tree.engine().scan_all(&[]) {
         let (key, value) = entry?;
+        if !goes_on(&key) {
+            return Ok(false);
+        }
         let window = keys::window_of(&key);
         match key.first() {
             Some(&EVENT) => {
                 // Chunks are read with their rows.
                 let Some((window, id)) = window.zip(keys::event_of(&key)) else { continue };
+                if !goes_on(&rows::row_key(window, id, &value)) {
+                    return Ok(false);
+                }
                 let stored = tree.row(window, id)?.ok_or(TreeError::Damaged("event"))?;
                 row(tree, window, id, &stored)?;
                 *shown.entry(window).or_default() += u64::from(stored.row.is_shown());
@@ -103,13 +114,32 @@ fn audit_all(tree: &Tree) -> Result<(), TreeError> {
             _ => {}
         }
     }
+    if !goes_on(keys::SUM) {
+        return Ok(false);
+    }
     if sum != tree.sum()? {
         return Err(TreeError::Damaged("feed (wrong checksum)"));
     }
+    audit_windows(tree, &shown, windows, goes_on)
+}
+
+/// Checks the records of the windows; `shown` is how many events readers see of each.
+fn audit_windows(
+    tree: &Tree,
+    shown: &BTreeMap<WindowId, u64>,
+    windows: BTreeMap<WindowId, WindowRecord>,
+    goes_on: &mut dyn FnMut(&[u8]) -> bool,
+) -> Result<bool, TreeError> {
     for window in shown.keys().filter(|window| !windows.contains_key(window)) {
+        if !goes_on(&keys::counters(*window)) {
+            return Ok(false);
+        }
         tree.dropping(*window)?.ok_or(TreeError::Damaged("event (window missing)"))?;
     }
     for (id, record) in windows {
+        if !goes_on(&keys::window(id)) {
+            return Ok(false);
+        }
         let named = tree.get(&keys::name(&record.name))?.ok_or(TreeError::Damaged("name"))?;
         let events = tree.counters(id)?.events;
         if record::from_number(&named)? != u64::from(id.0)
@@ -118,7 +148,7 @@ fn audit_all(tree: &Tree) -> Result<(), TreeError> {
             return Err(TreeError::Damaged("window (wrong name or event count)"));
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Checks that everything a row implies exists.

@@ -105,14 +105,14 @@ impl ExportReader {
     /// # Errors
     /// The first fault. The reader must not be used after it.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), ExportFault> {
-        self.push_to(bytes, &mut |_, _| ())
+        self.push_to(bytes, &mut |_, _, _| ())
     }
 
-    /// The same, and passes on each record that is complete and whole.
+    /// The same, and passes on each record that is complete and whole, with the offset of its frame.
     pub(super) fn push_to(
         &mut self,
         bytes: &[u8],
-        sink: &mut impl FnMut(&[u8], Option<&[u8]>),
+        sink: &mut impl FnMut(u64, &[u8], Option<&[u8]>),
     ) -> Result<(), ExportFault> {
         let mut rest = std::mem::take(&mut self.rest);
         rest.extend_from_slice(bytes);
@@ -150,7 +150,7 @@ impl ExportReader {
     fn part(
         &mut self,
         bytes: &[u8],
-        sink: &mut impl FnMut(&[u8], Option<&[u8]>),
+        sink: &mut impl FnMut(u64, &[u8], Option<&[u8]>),
     ) -> Result<usize, ExportFaultKind> {
         if self.next == ExportPart::FormatLine {
             let length = format_line(bytes)?;
@@ -190,7 +190,7 @@ impl ExportReader {
     fn block(
         &mut self,
         mut payload: &[u8],
-        sink: &mut impl FnMut(&[u8], Option<&[u8]>),
+        sink: &mut impl FnMut(u64, &[u8], Option<&[u8]>),
     ) -> Result<(), ExportFaultKind> {
         self.totals.blocks += 1;
         while !payload.is_empty() {
@@ -198,7 +198,7 @@ impl ExportReader {
                 take_record(payload).ok_or(ExportFaultKind::Damaged("a record"))?;
             self.totals.add(key, value);
             self.note(key, value)?;
-            sink(key, value);
+            sink(self.offset, key, value);
             payload = rest;
         }
         Ok(())

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
 
 use super::disk_space::{self, DiskSpace};
-use super::engine::{self, EngineBytes, EngineWrite};
+use super::engine::{self, EngineBytes, EngineWrite, OpenEngine};
 use super::error::{OpenError, OpenFault, TreeError};
 use super::export_reader::{ExportFault, ExportReader, ExportSummary};
 use super::keys;
@@ -25,7 +25,6 @@ use super::tree::Tree;
 use super::watermark::{FORMAT, Watermark};
 use super::write_watcher::WriteWatcher;
 use super::{StoreOptions, audit, directory, exchange};
-use crate::env::Env;
 
 /// Where the new tree is made, below the directory of the store.
 const WORK: &str = "import.new";
@@ -42,9 +41,15 @@ pub enum ImportError {
     /// The file is no complete export that this version can read.
     #[error(transparent)]
     File(#[from] ExportFault),
-    /// The records contradict each other, or are of another version. Names the kind of record.
-    #[error("what the file contains cannot be used: {0}")]
-    Content(String),
+    /// The file is whole, but its records contradict each other, or are of another version.
+    #[error("{}what the file contains cannot be used: {what}", at_byte(*offset))]
+    Content {
+        /// Where in the file the frame begins with the record whose check failed: that record, or
+        /// one that it leads to, is wrong. `None` if it is none of the file.
+        offset: Option<u64>,
+        /// What is wrong. Names the kind of record, never its content.
+        what: String,
+    },
     /// There is a store, and it has windows or had events.
     #[error("store {} is not empty", .0.display())]
     NotEmpty(PathBuf),
@@ -56,6 +61,10 @@ pub enum ImportError {
     Stopped,
 }
 
+fn at_byte(offset: Option<u64>) -> String {
+    offset.map(|offset| format!("at byte {offset}: ")).unwrap_or_default()
+}
+
 /// Imports the file of an export as the store that `options` name. Blocking: about as long as
 /// reading the file twice and opening a damaged store of that size. `stop` ends it early.
 ///
@@ -64,7 +73,15 @@ pub enum ImportError {
 pub fn import(
     file: &mut File,
     options: &StoreOptions,
-    env: &Env,
+    stop: &CancellationToken,
+) -> Result<ExportSummary, ImportError> {
+    import_with(&engine::open, file, options, stop)
+}
+
+fn import_with(
+    engine: &OpenEngine,
+    file: &mut File,
+    options: &StoreOptions,
     stop: &CancellationToken,
 ) -> Result<ExportSummary, ImportError> {
     let checked = read(file, stop, |_| Ok(()))?;
@@ -74,7 +91,7 @@ pub fn import(
     directory::prepare(path).map_err(&fault)?;
     // Held until the end, so that no daemon opens the store meanwhile.
     let _opening = directory::lock(path).map_err(&fault)?;
-    let placed = place(file, checked, options, env, stop);
+    let placed = place(engine, file, checked, options, stop);
     if placed.is_err() {
         // The error says what is wrong; what cannot be removed is removed by the next import.
         fs::remove_dir_all(path.join(WORK)).ok();
@@ -92,10 +109,10 @@ fn at(path: &Path) -> impl Fn(OpenFault) -> ImportError {
 
 /// Makes the tree and puts it in its place, while the directory is locked.
 fn place(
+    engine: &OpenEngine,
     file: &mut File,
     checked: ExportSummary,
     options: &StoreOptions,
-    env: &Env,
     stop: &CancellationToken,
 ) -> Result<(), ImportError> {
     let path = &options.path;
@@ -114,7 +131,7 @@ fn place(
         return Err(ImportError::NotEmpty(path.clone()));
     }
     clear(&work).map_err(|e| fault(e.into()))?;
-    let mark = fill(file, checked, &work, options, env, stop)?;
+    let mark = fill(engine, file, checked, &work, options, stop)?;
     switch(path, &work, mark).map_err(|e| fault(e.into()))
 }
 
@@ -156,11 +173,12 @@ fn is_empty(dir: &Path, work: &Path, options: &StoreOptions) -> io::Result<bool>
     Ok(looked.unwrap_or(false))
 }
 
-/// Reads the file from its beginning, and calls `applied` with the records of each piece.
+/// Reads the file from its beginning, and calls `applied` with the records of each piece and the
+/// offsets of their frames.
 fn read(
     file: &mut File,
     stop: &CancellationToken,
-    mut applied: impl FnMut(Vec<EngineWrite>) -> Result<(), ImportError>,
+    mut applied: impl FnMut(Vec<(u64, EngineWrite)>) -> Result<(), ImportError>,
 ) -> Result<ExportSummary, ImportError> {
     file.seek(SeekFrom::Start(0)).map_err(ImportError::Read)?;
     let mut reader = ExportReader::default();
@@ -176,8 +194,8 @@ fn read(
             return Err(ImportError::Stopped);
         }
         let mut batch = Vec::new();
-        reader.push_to(&piece[..length], &mut |key, value| {
-            batch.push((key.into(), value.map(EngineBytes::from)));
+        reader.push_to(&piece[..length], &mut |offset, key, value| {
+            batch.push((offset, (key.into(), value.map(EngineBytes::from))));
         })?;
         applied(batch)?;
     }
@@ -185,11 +203,11 @@ fn read(
 
 /// Fills a new tree in `work` from the file, makes it durable and checks it; returns its watermark.
 fn fill(
+    engine: &OpenEngine,
     file: &mut File,
     checked: ExportSummary,
     work: &Path,
     options: &StoreOptions,
-    env: &Env,
     stop: &CancellationToken,
 ) -> Result<Watermark, ImportError> {
     let fault = at(&options.path);
@@ -197,7 +215,7 @@ fn fill(
     directory::make_private(&dir).map_err(&fault)?;
     let mut space = DiskSpace::new(options.min_free_bytes, || disk_space::free(work));
     let filled = open::on_a_quiet_thread(|| {
-        let tree = Tree::open(&engine::open, &dir, options.cache_bytes)?;
+        let tree = Tree::open(engine, &dir, options.cache_bytes)?;
         let watcher = WriteWatcher::start(&tree)?;
         let watched = watcher.watch_write();
         let mut refused = Ok(());
@@ -205,36 +223,82 @@ fn fill(
             if !space.allows(PIECE) {
                 return Err(fault(OpenFault::Full));
             }
-            refused = tree.engine().apply(&mut batch.into_iter()).map_err(TreeError::from);
+            let writes = &mut batch.into_iter().map(|(_, write)| write);
+            refused = tree.engine().apply(writes).map_err(TreeError::from);
             // The reason is `refused`.
             if refused.is_ok() { Ok(()) } else { Err(ImportError::Stopped) }
         });
         refused?;
         match again {
             Ok(again) if again == checked => {}
-            Ok(_) => return Ok(Err(ImportError::Content("the file is being changed".to_owned()))),
+            Ok(_) => return Ok(Err(content(None, "the file is being changed"))),
             Err(error) => return Ok(Err(error)),
         }
         tree.flush()?;
         drop(watched);
-        if tree.get(keys::SCHEMA)?.is_none() {
-            return Ok(Err(ImportError::Content("the schema record is missing".to_owned())));
+        let mut at = Vec::new();
+        match check(&tree, stop, &mut at) {
+            Ok(mark) => Ok(mark.ok_or(ImportError::Stopped)),
+            Err(wrong @ (TreeError::Damaged(_) | TreeError::Newer(..) | TreeError::Unknown(_))) => {
+                Ok(Err(content(offset_of(file, stop, &at), &wrong.to_string())))
+            }
+            Err(error) => Err(error.into()),
         }
-        let seq = open::check(&tree, None, true, env)?;
-        let incarnation = open::incarnations(&tree)?.last().map_or(0, |last| last.id);
-        Ok(Ok(Watermark { format: FORMAT, seq, incarnation }))
     });
     open::await_release(work);
     let mark = match filled {
         Ok(mark) => mark?,
-        Err(OpenAttemptError::Damaged(what)) => return Err(ImportError::Content(what)),
-        Err(OpenAttemptError::Leave(
-            why @ (OpenFault::NewerFormat { .. } | OpenFault::UnknownRecord(_)),
-        )) => return Err(ImportError::Content(why.to_string())),
+        // The tree was made here: a fault of its own is none of the file.
+        Err(OpenAttemptError::Damaged(what)) => return Err(fault(io::Error::other(what).into())),
         Err(OpenAttemptError::Leave(why)) => return Err(fault(why)),
     };
     directory::make_private(&dir).map_err(&fault)?;
     Ok(mark)
+}
+
+/// Checks the new tree completely; returns its watermark, or nothing if the caller stopped the
+/// import. Leaves the key of the record that it checked last in `at`.
+fn check(
+    tree: &Tree,
+    stop: &CancellationToken,
+    at: &mut Vec<u8>,
+) -> Result<Option<Watermark>, TreeError> {
+    let mut goes_on = |key: &[u8]| {
+        at.clear();
+        at.extend_from_slice(key);
+        !stop.is_cancelled()
+    };
+    goes_on(keys::SCHEMA);
+    tree.get(keys::SCHEMA)?.ok_or(TreeError::Damaged("schema record (missing)"))?;
+    goes_on(keys::LAST_SEQ);
+    let seq = tree.number(keys::LAST_SEQ)?;
+    open::check_end(tree, seq)?;
+    goes_on(keys::DICTIONARIES);
+    tree.load_dictionaries()?;
+    if !audit::audit_all(tree, &mut goes_on)? {
+        return Ok(None);
+    }
+    let incarnation = open::incarnations(tree)?.last().map_or(0, |last| last.id);
+    Ok(Some(Watermark { format: FORMAT, seq, incarnation }))
+}
+
+/// Where in the file the frame begins that has the value of a key: the last one that sets it.
+fn offset_of(file: &mut File, stop: &CancellationToken, key: &[u8]) -> Option<u64> {
+    let mut found = None;
+    let searched = read(file, stop, |batch| {
+        for (offset, (name, value)) in batch {
+            if *name == *key {
+                found = value.map(|_| offset);
+            }
+        }
+        Ok(())
+    });
+    // Without the place, the error still says what is wrong.
+    searched.ok().and(found)
+}
+
+fn content(offset: Option<u64>, what: &str) -> ImportError {
+    ImportError::Content { offset, what: what.to_owned() }
 }
 
 /// Puts the new tree in its place. A crash on the way leaves an empty store, or the new one.

@@ -267,7 +267,7 @@ pub(super) fn check(
     suspect: bool,
     env: &Env,
 ) -> Result<Seq, OpenAttemptError> {
-    match tree.get(keys::SCHEMA)? {
+    let last_seq = match tree.get(keys::SCHEMA)? {
         // Nothing was ever written, or the very first opening was interrupted.
         None if tree.keys(&[]).next().is_none() && mark.is_none() => return Ok(0),
         None => return Err(OpenAttemptError::Damaged("the schema record is missing".to_owned())),
@@ -276,20 +276,26 @@ pub(super) fn check(
             if found > FORMAT {
                 return Err(OpenFault::NewerFormat { found, known: FORMAT }.into());
             }
+            tree.number(keys::LAST_SEQ)?
         }
-    }
-    let last_seq = tree.number(keys::LAST_SEQ)?;
+    };
     if mark.is_some_and(|mark| mark.seq > last_seq) {
         return Err(OpenAttemptError::Damaged("the store is behind its watermark".to_owned()));
     }
-    // The change with the last assigned seq exists until its tombstone is trimmed.
-    let newest = tree.newest_change()?.unwrap_or(0);
-    if newest != last_seq && (newest > last_seq || tree.number(keys::MIN_SEQ)? != last_seq) {
-        return Err(OpenAttemptError::Damaged("the feed does not end at the last seq".to_owned()));
-    }
+    check_end(tree, last_seq)?;
     tree.load_dictionaries()?;
     audit::audit(tree, suspect, env)?;
     Ok(last_seq)
+}
+
+/// Checks that the feed ends at the last seq.
+pub(super) fn check_end(tree: &Tree, last_seq: Seq) -> Result<(), TreeError> {
+    // The change with the last assigned seq exists until its tombstone is trimmed.
+    let newest = tree.newest_change()?.unwrap_or(0);
+    if newest != last_seq && (newest > last_seq || tree.number(keys::MIN_SEQ)? != last_seq) {
+        return Err(TreeError::Damaged("feed (does not end at the last seq)"));
+    }
+    Ok(())
 }
 
 /// Creates this opening's incarnation and makes everything so far durable.

@@ -310,6 +310,14 @@ pub(super) fn replace_row(
     }
 }
 
+/// The key of the first bytes of the row that the value under an event's key is or leads to.
+pub(super) fn row_key(window: WindowId, id: EventHash, value: &[u8]) -> Vec<u8> {
+    match start_in(value) {
+        Some(start) => keys::time(window, start, id),
+        None => keys::event(window, id),
+    }
+}
+
 /// Where a row of so many bytes is written.
 fn place_of(row: &EventRow, bytes: usize) -> RowPlace {
     if row.is_shown() && bytes <= CHUNK { RowPlace::Index } else { RowPlace::Event(0) }

@@ -138,7 +138,7 @@ async fn an_old_store_is_exported_and_imported() {
         }
         old.close().await.unwrap();
         let new = options(&directory.path().join("new"));
-        import(&mut file, &new, &Env::real(), &CancellationToken::new()).unwrap();
+        import(&mut file, &new, &CancellationToken::new()).unwrap();
         let (store, _) = Store::open(&new, &Env::real()).unwrap();
         let recorded = recorded(version, "store.json.gz");
         assert_contains(&format!("{version}: "), &answers::of_store(&store).await, &recorded);

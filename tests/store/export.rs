@@ -38,7 +38,7 @@ fn import_into(bytes: &[u8], options: &StoreOptions) -> Result<ExportSummary, Im
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(bytes).unwrap();
     file.rewind().unwrap();
-    import(&mut file, options, &Env::real(), &CancellationToken::new())
+    import(&mut file, options, &CancellationToken::new())
 }
 
 /// Imports into a directory that does not exist yet, and opens the store there.
@@ -347,7 +347,7 @@ async fn an_import_removes_what_it_made_when_the_disk_is_full_or_the_caller_stop
     let stop = CancellationToken::new();
     stop.cancel();
     let mut input = File::open("/dev/zero").unwrap();
-    let stopped = import(&mut input, &full, &Env::real(), &stop);
+    let stopped = import(&mut input, &full, &stop);
     assert!(matches!(stopped, Err(ImportError::Stopped)));
 }
 

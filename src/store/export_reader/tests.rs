@@ -22,7 +22,7 @@ fn file_of(blocks: &[Vec<ExportedRecord>]) -> Vec<u8> {
 fn read(file: &[u8], piece: usize) -> Result<(ExportSummary, Vec<ExportedRecord>), ExportFault> {
     let (mut reader, mut records) = (ExportReader::default(), Vec::new());
     for piece in file.chunks(piece) {
-        reader.push_to(piece, &mut |key, value| {
+        reader.push_to(piece, &mut |_, key, value| {
             records.push((key.to_vec(), value.map(<[u8]>::to_vec)));
         })?;
     }

@@ -1,10 +1,13 @@
 //! Files that are whole, with records that cannot be a store.
 
 use std::io::Write as _;
+use std::ops::Bound;
+use std::sync::Arc;
 
 use super::*;
 use crate::mirror::commit::Commit;
 use crate::mirror::page::Span;
+use crate::store::engine::{Engine, EngineError, EngineScan};
 use crate::store::export_file::{ExportWriter, ExportedRecord};
 use crate::store::record;
 use crate::tests::{NOON, env, open, registration, single, store_options, window};
@@ -34,12 +37,19 @@ fn import_records(
     records: &[ExportedRecord],
     options: &StoreOptions,
 ) -> Result<ExportSummary, ImportError> {
+    import(&mut file_of(&[records]), options, &CancellationToken::new())
+}
+
+/// A whole file with these blocks.
+fn file_of(blocks: &[&[ExportedRecord]]) -> File {
     let (mut writer, head) = ExportWriter::begin();
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&head).unwrap();
-    file.write_all(&writer.block(records.iter().map(|(k, v)| (&**k, v.as_deref())))).unwrap();
+    for block in blocks {
+        file.write_all(&writer.block(block.iter().map(|(k, v)| (&**k, v.as_deref())))).unwrap();
+    }
     file.write_all(&writer.end()).unwrap();
-    import(&mut file, options, &env(), &CancellationToken::new())
+    file
 }
 
 /// Why the content of a file is refused; nothing may be left of the import.
@@ -47,9 +57,9 @@ fn refusal(records: &[ExportedRecord]) -> String {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("new");
     match import_records(records, &store_options(&path)) {
-        Err(ImportError::Content(why)) => {
+        Err(ImportError::Content { what, .. }) => {
             assert!(!path.exists());
-            why
+            what
         }
         other => panic!("{other:?}"),
     }
@@ -118,4 +128,95 @@ async fn an_import_that_was_cut_off_can_be_repeated() {
     let store = open(dir.path(), &env());
     assert_eq!(store.durable_seq(), 3);
     store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_wrong_record_is_found_in_the_file() {
+    let whole = records().await;
+    let dir = tempfile::tempdir().unwrap();
+    let begin = ExportWriter::begin().1.len() as u64;
+    // What a row names is read with the row.
+    for kind in [keys::TIME, keys::WINDOW, keys::NAME] {
+        let at = whole.iter().position(|(key, _)| key[0] == kind).unwrap();
+        let (mut wrong, mut rest) = (whole[at..=at].to_vec(), whole.clone());
+        *wrong[0].1.as_mut().unwrap().last_mut().unwrap() ^= 1;
+        // The key is set again by a later block: only that value counts.
+        rest.truncate(at + 1);
+        let block = |records: &[ExportedRecord]| {
+            let records = records.iter().map(|(k, v)| (&**k, v.as_deref()));
+            ExportWriter::begin().0.block(records).len() as u64
+        };
+        let after = &whole[at + 1..];
+        let mut file = file_of(&[&rest, &wrong, after]);
+        let refused =
+            import(&mut file, &store_options(dir.path()), &CancellationToken::new()).unwrap_err();
+        let ImportError::Content { offset, .. } = &refused else { panic!("{refused:?}") };
+        assert_eq!(*offset, Some(begin + block(&rest)), "{refused} {}", char::from(kind));
+        assert!(refused.to_string().starts_with("at byte "));
+    }
+}
+
+/// An engine that cancels once everything is written.
+#[derive(Debug)]
+struct StopsWhenFlushed(Arc<dyn Engine>, CancellationToken);
+
+impl Engine for StopsWhenFlushed {
+    fn get(&self, key: &[u8]) -> Result<Option<EngineBytes>, EngineError> {
+        self.0.get(key)
+    }
+
+    fn scan(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> EngineScan {
+        self.0.scan(from, to)
+    }
+
+    fn apply(&self, batch: &mut dyn Iterator<Item = EngineWrite>) -> Result<(), EngineError> {
+        self.0.apply(batch)
+    }
+
+    fn write(&self, write: EngineWrite) -> Result<(), EngineError> {
+        self.0.write(write)
+    }
+
+    fn flush(&self) -> Result<(), EngineError> {
+        self.1.cancel();
+        self.0.flush()
+    }
+
+    fn background_error(&self) -> Option<EngineError> {
+        self.0.background_error()
+    }
+
+    fn size_on_disk(&self) -> Result<u64, EngineError> {
+        self.0.size_on_disk()
+    }
+}
+
+#[tokio::test]
+async fn the_check_of_the_new_store_can_be_stopped() {
+    let mut file = file_of(&[&records().await]);
+    let dir = tempfile::tempdir().unwrap();
+    let stop = CancellationToken::new();
+    let cancel = stop.clone();
+    let opener = move |dir: &Path, cache: u64| -> Result<Arc<dyn Engine>, EngineError> {
+        Ok(Arc::new(StopsWhenFlushed(engine::open(dir, cache)?, cancel.clone())))
+    };
+    let stopped = import_with(&opener, &mut file, &store_options(dir.path()), &stop);
+    assert!(matches!(stopped, Err(ImportError::Stopped)), "{stopped:?}");
+    assert!(!dir.path().join(WORK).exists() && !dir.path().join("store").exists());
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_made_is_not_the_fault_of_the_file() {
+    let mut file = file_of(&[&records().await]);
+    let dir = tempfile::tempdir().unwrap();
+    let panics = |_: &Path, _: u64| -> Result<Arc<dyn Engine>, EngineError> { panic!("no thread") };
+    let refuses = |_: &Path, _: u64| -> Result<Arc<dyn Engine>, EngineError> {
+        Err(EngineError::Damaged("a page".to_owned()))
+    };
+    for opener in [&panics as &OpenEngine, &refuses] {
+        let options = store_options(dir.path());
+        let refused = import_with(opener, &mut file, &options, &CancellationToken::new());
+        let Err(ImportError::Open(error)) = &refused else { panic!("{refused:?}") };
+        assert!(matches!(error.why, OpenFault::Io(_)), "{error:?}");
+    }
 }
