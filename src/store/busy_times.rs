@@ -1,8 +1,8 @@
 //! When a window is busy, read from the index by start alone wherever that says it.
 //!
 //! The index has the start and the end of every event, because an event whose times cannot be read
-//! never gets into the store, and its availability. Only rows of 0.1 lack that: they need
-//! their content, and bare occurrences their master.
+//! never gets into the store, and its availability. Only rows of 0.1 lack that, until they are
+//! written again in the background: they need their content, and bare occurrences their master.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use super::rows::{IndexValue, LONG_EVENT};
 use super::tree::Tree;
 use crate::mirror::availability::Availability;
 use crate::mirror::busy_time::BusyTime;
-use crate::mirror::page::{EventHash, EventId, EventKind};
+use crate::mirror::page::{EventHash, EventId};
 use crate::mirror::position::WindowId;
 
 impl Store {
@@ -105,9 +105,7 @@ impl BusyTimeReader<'_> {
         if let Some(known) = self.masters.get(id) {
             return Ok(*known);
         }
-        let stored = self.tree.row(self.window, id.hash())?.map(|stored| stored.row);
-        let master = stored.filter(|row| row.kind == EventKind::Master);
-        let of_master = master.map(|master| master.own_availability());
+        let of_master = self.tree.master_availability(self.window, id.hash())?;
         self.masters.insert(id.clone(), of_master);
         Ok(of_master)
     }

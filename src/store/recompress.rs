@@ -4,7 +4,9 @@
 //! Both read in slices beside everything else. Rows are compressed here, and the writer replaces
 //! only those that did not change meanwhile.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -20,8 +22,9 @@ use super::rows::{StoredBytes, StoredRow, replace_row};
 use super::shared::StoreShared;
 use super::tree::Tree;
 use crate::env::Env;
+use crate::mirror::availability::Availability;
 use crate::mirror::change::Seq;
-use crate::mirror::page::EventHash;
+use crate::mirror::page::{EventHash, EventId};
 use crate::mirror::position::WindowId;
 
 /// Rows looked at in one slice.
@@ -63,20 +66,14 @@ impl Store {
     ) -> Result<Option<RecompressPlace>, StoreError> {
         let read = move |shared: &StoreShared| {
             let newest = shared.dictionaries.newest();
-            let (rows, group) = shared.read_tree(|tree| next_rows(tree, after))?;
+            let ((rows, of_masters), group) = shared.read_tree(|tree| {
+                let rows = next_rows(tree, after)?;
+                let of_masters = of_masters(tree, &rows)?;
+                Ok((rows, of_masters))
+            })?;
             let last = rows.last().map(|(window, id, ..)| (*window, *id));
             let next = last.filter(|_| rows.len() == SLICE);
-            let new = rows.into_iter().filter_map(|(window, id, old, stored)| {
-                let misplaced = stored.is_misplaced();
-                let unknown = stored.row.availability.is_none();
-                let is = if unknown { stored.row.with_availability() } else { stored.row };
-                let learned = unknown && is.availability.is_some();
-                let stale = !is.is_compressed_with(newest.number);
-                let new = if stale { is.compressed(&newest) } else { is };
-                let better = stale && new.is_compressed_with(newest.number);
-                (better || misplaced || learned).then_some(Recompressed { window, id, old, new })
-            });
-            Ok(((new.collect::<Vec<_>>(), next), group))
+            Ok(((recompressed(rows, &of_masters, &newest), next), group))
         };
         let (rows, next) = self.shared().read(read).await?;
         let done = next.is_none().then(|| self.shared().dictionaries.newest().number);
@@ -140,11 +137,58 @@ impl Store {
     }
 }
 
-/// The next rows after a place, with their stored bytes, in the order of the keys.
-fn next_rows(
-    tree: &Tree,
-    after: Option<RecompressPlace>,
-) -> Result<Vec<(WindowId, EventHash, Bytes, StoredRow)>, TreeError> {
+/// A row with its stored bytes.
+type RowRead = (WindowId, EventHash, Bytes, StoredRow);
+
+/// The availability of masters.
+type OfMasters = BTreeMap<(WindowId, EventHash), Option<Availability>>;
+
+/// What to replace, of the rows of a slice.
+fn recompressed(
+    rows: Vec<RowRead>,
+    of_masters: &OfMasters,
+    newest: &Arc<Dictionary>,
+) -> Vec<Recompressed> {
+    let new = rows.into_iter().filter_map(|(window, id, old, stored)| {
+        let misplaced = stored.is_misplaced();
+        let unknown = stored.row.availability.is_none();
+        let is = if unknown {
+            let master = bare_master(&stored.row).and_then(|id| of_masters.get(&(window, id)));
+            stored.row.with_availability(master.copied().flatten())
+        } else {
+            stored.row
+        };
+        let learned = unknown && is.availability.is_some();
+        let stale = !is.is_compressed_with(newest.number);
+        let new = if stale { is.compressed(newest) } else { is };
+        let better = stale && new.is_compressed_with(newest.number);
+        (better || misplaced || learned).then_some(Recompressed { window, id, old, new })
+    });
+    new.collect()
+}
+
+/// The master of a bare row whose availability is unknown.
+fn bare_master(row: &EventRow) -> Option<EventHash> {
+    let unknown = row.is_bare() && row.availability.is_none();
+    row.master.as_ref().filter(|_| unknown).map(EventId::hash)
+}
+
+/// The availability that bare rows have from their masters. A commit that changes a master so that
+/// it has another one writes each of these rows, which are then not replaced here.
+fn of_masters(tree: &Tree, rows: &[RowRead]) -> Result<OfMasters, TreeError> {
+    let mut known = OfMasters::new();
+    for (window, _, _, stored) in rows {
+        if let Some(master) = bare_master(&stored.row)
+            && let Entry::Vacant(place) = known.entry((*window, master))
+        {
+            place.insert(tree.master_availability(*window, master)?);
+        }
+    }
+    Ok(known)
+}
+
+/// The next rows after a place, in the order of the keys.
+fn next_rows(tree: &Tree, after: Option<RecompressPlace>) -> Result<Vec<RowRead>, TreeError> {
     let from = after.map_or_else(|| vec![keys::EVENT], |(window, id)| keys::event(window, id));
     let mut rows = Vec::new();
     for entry in tree.range(from..) {

@@ -75,9 +75,11 @@ impl EventRow {
         self.compressed.as_ref().is_some_and(|body| body.dictionary.number == dictionary)
     }
 
-    /// The row with the availability that its content says; 0.1 did not store it.
-    pub(super) fn with_availability(self) -> Self {
-        let availability = Availability::of_event(&self.content).filter(|_| !self.is_bare());
+    /// The row with the availability that its content says, or that of its master if it is bare;
+    /// 0.1 did not store it.
+    pub(super) fn with_availability(self, of_master: Option<Availability>) -> Self {
+        let availability =
+            if self.is_bare() { of_master } else { Availability::of_event(&self.content) };
         Self { availability, ..self }
     }
 

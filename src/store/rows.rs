@@ -24,6 +24,7 @@ use super::keys;
 use super::row::EventRow;
 use super::row_header::RowHeader;
 use super::tree::Tree;
+use crate::mirror::availability::Availability;
 use crate::mirror::commit::StoredKind;
 use crate::mirror::page::{EventHash, EventKind};
 use crate::mirror::position::{SegmentIndex, WindowId};
@@ -166,6 +167,18 @@ impl Tree {
     ) -> Result<StoredRow, TreeError> {
         let StoredBytes { value, place } = stored;
         Ok(StoredRow { row: EventRow::decode(&value, &self.dictionaries, like)?, place })
+    }
+
+    /// The availability of a master, which its bare occurrences have; `None` if the store has none of
+    /// that id.
+    pub(super) fn master_availability(
+        &self,
+        window: WindowId,
+        id: EventHash,
+    ) -> Result<Option<Availability>, TreeError> {
+        let stored = self.row(window, id)?.map(|stored| stored.row);
+        let master = stored.filter(|row| row.kind == EventKind::Master);
+        Ok(master.map(|master| master.own_availability()))
     }
 
     /// The row that an entry of the index by start is or leads to.

@@ -5,7 +5,7 @@ use jiff::SignedDuration;
 use super::*;
 use crate::mirror::availability::ShowAs;
 use crate::mirror::commit::Commit;
-use crate::mirror::page::{Item, Span};
+use crate::mirror::page::{EventKind, Item, Span};
 use crate::store::dictionary::{FIRST_TRAINED, SHIPPED};
 use crate::store::{EventQuery, Events};
 use crate::tests::{NOON, env, open, registration, single, window};
@@ -101,7 +101,9 @@ fn write_raw(tree: &Tree, batch: &mut WriteBatch) -> Result<(), TreeError> {
             let item = Item { availability: None, ..row.item() };
             let raw = EventRow::of(&item, row.segments).with_seq(row.seq).encode();
             batch.put_large(keys::event(*window, *id), &raw, 0);
-            batch.put(keys::time(*window, row.start, *id), row.end.to_be_bytes().to_vec());
+            if row.is_shown() {
+                batch.put(keys::time(*window, row.start, *id), row.end.to_be_bytes().to_vec());
+            }
         }
         after = rows.last().map(|(window, id, ..)| (*window, *id));
         if rows.len() < SLICE {
@@ -141,6 +143,76 @@ async fn a_row_that_changed_meanwhile_is_not_replaced() {
     };
     edit(&store, stale).await;
     assert_eq!(compressed_with(&store, SHIPPED).await, 0);
+    store.close().await.unwrap();
+}
+
+/// A master with this `showAs`, and `count` bare occurrences.
+fn series(show_as: &str, count: i64) -> Vec<Item> {
+    let span = |n| {
+        let start = NOON + SignedDuration::from_hours(n);
+        Span { start, end: start + SignedDuration::from_hours(1) }
+    };
+    let master = Item {
+        kind: EventKind::Master,
+        ..single("m", span(0), format!(r#"{{"id":"m","showAs":"{show_as}"}}"#))
+    };
+    let bare = |n| Item {
+        kind: EventKind::Occurrence,
+        master: Some(EventId::new("m")),
+        full: false,
+        ..single(&format!("o{n}"), span(n), format!(r#"{{"id":"o{n}"}}"#))
+    };
+    [master].into_iter().chain((0..count).map(bare)).collect()
+}
+
+/// Every row, and what leads to it.
+async fn all_rows(store: &Store) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let read = |tree: &Tree| {
+        let of_rows = |key: &[u8]| matches!(key.first(), Some(&(keys::EVENT | keys::TIME)));
+        let all = tree.range::<&[u8]>(..).map(|entry| entry.map_err(TreeError::from));
+        let all = all.filter(|entry| entry.as_ref().is_ok_and(|(key, _)| of_rows(key)));
+        all.map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect()
+    };
+    store.read_tree(read).await.unwrap()
+}
+
+#[tokio::test]
+async fn bare_rows_of_an_old_store_get_the_availability_of_their_master() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, window) = filled(&dir, 0).await;
+    let upserts = series("oof", 100);
+    store.commit(Commit { upserts, ..Commit::new(window, 0, NOON) }).await.unwrap();
+    let committed = all_rows(&store).await;
+    assert_eq!(out_of_office(&store).await, 101);
+    edit(&store, write_raw).await;
+    assert_eq!(out_of_office(&store).await, 0);
+    recompress_all(&store).await;
+    assert_eq!(out_of_office(&store).await, 101);
+    assert!(all_rows(&store).await == committed, "not what a commit writes");
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_bare_row_keeps_the_availability_of_a_master_that_changed_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, window) = filled(&dir, 0).await;
+    let upserts = series("oof", 20);
+    store.commit(Commit { upserts, ..Commit::new(window, 0, NOON) }).await.unwrap();
+    edit(&store, write_raw).await;
+    let slice = |tree: &Tree| {
+        let rows = next_rows(tree, None)?;
+        let of_masters = of_masters(tree, &rows)?;
+        Ok(recompressed(rows, &of_masters, &tree.dictionaries.newest()))
+    };
+    let stale = store.read_tree(slice).await.unwrap();
+    assert_eq!(stale.len(), 21);
+    // The master alone, as in an incremental round.
+    let upserts = series("free", 0);
+    store.commit(Commit { upserts, ..Commit::new(window, 0, NOON) }).await.unwrap();
+    let committed = all_rows(&store).await;
+    assert_eq!(out_of_office(&store).await, 0);
+    edit(&store, move |tree, batch| replace(tree, batch, &stale, None)).await;
+    assert!(all_rows(&store).await == committed, "an old availability came back");
     store.close().await.unwrap();
 }
 
