@@ -25,6 +25,7 @@ mod graph;
 mod groups;
 mod layers;
 mod mailboxes;
+mod memory_limit;
 mod origin;
 mod platform_identity;
 mod proxy;

@@ -13,6 +13,7 @@ use super::api::ApiConfig;
 use super::diagnostic::{Issue, nearest, suggest};
 use super::diff::ConfigDiff;
 use super::graph::GraphConfig;
+use super::memory_limit::memory_limit;
 use super::origin::DiagnosticSink;
 use super::reader::{RawValue, TableReader};
 use super::settings;
@@ -140,16 +141,6 @@ impl StoreConfig {
     }
 
     changes!("store", { path: refused, cache: refused, });
-}
-
-/// Bytes of memory that this process may use: those of the machine, or of its control group.
-fn memory_limit() -> Option<u64> {
-    let machine = std::fs::read_to_string("/proc/meminfo").ok();
-    let total = machine.as_deref()?.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let machine = total.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10;
-    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
-    let group = group.and_then(|limit| limit.trim().parse::<u64>().ok());
-    Some(group.map_or(machine, |group| group.min(machine)))
 }
 
 /// `[feed]`
