@@ -121,7 +121,7 @@ pub(super) fn instant(micros: i64) -> Timestamp {
 /// What the store knows about its dictionaries.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct DictionaryRecord {
-    /// The dictionaries that it has trained; each exists as long as its number is here.
+    /// The dictionaries that it has trained; none is ever deleted.
     #[serde(default)]
     pub(super) numbers: Vec<DictionaryNumber>,
     /// The dictionary that all rows had at the end of the last recompression; 0 before the first.
