@@ -322,7 +322,7 @@ impl Scrape {
         page.value("calmirror_store_queue_jobs", "Jobs waiting for the writer", self.queue as u64)?;
         page.value(
             "calmirror_store_cache_bytes",
-            "Size of the store's page cache",
+            "Limit of the store's page cache, which drops pages late and may exceed it",
             metrics.cache_bytes.load(Ordering::Relaxed),
         )?;
         if let Some(Footprint { bytes, free, damaged }) = self.footprint {
