@@ -1,14 +1,16 @@
-"""A minimal TLS proxy in front of the simulated Graph: tls_proxy.py CERTIFICATE KEY BACKEND.
+"""A minimal TLS proxy in front of the simulated Graph: tls_proxy.py CERTIFICATE KEY BACKEND [LISTEN].
 
 Accepts TLS directly, and TLS inside a CONNECT to any host, as a proxy that inspects traffic does.
-`Host` is passed on unchanged; `X-Forwarded-Proto: https` is added. Prints its port."""
+`Host` is passed on unchanged; `X-Forwarded-Proto: https` is added. Listens on a free port of loopback, or at
+LISTEN, and prints its port."""
 import http.client
 import socket
 import socketserver
 import ssl
 import sys
 
-certificate, key, backend = sys.argv[1:]
+certificate, key, backend = sys.argv[1:4]
+host, port = (sys.argv[4] if len(sys.argv) > 4 else "127.0.0.1:0").rsplit(":", 1)
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 context.load_cert_chain(certificate, key)
 
@@ -73,6 +75,6 @@ class Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
 
 
-with Server(("127.0.0.1", 0), Connection) as server:
+with Server((host, int(port)), Connection) as server:
     print(server.server_address[1], flush=True)
     server.serve_forever()

@@ -1,11 +1,13 @@
-"""Compares consumers' copies with the mirror itself: verify.py SOCKET FILTER COPY.SQLITE...
+"""Compares consumers' copies with the mirror itself: verify.py SOCKET-OR-URL FILTER COPY.SQLITE...
 
 Without a filter ('') it reads the windows one by one, with one the filtered /v1/events. Compares
-event by event, as JSON values. Exits with 1 and prints the differences if there are any.
+event by event, as JSON values. Exits with 1 and prints the differences if there are any. Over TCP
+it sends $CALMIRROR_TOKEN.
 """
 
 import importlib.util
 import json
+import os
 import pathlib
 import sqlite3
 import sys
@@ -38,7 +40,7 @@ def copy(path):
     return {(window, id): json.loads(event) for window, id, event in db.execute("SELECT window, id, event FROM event")}
 
 
-wanted = mirror(consume.Api(sys.argv[1], None, sys.argv[2]))
+wanted = mirror(consume.Api(sys.argv[1], os.environ.get("CALMIRROR_TOKEN"), sys.argv[2]))
 bad = 0
 for path in sys.argv[3:]:
     have = copy(path)
