@@ -1,11 +1,13 @@
 # calmirror in a container: one static program on an empty file system, run as an unprivileged user.
 #
 #   docker build -t calmirror .
-#   docker run --read-only --cap-drop all -v ./etc:/etc/calmirror:ro \
-#       -v calmirror:/var/lib/calmirror calmirror
+#   docker run -d --name calmirror --restart unless-stopped --read-only --cap-drop all \
+#       --security-opt no-new-privileges -v "$PWD/etc:/etc/calmirror:ro" \
+#       -v "$PWD/contoso.secret:/run/secrets/contoso:ro" \
+#       -v calmirror:/var/lib/calmirror -v calmirror-run:/run/calmirror calmirror
 #
 # ./etc contains calmirror.toml. The directory is mounted instead of the file, so that a reload sees
-# a file that an editor has replaced.
+# a file that an editor has replaced. The secret is as compose.yaml needs it.
 #
 # The builder is any Debian-like image with Rust, a C compiler and make; without a registry, a locally
 # made one works too (see tests/packaging/container.sh). Its glibc is linked statically and has to
@@ -41,7 +43,7 @@ ENV PATH=/usr/bin
 # The persistent store, and the socket, which other containers may share.
 VOLUME ["/var/lib/calmirror", "/run/calmirror"]
 HEALTHCHECK --interval=30s --timeout=10s --start-period=2m CMD ["/usr/bin/calmirror", "health"]
-# Reload: docker kill --signal HUP, or docker exec … calmirror reload.
+# Reload: docker exec … calmirror reload.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/usr/bin/calmirror"]
 CMD ["run"]
