@@ -36,7 +36,7 @@ if ! docker info >/dev/null 2>&1; then
     export DOCKER_HOST=unix://$SCRATCH/docker.sock
     dockerd --host "$DOCKER_HOST" --data-root "$SCRATCH/docker" --exec-root "$SCRATCH/docker-run" \
         --pidfile "$SCRATCH/docker.pid" >"$SCRATCH/dockerd.log" 2>&1 &
-    at_end "kill $!; wait $!"
+    at_end "kill $! 2>/dev/null; wait $!"
     eventually 60 docker info || skip "dockerd does not start: $(tail -n 1 "$SCRATCH/dockerd.log")"
 fi
 
