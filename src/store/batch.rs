@@ -94,6 +94,11 @@ impl WriteBatch {
         self.writes.keys().map(Vec::as_slice)
     }
 
+    /// Number of keys that are deleted.
+    pub(super) fn deleted(&self) -> usize {
+        self.writes.values().filter(|value| value.is_none()).count()
+    }
+
     /// Rough size of the batch in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes

@@ -1,8 +1,8 @@
 //! Gives space back while the store is in use: decides when a compaction pays, and runs it.
 //!
 //! The size of the files costs nothing to know, that of their content a scan of the store. So the
-//! content is measured only after the files have grown by a quarter, or after a day. A store to
-//! which nothing was written is left alone.
+//! content is measured only after the files have grown by a quarter, a quarter of the keys was
+//! deleted, or after a day. A store to which nothing was written is left alone.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
@@ -24,10 +24,10 @@ const MIN_BYTES: u64 = 24 << 20;
 /// Files that are this many times as large as the keys and values in them are compacted. New ones
 /// are 2.1 to 2.2 times as large.
 const MAX_RATIO: u64 = 3;
-/// How long a measurement of the content counts while something is written: it may shrink.
+/// How long a measurement of the content counts while something is written: values may shrink.
 const REMEASURE_AFTER: Duration = Duration::from_secs(86_400);
 /// Bytes of content measured at once.
-const SLICE: usize = 1 << 20;
+const SLICE: u64 = 1 << 20;
 
 /// What became of a request to compact the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,8 +60,9 @@ pub struct SizeWatch {
     /// The last group at the last look.
     group: u64,
     measured: Option<ContentSize>,
-    /// Bytes on disk after the last compaction.
-    compacted: Option<u64>,
+    /// What the last compaction left: bytes on disk, and of content. Their ratio counts rather than
+    /// the bytes on disk, which need not grow while the content shrinks.
+    compacted: Option<(u64, u64)>,
 }
 
 /// A measurement of the content.
@@ -72,6 +73,10 @@ struct ContentSize {
     disk: u64,
     /// Bytes of keys and values.
     live: u64,
+    /// Number of keys.
+    keys: u64,
+    /// Keys that had been deleted since the opening.
+    deleted: u64,
 }
 
 impl Default for SizeWatch {
@@ -81,18 +86,24 @@ impl Default for SizeWatch {
 }
 
 impl SizeWatch {
-    /// Whether the content has to be measured for files of `disk` bytes.
-    fn is_outdated(&self, disk: u64) -> bool {
+    /// Whether the content has to be measured for files of `disk` bytes, after `deleted` keys were
+    /// deleted since the opening.
+    fn is_outdated(&self, disk: u64, deleted: u64) -> bool {
         self.measured.is_none_or(|then| {
-            disk >= then.disk + then.disk / 4 || then.at.elapsed() >= REMEASURE_AFTER
+            disk >= then.disk + then.disk / 4
+                || deleted - then.deleted > then.keys / 4
+                || then.at.elapsed() >= REMEASURE_AFTER
         })
     }
 
-    /// Whether files of `disk` bytes are worth a compaction. They have to grow after the last one,
-    /// which may have left more than [`MAX_RATIO`].
+    /// Whether files of `disk` bytes are worth a compaction. The last one may have left more than
+    /// [`MAX_RATIO`]: they then have to be a quarter more for each byte of content.
     fn is_worth_it(&self, disk: u64, live: u64) -> bool {
-        let grown = self.compacted.is_none_or(|after| disk >= after + after / 4);
-        grown && disk >= live.saturating_mul(MAX_RATIO)
+        let product = |a: u64, b: u64| u128::from(a) * u128::from(b);
+        let worse = self
+            .compacted
+            .is_none_or(|(after, of)| product(disk, of) * 4 >= product(after, live) * 5);
+        worse && disk >= live.saturating_mul(MAX_RATIO)
     }
 }
 
@@ -117,11 +128,15 @@ impl Store {
             watch.group = group;
             return Ok(CompactionOutcome::NotNeeded);
         }
-        if watch.is_outdated(disk) {
-            let live = self.live_bytes(pause).await?;
-            watch.measured = Some(ContentSize { at: Instant::now(), disk, live });
-        }
-        let live = watch.measured.map_or(0, |measured| measured.live);
+        let deleted = self.shared().deleted_keys();
+        let measured = match watch.measured {
+            Some(measured) if !watch.is_outdated(disk, deleted) => measured,
+            _ => {
+                let (keys, live) = self.content(pause).await?;
+                *watch.measured.insert(ContentSize { at: Instant::now(), disk, live, keys, deleted })
+            }
+        };
+        let live = measured.live;
         if !watch.is_worth_it(disk, live) {
             watch.group = group;
             return Ok(CompactionOutcome::NotNeeded);
@@ -129,8 +144,8 @@ impl Store {
         let outcome = self.compact(live, pause).await?;
         match outcome {
             CompactionOutcome::Done { after, .. } => {
-                watch.measured = Some(ContentSize { at: Instant::now(), disk: after, live });
-                watch.compacted = Some(after);
+                watch.measured = Some(ContentSize { disk: after, ..measured });
+                watch.compacted = Some((after, live));
             }
             // The content may have grown since it was measured.
             CompactionOutcome::NoSpace { .. } => watch.measured = None,
@@ -182,17 +197,23 @@ impl Store {
     /// # Errors
     /// If the store can no longer be used.
     pub async fn live_bytes(&self, pause: Duration) -> Result<u64, StoreError> {
-        let (mut all, mut after) = (0, Some(Vec::new()));
+        Ok(self.content(pause).await?.1)
+    }
+
+    /// The number of all keys, and [`Store::live_bytes`].
+    async fn content(&self, pause: Duration) -> Result<(u64, u64), StoreError> {
+        let (mut keys, mut all, mut after) = (0, 0, Some(Vec::new()));
         while let Some(from) = after {
-            let (bytes, next) = self.read_tree(move |tree| slice_bytes(tree, &from)).await?;
-            all += bytes;
-            after = next;
+            let slice = self.read_tree(move |tree| measure_slice(tree, &from)).await?;
+            keys += slice.keys;
+            all += slice.bytes;
+            after = slice.last;
             if after.is_some() {
                 tokio::time::sleep(pause).await;
             }
         }
         self.shared().metrics.live_bytes.store(all, Ordering::Relaxed);
-        Ok(all)
+        Ok((keys, all))
     }
 
     async fn replace_tree(&self, live: u64, pause: Duration) -> Result<(), CompactionError> {
@@ -267,17 +288,28 @@ impl Drop for RestingCompaction {
     }
 }
 
-/// Bytes of the next keys and values after a key, and the key to continue after.
-fn slice_bytes(tree: &Tree, after: &[u8]) -> Result<(u64, Option<Vec<u8>>), TreeError> {
-    let mut bytes = 0;
+/// A part of the content.
+#[derive(Default)]
+struct MeasuredSlice {
+    keys: u64,
+    bytes: u64,
+    /// The key to continue after; `None` at the end.
+    last: Option<Vec<u8>>,
+}
+
+/// Measures the next keys and values after a key.
+fn measure_slice(tree: &Tree, after: &[u8]) -> Result<MeasuredSlice, TreeError> {
+    let mut slice = MeasuredSlice::default();
     for entry in tree.engine().scan_all(after) {
         let (key, value) = entry?;
-        bytes += key.len() + value.len();
-        if bytes >= SLICE {
-            return Ok((bytes as u64, Some(key.to_vec())));
+        slice.keys += 1;
+        slice.bytes += (key.len() + value.len()) as u64;
+        if slice.bytes >= SLICE {
+            slice.last = Some(key.to_vec());
+            break;
         }
     }
-    Ok((bytes as u64, None))
+    Ok(slice)
 }
 
 #[cfg(test)]

@@ -45,6 +45,8 @@ pub(super) struct StoreShared {
     tree: RwLock<Option<Tree>>,
     /// The number of the group whose batch was applied last.
     applied: AtomicU64,
+    /// Keys that were deleted since this opening.
+    deleted_keys: AtomicU64,
     /// The number of the last durable group.
     durable_group: watch::Sender<u64>,
     durable: watch::Sender<Seq>,
@@ -82,6 +84,7 @@ impl StoreShared {
             dictionaries: tree.dictionaries.clone(),
             tree: RwLock::new(Some(tree)),
             applied: AtomicU64::new(0),
+            deleted_keys: AtomicU64::new(0),
             durable_group: watch::Sender::new(0),
             durable: watch::Sender::new(last_seq),
             min_seq: AtomicU64::new(min_seq),
@@ -101,6 +104,7 @@ impl StoreShared {
         let tree = self.tree.write().unwrap_or_else(PoisonError::into_inner);
         let Some(tree) = &*tree else { return Ok(()) };
         self.applied.store(group, Ordering::Release);
+        self.deleted_keys.fetch_add(batch.deleted() as u64, Ordering::Relaxed);
         self.copies.add(&batch);
         tree.apply(batch)
     }
@@ -171,6 +175,11 @@ impl StoreShared {
     /// The number of the last durable group: how often something was written since the opening.
     pub(super) fn durable_group(&self) -> u64 {
         *self.durable_group.borrow()
+    }
+
+    /// How many keys were deleted since the opening.
+    pub(super) fn deleted_keys(&self) -> u64 {
+        self.deleted_keys.load(Ordering::Relaxed)
     }
 
     /// The lowest valid seq: the highest one of a trimmed tombstone.

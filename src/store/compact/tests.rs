@@ -281,21 +281,50 @@ async fn a_store_is_compacted_once_its_files_have_grown() {
 }
 
 #[test]
-fn a_compaction_that_left_much_is_not_repeated_before_the_files_grow() {
-    let watch = SizeWatch { compacted: Some(4000), ..SizeWatch::default() };
+fn a_compaction_that_left_much_is_not_repeated_before_the_ratio_grows() {
+    let watch = SizeWatch { compacted: Some((4000, 1000)), ..SizeWatch::default() };
     assert!(!watch.is_worth_it(4999, 1000) && watch.is_worth_it(5000, 1000));
     assert!(!watch.is_worth_it(5000, 2000), "the content has grown");
+    assert!(!watch.is_worth_it(4000, 801) && watch.is_worth_it(4000, 800), "it has shrunk");
     assert!(SizeWatch::default().is_worth_it(3000, 1000));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_measurement_counts_until_growth_or_for_a_day() {
-    let measured = Some(ContentSize { at: Instant::now(), disk: 1000, live: 1 });
-    let watch = SizeWatch { measured, ..SizeWatch::default() };
-    assert!(!watch.is_outdated(1249) && watch.is_outdated(1250));
+async fn a_measurement_counts_until_growth_or_deletions_or_for_a_day() {
+    let then = ContentSize { at: Instant::now(), disk: 1000, live: 1, keys: 100, deleted: 7 };
+    let watch = SizeWatch { measured: Some(then), ..SizeWatch::default() };
+    assert!(!watch.is_outdated(1249, 7) && watch.is_outdated(1250, 7));
+    assert!(!watch.is_outdated(1000, 32) && watch.is_outdated(1000, 33));
     tokio::time::advance(REMEASURE_AFTER).await;
-    assert!(watch.is_outdated(1000), "content that shrinks is not noticed");
-    assert!(SizeWatch::default().is_outdated(0));
+    assert!(watch.is_outdated(1000, 7), "values that shrink are not noticed");
+    assert!(SizeWatch::default().is_outdated(0, 0));
+}
+
+/// New writes use the space again, so that the files need not grow.
+#[tokio::test]
+async fn content_that_is_deleted_gives_space_back_soon() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, alice) = churned(dir.path(), &env()).await;
+    let bob = store.register(vec![registration(&window("bob"))], NOON).await.unwrap()[0].id;
+    put(&store, bob, 3, 1).await;
+    let mut watch = SizeWatch { min_bytes: 0, ..SizeWatch::default() };
+    let outcome = store.compact_if_grown(&mut watch, NO_PAUSE).await.unwrap();
+    assert!(matches!(outcome, CompactionOutcome::Done { .. }), "{outcome:?}");
+    let before = watch.measured.unwrap().live;
+    let kept = events(&store, bob).await;
+
+    store.drop_window(alice, NOON).await.unwrap();
+    assert!(store.trim(NOON + SignedDuration::from_secs(1)).await.unwrap() > 0);
+    // As in a larger store, whose files do not grow by what was written for that.
+    let disk = store.tree_bytes().await;
+    watch.measured.as_mut().unwrap().disk = disk;
+    watch.compacted.as_mut().unwrap().0 = disk;
+    let outcome = store.compact_if_grown(&mut watch, NO_PAUSE).await.unwrap();
+    assert!(matches!(outcome, CompactionOutcome::Done { .. }), "{outcome:?}");
+    let after = watch.measured.unwrap().live;
+    assert!(after * 5 < before, "{before} bytes before, {after} after");
+    assert_eq!(events(&store, bob).await, kept);
+    store.close().await.unwrap();
 }
 
 /// A text that is as repetitive as those of events.
