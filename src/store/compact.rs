@@ -133,7 +133,13 @@ impl Store {
             Some(measured) if !watch.is_outdated(disk, deleted) => measured,
             _ => {
                 let (keys, live) = self.content(pause).await?;
-                *watch.measured.insert(ContentSize { at: Instant::now(), disk, live, keys, deleted })
+                *watch.measured.insert(ContentSize {
+                    at: Instant::now(),
+                    disk,
+                    live,
+                    keys,
+                    deleted,
+                })
             }
         };
         let live = measured.live;

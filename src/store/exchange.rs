@@ -48,6 +48,8 @@ pub(super) enum ExchangeError {
 /// # Errors
 /// See [`ExchangeError`].
 pub(super) fn exchange(path: &Path) -> Result<(), ExchangeError> {
+    // Opened before the marker is touched: a process that may open no more files has changed nothing.
+    let directory = File::open(path).map_err(ExchangeError::Unchanged)?;
     let marker = path.join(MARKER);
     let options = &mut directory::file_options();
     match fs::remove_file(&marker) {
@@ -57,7 +59,7 @@ pub(super) fn exchange(path: &Path) -> Result<(), ExchangeError> {
         removed => removed,
     }
     .map_err(ExchangeError::Unchanged)?;
-    sync(path).map_err(ExchangeError::Unknown)
+    directory.sync_all().map_err(ExchangeError::Unknown)
 }
 
 /// Deletes what a compaction left, and gives the current directory its first name. The caller holds
@@ -98,6 +100,12 @@ fn sync(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, chown};
+
+    use rustix::fs::Uid;
+    use rustix::process::geteuid;
+    use rustix::thread::set_thread_res_uid;
+
     use super::*;
 
     /// A directory with these subdirectories, each with a file that names its content.
@@ -164,5 +172,33 @@ mod tests {
         let dir = having(false, &[("store", "current"), ("store.second", "copy")]);
         let gone = dir.path().join("gone");
         assert!(matches!(exchange(&gone), Err(ExchangeError::Unchanged(_))));
+    }
+
+    /// As if the process had no file descriptor left: the directory cannot be opened, but its
+    /// entries can be changed.
+    #[test]
+    fn a_directory_that_cannot_be_opened_is_not_changed() {
+        const OTHER: u32 = 65534;
+        for marker in [false, true] {
+            let dir = having(marker, &[("store", "first"), ("store.second", "second")]);
+            let current = current_directory(dir.path());
+            let mode = |mode| fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode));
+            mode(0o300).unwrap();
+            let exchanged = std::thread::scope(|scope| {
+                let exchanging = scope.spawn(|| {
+                    // Root may open everything. Only this thread becomes another user.
+                    if geteuid().is_root() {
+                        let other = Uid::from_raw(OTHER);
+                        chown(dir.path(), Some(OTHER), None).unwrap();
+                        set_thread_res_uid(other, other, other).unwrap();
+                    }
+                    exchange(dir.path())
+                });
+                exchanging.join().unwrap()
+            });
+            mode(0o700).unwrap();
+            assert!(matches!(exchanged, Err(ExchangeError::Unchanged(_))), "{exchanged:?}");
+            assert_eq!(current_directory(dir.path()), current);
+        }
     }
 }
