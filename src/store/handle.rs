@@ -126,7 +126,7 @@ impl Store {
             deferred: deferred.clone(),
             watermark: (opened.last_seq, None),
             reserve_held: false,
-            reserve: (options.min_free_bytes > 0).then(|| SpaceReserve::of(&options.path)),
+            reserve: SpaceReserve::of(&options.path, options.min_free_bytes),
         };
         let ending = shared.clone();
         let thread = std::thread::Builder::new()

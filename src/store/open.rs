@@ -91,8 +91,8 @@ fn attempt(
     if mark.is_some() && !existed {
         tracing::warn!(path = %path.display(), "store is missing, creating a new one");
     }
-    if options.min_free_bytes > 0 {
-        SpaceReserve::of(path).release()?;
+    if let Some(reserve) = SpaceReserve::of(path, options.min_free_bytes) {
+        reserve.release()?;
     }
     let mark = mark.filter(|_| existed);
     let mut moved_aside = None;

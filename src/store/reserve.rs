@@ -4,8 +4,10 @@
 //! programs have filled this fails, and readers would get nothing until space is freed. A file
 //! beside the store therefore keeps a little space allocated. It is emptied before an opening that
 //! finds less than that free, and filled again by the writer.
+//!
+//! The space that the daemon keeps free (`disk_space`) is not taken for it: writes would be refused.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -26,12 +28,23 @@ const LEAST: u64 = 1 << 20;
 #[derive(Clone, Debug)]
 pub(super) struct SpaceReserve {
     path: PathBuf,
+    /// See [`disk_space::kept_free`].
+    min_free: u64,
+}
+
+/// The reserve file as it is.
+#[derive(Clone, Copy, Debug)]
+struct HeldSpace {
+    /// Bytes that are allocated.
+    bytes: u64,
+    /// Whether an opening has freed the space.
+    released: bool,
 }
 
 impl SpaceReserve {
-    /// The reserve file of the store in this directory.
-    pub(super) fn of(path: &Path) -> Self {
-        Self { path: path.to_owned() }
+    /// The reserve file of the store in this directory; `None` if no space is to be kept free.
+    pub(super) fn of(path: &Path, min_free: u64) -> Option<Self> {
+        (min_free > 0).then(|| Self { path: path.to_owned(), min_free })
     }
 
     fn file(&self) -> PathBuf {
@@ -59,7 +72,8 @@ impl SpaceReserve {
         file.sync_all()
     }
 
-    /// Allocates what an opening may need, or as much of it as is free.
+    /// Allocates what an opening may need, or as much of it as may be taken. Gives back what the
+    /// store no longer needs.
     pub(super) fn hold(&self) {
         if let Err(error) = self.allocate() {
             // Not every file system can preallocate; the store works without it.
@@ -68,15 +82,30 @@ impl SpaceReserve {
     }
 
     fn allocate(&self) -> io::Result<()> {
-        let file: File =
-            directory::file_options().write(true).create(true).truncate(false).open(self.file())?;
-        let about = file.metadata()?;
-        let mut wanted = self.wanted();
+        let options = &mut directory::file_options();
+        let existing = directory::existing(options.write(true).open(self.file()))?;
+        let about = existing.as_ref().map(File::metadata).transpose()?;
+        let length = about.as_ref().map_or(0, Metadata::len);
+        let bytes = about.as_ref().map_or(0, |about| length.min(about.blocks() * 512));
+        let wanted = self.wanted();
+        // Shrinks after a compaction, and not with every change of the store.
+        if let Some(file) = &existing
+            && length > wanted + wanted / 2
+        {
+            file.set_len(wanted)?;
+            return file.sync_all();
+        }
+        let held = HeldSpace { bytes, released: existing.is_some() && length == 0 };
+        let mut wanted = allowed(wanted, held, disk_space::free(&self.path)?, self.min_free);
         // Grows in steps of an eighth, so that not every change of the store resizes the file.
-        if about.len() + wanted / 8 >= wanted && about.blocks() * 512 >= about.len() {
+        if wanted <= bytes + wanted / 8 || wanted < LEAST {
             return Ok(());
         }
-        while wanted > about.len().max(LEAST) {
+        let file: File = match existing {
+            Some(file) => file,
+            None => options.create_new(true).open(self.file())?,
+        };
+        while wanted > bytes.max(LEAST) {
             match fallocate(&file, FallocateFlags::empty(), 0, wanted) {
                 Ok(()) => return file.sync_all(),
                 Err(Errno::NOSPC | Errno::DQUOT) => wanted = wanted / 4 * 3,
@@ -87,6 +116,19 @@ impl SpaceReserve {
     }
 }
 
+/// How many of the `wanted` bytes may be held on a disk with so many `(free, total)` bytes: half of
+/// what is there beyond the bytes kept free, so that the other half is left to be written to.
+///
+/// What an opening has freed may be taken again while less is free than that. Writes are refused
+/// then in any case, and the next opening needs it.
+fn allowed(wanted: u64, held: HeldSpace, (free, total): (u64, u64), min_free: u64) -> u64 {
+    let kept = disk_space::kept_free(min_free, total);
+    if held.released && free < kept {
+        return wanted;
+    }
+    wanted.min((free + held.bytes).saturating_sub(kept) / 2)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,7 +137,8 @@ mod tests {
     fn space_is_reserved_once_and_released_with_the_store() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("store")).unwrap();
-        let reserve = SpaceReserve::of(dir.path());
+        assert!(SpaceReserve::of(dir.path(), 0).is_none(), "no space is to be kept free");
+        let reserve = SpaceReserve::of(dir.path(), 1).unwrap();
         reserve.hold();
         let held = || std::fs::metadata(dir.path().join("reserve")).unwrap();
         assert_eq!(held().len(), BASE);
@@ -108,5 +151,33 @@ mod tests {
         // There is enough space: nothing is freed.
         reserve.release().unwrap();
         assert_eq!(held().len(), BASE + (32 << 20));
+        // A compaction has made the store smaller.
+        db.set_len(64 << 20).unwrap();
+        reserve.hold();
+        assert_eq!(held().len(), BASE + (2 << 20));
+        assert!(held().blocks() * 512 <= BASE + (3 << 20), "the space was not given back");
+        // Little is gained by shrinking it again.
+        db.set_len(0).unwrap();
+        reserve.hold();
+        assert_eq!(held().len(), BASE + (2 << 20));
+    }
+
+    #[test]
+    fn space_that_is_kept_free_is_not_reserved() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("store")).unwrap();
+        SpaceReserve::of(dir.path(), 1 << 60).unwrap().hold();
+        assert!(!dir.path().join("reserve").exists());
+
+        const MIB: u64 = 1 << 20;
+        let allowed = |held, released, free| {
+            let held = HeldSpace { bytes: held * MIB, released };
+            allowed(16 * MIB, held, (free * MIB, 1000 * MIB), 64 * MIB) / MIB
+        };
+        assert_eq!([64, 70, 96, 200].map(|free| allowed(0, false, free)), [0, 3, 16, 16]);
+        // What was taken does not count as taken by others.
+        assert_eq!([67, 70, 80].map(|free| allowed(3, false, free)), [3, 4, 9]);
+        assert_eq!([0, 63, 64, 70].map(|free| allowed(0, true, free)), [16, 16, 0, 3]);
+        assert_eq!([0, 63].map(|free| allowed(0, false, free)), [0, 0]);
     }
 }

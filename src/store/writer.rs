@@ -325,6 +325,8 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         };
         self.shared.replace(handles.tree());
         handles.swap(&mut self.watcher, &mut self.tree);
+        // The smaller store needs less.
+        self.reserve.iter().for_each(SpaceReserve::hold);
         Ok(Ok(handles))
     }
 
