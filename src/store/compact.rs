@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Store;
-use super::compaction::{Compaction, CompactionError};
+use super::compaction::{Compaction, CompactionError, EXPANSION};
 use super::disk_space;
 use super::error::{StoreError, TreeError};
 use super::exchange;
@@ -153,8 +153,13 @@ impl Store {
                 watch.measured = Some(ContentSize { disk: after, ..measured });
                 watch.compacted = Some((after, live));
             }
-            // The content may have grown since it was measured.
-            CompactionOutcome::NoSpace { .. } => watch.measured = None,
+            // Found while copying: the content may have grown since it was measured. If it is found
+            // before, the next call looks at the free space before it reads anything.
+            CompactionOutcome::NoSpace { needed, .. }
+                if needed < live.saturating_mul(EXPANSION) =>
+            {
+                watch.measured = None;
+            }
             _ => {}
         }
         Ok(outcome)

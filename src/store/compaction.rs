@@ -25,7 +25,7 @@ const SLICE: usize = 256 << 10;
 /// tree in use is as large as it may be at the same time.
 const FILL_CACHE: u64 = 4 << 20;
 /// Rough bytes of disk that a copy takes for each byte of keys and values.
-const EXPANSION: u64 = 3;
+pub(super) const EXPANSION: u64 = 3;
 
 /// Why a compaction was given up. The store goes on as it is, if not said otherwise.
 #[derive(Debug, thiserror::Error)]

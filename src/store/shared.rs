@@ -109,6 +109,11 @@ impl StoreShared {
         tree.apply(batch)
     }
 
+    /// Whether a batch of this group, the last one, was applied.
+    pub(super) fn has_applied(&self, group: u64) -> bool {
+        self.applied.load(Ordering::Acquire) == group
+    }
+
     /// Publishes a durable group and its last seq. The seq is published first: a caller whose
     /// answer waited for the group finds all of it in the feed.
     pub(super) fn publish(&self, group: u64, seq: Seq) {

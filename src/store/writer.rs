@@ -172,7 +172,11 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             for window in group.changed {
                 self.shared.mark_changed(window, self.last_seq);
             }
-            self.shared.publish(self.group, self.last_seq);
+            // A group that wrote nothing, such as a trim that found nothing, is not published: the
+            // store counts as unchanged (`compact`).
+            if self.shared.has_applied(self.group) {
+                self.shared.publish(self.group, self.last_seq);
+            }
         }
         for answer in group.replies {
             answer(failed.as_ref());

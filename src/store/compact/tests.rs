@@ -238,6 +238,15 @@ async fn a_compaction_without_space_changes_nothing() {
     let outcome = store.compact(1000, NO_PAUSE).await.unwrap();
     let CompactionOutcome::NoSpace { free, needed } = outcome else { panic!("{outcome:?}") };
     assert!(free < needed && needed > 1 << 60);
+    // Nothing was written since the opening.
+    let mut watch = SizeWatch { min_bytes: 0, group: u64::MAX, ..SizeWatch::default() };
+    for read in [true, false] {
+        store.metrics().live_bytes.store(0, Ordering::Relaxed);
+        let outcome = store.compact_if_grown(&mut watch, NO_PAUSE).await.unwrap();
+        assert!(matches!(outcome, CompactionOutcome::NoSpace { .. }), "{outcome:?}");
+        let live = store.metrics().live_bytes.load(Ordering::Relaxed);
+        assert_eq!(live > 0, read, "{live} bytes read before the free space was looked at");
+    }
     assert_eq!(directories(dir.path()), ["store"]);
     assert_eq!(events(&store, alice).await, before);
     store.close().await.unwrap();
@@ -277,6 +286,20 @@ async fn a_store_is_compacted_once_its_files_have_grown() {
     assert!(watch.measured.is_none(), "read again, although nothing was written");
     assert_eq!(metrics.live_bytes.load(Ordering::Relaxed), 0);
     assert_eq!(metrics.compactions.load(Ordering::Relaxed), 1);
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_writes_nothing_does_not_count_as_a_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, alice) = churned(dir.path(), &env()).await;
+    let group = store.shared().durable_group();
+    assert_eq!(store.trim(NOON).await.unwrap(), 0);
+    let unknown = store.commit(Commit::new(WindowId(99), 0, NOON)).await;
+    assert!(matches!(unknown, Err(StoreError::UnknownWindow(_))), "{unknown:?}");
+    assert_eq!(store.shared().durable_group(), group);
+    put(&store, alice, 1, 99).await;
+    assert!(store.shared().durable_group() > group);
     store.close().await.unwrap();
 }
 
