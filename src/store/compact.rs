@@ -48,6 +48,8 @@ pub enum CompactionOutcome {
         /// Bytes that must be.
         needed: u64,
     },
+    /// More was written meanwhile than a copy can follow. Nothing was changed.
+    Overrun,
     /// It was given up for this reason. Nothing was changed.
     GivenUp(String),
 }
@@ -199,8 +201,15 @@ impl Store {
             Err(CompactionError::Space { free, needed }) => {
                 Ok(CompactionOutcome::NoSpace { free, needed })
             }
+            Err(CompactionError::Store(StoreError::CopyOverrun)) => Ok(CompactionOutcome::Overrun),
             Err(error) => Ok(CompactionOutcome::GivenUp(error_chain(&error).to_string())),
         }
+    }
+
+    /// Whether a copy of the store is being made: a compaction or an export. What is written behind
+    /// it makes it longer, and more than it can follow ends it.
+    pub fn is_being_copied(&self) -> bool {
+        self.shared().copies.any()
     }
 
     /// Bytes of all keys and values. Reads the whole store, with a pause after each megabyte.

@@ -81,6 +81,11 @@ impl CopyRecords {
         record
     }
 
+    /// Whether a copy is under way.
+    pub(super) fn any(&self) -> bool {
+        self.records().iter().any(|record| record.strong_count() > 0)
+    }
+
     /// Records the keys of a batch. Called while no copy reads the tree.
     pub(super) fn add(&self, batch: &WriteBatch) {
         self.records().retain(|record| {
@@ -139,10 +144,13 @@ mod tests {
         assert!(written.is_overrun() && written.is_empty());
 
         let records = CopyRecords::default();
+        assert!(!records.any());
         let record = records.begin();
         records.add(&batch(&["a"]));
         assert_eq!(records.records().len(), 1);
+        assert!(records.any());
         drop(record);
+        assert!(!records.any());
         records.add(&batch(&["a"]));
         assert!(records.records().is_empty());
     }

@@ -28,10 +28,14 @@ const CLOCK_PAUSE: Duration = Duration::from_secs(5);
 const COMPRESS_EVERY: Duration = Duration::from_secs(600);
 /// The pause between two slices of 64 rows: 10 million rows take an hour.
 const COMPRESS_PAUSE: Duration = Duration::from_millis(20);
+/// How often it is checked whether a copy of the store, which compressing waits for, has ended.
+const COPY_PAUSE: Duration = Duration::from_secs(5);
 /// How often it is checked whether the store has to be compacted.
 const COMPACT_EVERY: Duration = Duration::from_secs(60);
 /// The pause after a compaction that was given up.
 const COMPACT_RETRY: Duration = Duration::from_secs(3600);
+/// The pause after the first compaction that writes outran. They may go on for a while.
+const OVERRUN_RETRY: Duration = Duration::from_secs(300);
 /// The pause after each quarter of a megabyte that a compaction copies: at most 25 MB/s.
 const COMPACT_PAUSE: Duration = Duration::from_millis(10);
 /// How long dropping a window waits for space after it found the disk full.
@@ -113,6 +117,10 @@ async fn compress_rows(store: &Store) -> Result<(), StoreError> {
     }
     let mut place = None;
     loop {
+        // Compressed rows are written behind a copy, which has to read them again.
+        while store.is_being_copied() {
+            tokio::time::sleep(COPY_PAUSE).await;
+        }
         place = store.recompress(place).await?;
         if place.is_none() {
             return Ok(());
@@ -130,11 +138,20 @@ pub(super) async fn compact(store: Store, stop: CancellationToken) -> Result<(),
         let mut ticks = tokio::time::interval_at(Instant::now() + COMPACT_EVERY, COMPACT_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut watch = SizeWatch::default();
-        let mut logged = false;
+        let (mut logged, mut overruns) = (false, 0);
         loop {
             ticks.tick().await;
-            match store.compact_if_grown(&mut watch, COMPACT_PAUSE).await? {
+            let outcome = store.compact_if_grown(&mut watch, COMPACT_PAUSE).await?;
+            overruns = if outcome == CompactionOutcome::Overrun { overruns + 1 } else { 0 };
+            match outcome {
                 CompactionOutcome::NotNeeded => {}
+                CompactionOutcome::Overrun => {
+                    tracing::info!(
+                        overruns,
+                        "more was written than a compaction can follow, trying again later"
+                    );
+                    ticks.reset_after(overrun_pause(overruns));
+                }
                 CompactionOutcome::Done { before, after } => {
                     tracing::info!(before_bytes = before, after_bytes = after, "store compacted");
                     logged = false;
@@ -158,6 +175,11 @@ pub(super) async fn compact(store: Store, stop: CancellationToken) -> Result<(),
         }
     };
     stop.run_until_cancelled(compacting).await.unwrap_or(Ok(()))
+}
+
+/// The pause after so many compactions in a row that writes outran.
+fn overrun_pause(overruns: u32) -> Duration {
+    OVERRUN_RETRY.saturating_mul(1 << overruns.saturating_sub(1).min(8)).min(COMPACT_RETRY)
 }
 
 /// Drops unwanted windows, one after the other, until asked to stop.
@@ -287,6 +309,30 @@ mod tests {
         assert!(timeout(2 * HOUR, drop_window(&store, &env, "alice", id)).await.is_err());
         assert_eq!(store.windows().await.unwrap().len(), 1);
         store.close().await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rows_are_not_compressed_while_the_store_is_copied() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, ..) = store(&dir, 0).await;
+        let mut copy = store.export().unwrap();
+        let stop = CancellationToken::new();
+        let compressing = compress(store.clone(), stop.clone());
+        tokio::pin!(compressing);
+        assert!(timeout(HOUR, &mut compressing).await.is_err());
+        assert!(store.needs_recompression().await.unwrap(), "rows were written behind the copy");
+        while !copy.is_over() {
+            copy.next().await.unwrap();
+        }
+        assert!(timeout(HOUR, &mut compressing).await.is_err());
+        assert!(!store.needs_recompression().await.unwrap());
+        store.close().await.unwrap();
+    }
+
+    #[test]
+    fn a_compaction_that_was_outrun_is_soon_tried_again() {
+        let minutes = |overruns| overrun_pause(overruns).as_secs() / 60;
+        assert_eq!([1, 2, 3, 4, 5, 99, u32::MAX].map(minutes), [5, 10, 20, 40, 60, 60, 60]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jiff::SignedDuration;
 
+use super::super::batch::WriteBatch;
 use super::*;
 use crate::env::Env;
 use crate::mirror::commit::Commit;
@@ -225,6 +226,38 @@ async fn a_copy_that_cannot_be_closed_does_not_end_the_store() {
         }
         store.close().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_compaction_that_writes_outrun_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, alice) = churned(dir.path(), &Env::real()).await;
+    let before = events(&store, alice).await;
+    assert!(!store.is_being_copied());
+    let mut batch = WriteBatch::default();
+    batch.put(vec![0; 40 << 20], Vec::new());
+    let outcome = {
+        let compacting = store.compact(0, Duration::from_millis(20));
+        tokio::pin!(compacting);
+        let mut copied = false;
+        loop {
+            tokio::select! {
+                outcome = &mut compacting => {
+                    assert!(copied);
+                    break outcome.unwrap();
+                }
+                () = tokio::time::sleep(Duration::from_millis(1)) => {
+                    copied |= store.is_being_copied();
+                    store.shared().copies.add(&batch);
+                }
+            }
+        }
+    };
+    assert_eq!(outcome, CompactionOutcome::Overrun);
+    assert!(!store.is_being_copied());
+    assert_eq!(directories(dir.path()), ["store"]);
+    assert_eq!(events(&store, alice).await, before);
+    store.close().await.unwrap();
 }
 
 #[tokio::test]
