@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Store;
-use super::compaction::{Compaction, CompactionError, EXPANSION};
+use super::compaction::{ClosedCompaction, Compaction, CompactionError, EXPANSION};
 use super::disk_space;
 use super::error::{StoreError, TreeError};
 use super::exchange;
@@ -242,7 +242,9 @@ impl Store {
         let begin = move || Compaction::begin(&shared, live, min_free);
         let compaction = self.on_blocking_thread(begin).await?;
         let compaction = self.copy(compaction, pause).await?;
-        let compaction = self.on_blocking_thread(move || compaction.reopen(cache)).await?;
+        let closed = self.on_blocking_thread(move || compaction.close()).await?;
+        let closed = self.read_closed(closed, pause).await?;
+        let compaction = self.on_blocking_thread(move || closed.open(cache)).await?;
         let mut compaction = self.copy(compaction, pause).await?;
         let check = move || compaction.check().map(|()| compaction);
         let compaction = Box::new(self.on_blocking_thread(check).await?);
@@ -274,6 +276,23 @@ impl Store {
         }
         // Not reached: only a dropped future leaves a compaction at rest.
         Err(CompactionError::Store(StoreError::Closed))
+    }
+
+    /// Reads all files of a copy.
+    async fn read_closed(
+        &self,
+        mut closed: ClosedCompaction,
+        pause: Duration,
+    ) -> Result<ClosedCompaction, CompactionError> {
+        loop {
+            let slice = move || closed.read_slice().map(|last| (closed, last));
+            let (read, last) = self.on_blocking_thread(slice).await?;
+            if last {
+                return Ok(read);
+            }
+            closed = read;
+            tokio::time::sleep(pause).await;
+        }
     }
 
     /// Bytes on disk of the tree's files; 0 if the operating system does not report it.

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::copy::TreeCopy;
+use super::directory::SlicedRead;
 use super::disk_space;
 use super::error::{OpenFault, StoreError, TreeError};
 use super::exchange::{self, ExchangeError};
@@ -87,6 +88,16 @@ pub(super) struct Compaction {
     reserved: u64,
 }
 
+/// A copy that is closed. All of its files are read before it is opened again, as those of a store
+/// are, but no faster than they were written. Blocking.
+pub(super) struct ClosedCompaction {
+    shared: Arc<StoreShared>,
+    copy: TreeCopy,
+    directory: PathBuf,
+    reserved: u64,
+    reading: SlicedRead,
+}
+
 impl Compaction {
     /// Begins a copy of a tree that has `live` bytes of keys and values. `min_free` bytes of the
     /// disk stay free.
@@ -134,20 +145,18 @@ impl Compaction {
         Ok(slice.last)
     }
 
-    /// Opens the copy again: reads everything that was written, as an opening does, and gives it
-    /// `cache` bytes of cache.
+    /// Closes the copy, to open it again.
     ///
     /// # Errors
     /// See [`CompactionError`].
-    pub(super) fn reopen(self, cache: u64) -> Result<Self, CompactionError> {
+    pub(super) fn close(self) -> Result<ClosedCompaction, CompactionError> {
         let Self { shared, copy, target, directory, reserved } = self;
         target.make_durable()?;
         // A sync that fails from here on concerns nothing of the copy.
         drop(target);
         open::await_unlocked(&directory);
-        let tree = open::open_copy(&*shared.engine, &directory, cache)?;
-        let target = TreeHandles::new(tree)?;
-        Ok(Self { shared, copy, target, directory, reserved })
+        let reading = SlicedRead::begin(&directory, SLICE)?;
+        Ok(ClosedCompaction { shared, copy, directory, reserved, reading })
     }
 
     /// Checks the copy, which must be the same as the tree was at some moment.
@@ -172,6 +181,27 @@ impl Compaction {
         directory::make_private(&self.directory)?;
         exchange::exchange(&self.shared.path)?;
         Ok(self.target)
+    }
+}
+
+impl ClosedCompaction {
+    /// Reads the next slice of what was written. Returns whether that was the last one.
+    ///
+    /// # Errors
+    /// See [`CompactionError`].
+    pub(super) fn read_slice(&mut self) -> Result<bool, CompactionError> {
+        Ok(self.reading.read_slice()?)
+    }
+
+    /// Opens the copy again, of which every slice was read, with `cache` bytes of cache.
+    ///
+    /// # Errors
+    /// See [`CompactionError`].
+    pub(super) fn open(self, cache: u64) -> Result<Compaction, CompactionError> {
+        let Self { shared, copy, directory, reserved, .. } = self;
+        let tree = open::open_copy(&*shared.engine, &directory, cache)?;
+        let target = TreeHandles::new(tree)?;
+        Ok(Compaction { shared, copy, target, directory, reserved })
     }
 }
 

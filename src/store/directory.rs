@@ -243,6 +243,51 @@ fn read_file(file: &impl FileExt, block: &mut [u8], mut part: impl FnMut(&[u8]))
     }
 }
 
+/// Reads every file of a directory once, a slice at a time.
+pub(super) struct SlicedRead {
+    /// Those that are not read yet.
+    files: Vec<PathBuf>,
+    /// The one that is being read, and how far.
+    file: Option<(File, u64)>,
+    slice: Vec<u8>,
+}
+
+impl SlicedRead {
+    /// Begins to read the files of a directory in slices of so many bytes.
+    ///
+    /// # Errors
+    /// As [`prepare`].
+    pub(super) fn begin(dir: &Path, bytes: usize) -> Result<Self, OpenFault> {
+        let mut files = Vec::new();
+        walk(dir, &mut |path, about| {
+            files.extend(about.is_file().then(|| path.to_owned()));
+            Ok(())
+        })?;
+        Ok(Self { files, file: None, slice: vec![0; bytes] })
+    }
+
+    /// Reads the next slice. Returns whether everything is read.
+    ///
+    /// # Errors
+    /// Any read error.
+    pub(super) fn read_slice(&mut self) -> io::Result<bool> {
+        let (file, at) = match self.file.take() {
+            Some(reading) => reading,
+            None => match self.files.pop() {
+                Some(path) => (file_options().read(true).open(path)?, 0),
+                None => return Ok(true),
+            },
+        };
+        match file.read_at(&mut self.slice, at) {
+            Ok(0) => {}
+            Ok(n) => self.file = Some((file, at + n as u64)),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => self.file = Some((file, at)),
+            Err(e) => return Err(e),
+        }
+        Ok(self.file.is_none() && self.files.is_empty())
+    }
+}
+
 impl FileImage {
     /// Whether the files were kept.
     pub(super) fn is_kept(&self) -> bool {
@@ -346,6 +391,25 @@ mod tests {
             assert_eq!(read(at).unwrap_err().raw_os_error(), Some(5), "{at}");
         }
         assert_eq!(read(99).unwrap(), 10);
+    }
+
+    #[test]
+    fn a_directory_is_read_in_slices() {
+        let dir = tempfile::tempdir().unwrap();
+        let slices = |bytes| {
+            let mut reading = SlicedRead::begin(dir.path(), bytes).unwrap();
+            (1..).find(|_| reading.read_slice().unwrap()).unwrap()
+        };
+        assert_eq!(slices(4), 1);
+        fs::create_dir(dir.path().join("blobs")).unwrap();
+        fs::write(dir.path().join("blobs/1"), [1; 10]).unwrap();
+        // One more to find the end of the file.
+        assert_eq!(slices(4), 4);
+        fs::write(dir.path().join("db"), [2; 8]).unwrap();
+        assert_eq!(slices(4), 4 + 3);
+        let mut reading = SlicedRead::begin(dir.path(), 4).unwrap();
+        fs::remove_file(dir.path().join("db")).unwrap();
+        assert!((0..7).any(|_| reading.read_slice().is_err()), "a file was left out");
     }
 
     #[test]

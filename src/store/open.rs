@@ -213,9 +213,8 @@ fn open_checked(
     })
 }
 
-/// Opens a copy of the tree. Reads all of its files before.
+/// Opens a copy of the tree, of which all files were read before (`directory`).
 pub(super) fn open_copy(engine: &OpenEngine, dir: &Path, cache: u64) -> Result<Tree, OpenFault> {
-    directory::read(dir, 0)?;
     on_a_quiet_thread(|| Ok(Tree::open(engine, dir, cache)?)).map_err(into_fault)
 }
 

@@ -135,7 +135,7 @@ async fn a_compaction_that_ends_at_any_step_leaves_one_whole_store() {
                 while !compaction.copy_slice()? {}
             }
             if step > 2 {
-                compaction = compaction.reopen(cache)?;
+                compaction = compaction.close()?.open(cache)?;
             }
             if step > 3 {
                 compaction.check()?;
@@ -169,7 +169,7 @@ async fn a_power_cut_during_an_exchange_loses_no_commit() {
         let copied = store.on_blocking_thread(move || {
             let mut compaction = Compaction::begin(&shared, 0, 0)?;
             while !compaction.copy_slice()? {}
-            compaction.reopen(0)
+            compaction.close()?.open(0)
         });
         let compaction = Box::new(copied.await.unwrap());
         put(&store, id, 4, 2).await;
@@ -226,6 +226,24 @@ async fn a_copy_that_cannot_be_closed_does_not_end_the_store() {
         }
         store.close().await.unwrap();
     }
+}
+
+/// The time of the test passes only in the pauses.
+#[tokio::test(start_paused = true)]
+async fn a_compaction_pauses_while_it_copies_and_while_it_reads_the_copy() {
+    const QUARTER: u64 = 256 << 10;
+    let dir = tempfile::tempdir().unwrap();
+    let (store, alice) = churned(dir.path(), &env()).await;
+    put(&store, alice, 500, 50).await;
+    let live = store.live_bytes(NO_PAUSE).await.unwrap();
+    let (pause, began) = (Duration::from_secs(60), Instant::now());
+    let outcome = store.compact(live, pause).await.unwrap();
+    let CompactionOutcome::Done { after, .. } = outcome else { panic!("{outcome:?}") };
+    let pauses = began.elapsed().as_secs() / pause.as_secs();
+    let (copied, read) = (live / QUARTER, after / QUARTER);
+    assert!(copied >= 2 && read >= 4, "{copied} slices, {read} slices");
+    assert!(pauses >= copied + read, "{pauses} pauses, {copied} slices copied, {read} read");
+    store.close().await.unwrap();
 }
 
 #[tokio::test]
