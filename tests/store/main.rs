@@ -8,6 +8,7 @@ mod export;
 mod faults;
 mod feed;
 mod fleets;
+mod full;
 mod guarantees;
 mod kit;
 mod life;
