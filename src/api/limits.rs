@@ -232,12 +232,10 @@ impl RequestLimits {
         share.clamp(SLICE_BYTES, MAX_SLICE_BYTES)
     }
 
-    /// Whether the next slice may be produced before its reader asks for it: the reader was given
-    /// `given` bytes, the last slice of `last` bytes was none of a very large event, and others need
-    /// neither the bytes nor the turn.
-    pub(super) fn allows_ahead(&self, given: usize, last: usize) -> bool {
-        given >= MAX_SLICE_BYTES
-            && last <= 2 * MAX_SLICE_BYTES
+    /// Whether the next slice may be produced before its reader asks for it: the last one, of `last`
+    /// bytes, was none of a very large event, and others need neither the bytes nor the turn.
+    pub(super) fn allows_ahead(&self, last: usize) -> bool {
+        last <= 2 * MAX_SLICE_BYTES
             && self.bytes.available_permits() >= BUDGET / 2
             && self.turns.available_permits() >= MAX_CONCURRENT / 2
     }

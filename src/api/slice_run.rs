@@ -34,32 +34,29 @@ pub(super) struct SliceRun<S> {
 }
 
 impl RequestLimits {
-    /// Produces slices, of which at most `most` are not taken yet, for a reader that was given `given`
-    /// bytes.
+    /// Produces slices, of which at most `most` are not taken yet.
     ///
     /// # Errors
     /// 503 if it does not get a turn in time.
     pub(super) async fn run_slices<S: SliceProducer>(
         &self,
         source: S,
-        given: usize,
         most: usize,
     ) -> Result<SliceRun<S>, Problem> {
         // The bytes are reserved before computing.
         let permit = self.reserve(self.next_size()).await;
         let turn = self.turn().await?;
-        Ok(self.start_run(source, (given, most), permit, turn))
+        Ok(self.start_run(source, most, permit, turn))
     }
 
     /// The same if it can begin at once; otherwise returns the source.
     pub(super) fn try_run_slices<S: SliceProducer>(
         &self,
         source: S,
-        given: usize,
         most: usize,
     ) -> Result<SliceRun<S>, S> {
         match self.try_reserve(self.next_size()).zip(self.try_turn()) {
-            Some((permit, turn)) => Ok(self.start_run(source, (given, most), permit, turn)),
+            Some((permit, turn)) => Ok(self.start_run(source, most, permit, turn)),
             None => Err(source),
         }
     }
@@ -67,7 +64,7 @@ impl RequestLimits {
     fn start_run<S: SliceProducer>(
         &self,
         source: S,
-        (given, most): (usize, usize),
+        most: usize,
         permit: OwnedSemaphorePermit,
         turn: OwnedSemaphorePermit,
     ) -> SliceRun<S> {
@@ -76,7 +73,7 @@ impl RequestLimits {
         // The thread holds the turn as long as it runs.
         let mut thread = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            handle.block_on(Env::blocking(work.produce(source, given, permit, send)))
+            handle.block_on(Env::blocking(work.produce(source, permit, send)))
         });
         // In simulation it has ended when this returns, so that it does not run beside others.
         let ended = self.env.block_on_external(&mut thread).now_or_never();
@@ -89,7 +86,6 @@ impl RequestLimits {
     async fn produce<S: SliceProducer>(
         self,
         mut source: S,
-        mut given: usize,
         mut permit: OwnedSemaphorePermit,
         send: mpsc::Sender<Slice>,
     ) -> RunEnd<S> {
@@ -103,7 +99,6 @@ impl RequestLimits {
                 // Without a slice for the reader, others have their turn first.
                 return (source, Ok(()));
             }
-            given = given.saturating_add(last);
             let slice = tokio::select! {
                 biased;
                 slice = BudgetedBytes::charge(&self, bytes, permit) => slice,
@@ -113,7 +108,7 @@ impl RequestLimits {
             if send.try_send((slice, is_last)).is_err() || is_last || send.capacity() == 0 {
                 return (source, Ok(()));
             }
-            let next = self.allows_ahead(given, last).then(|| self.next_size());
+            let next = self.allows_ahead(last).then(|| self.next_size());
             match next.and_then(|size| self.try_reserve(size)) {
                 Some(next) => permit = next,
                 None => return (source, Ok(())),

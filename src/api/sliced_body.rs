@@ -48,8 +48,6 @@ struct Slices<S> {
     /// Produced before the reader asked for them.
     ready: VecDeque<Bytes>,
     next: NextSlices<S>,
-    /// Bytes that the reader was given.
-    given: usize,
 }
 
 /// Aborts a response: the connection is closed, so that the reader notices.
@@ -71,7 +69,7 @@ impl RequestLimits {
         let first = async {
             let mut source = source;
             loop {
-                let mut run = self.run_slices(source, 0, AHEAD).await?;
+                let mut run = self.run_slices(source, AHEAD).await?;
                 if let Some((slice, is_last)) = run.next().await? {
                     let next = if is_last { NextSlices::Over } else { NextSlices::Running(run) };
                     return Ok((slice, next));
@@ -110,8 +108,7 @@ impl RequestLimits {
             return Body::from(first);
         }
         let cut = stopping.grace_over();
-        let (work, given) = (self.clone(), first.len());
-        let slices = Slices { work, ready: VecDeque::new(), next, given };
+        let slices = Slices { work: self.clone(), ready: VecDeque::new(), next };
         let rest = stream::unfold(Some((slices, cut.boxed())), async |sending| {
             let (mut slices, mut cut) = sending?;
             let slice = tokio::select! {
@@ -132,13 +129,13 @@ impl RequestLimits {
         Body::from_stream(stream::iter(first).chain(rest).fuse())
     }
 
-    /// Produces further slices, at most `most` ahead, for a reader that was given `given` bytes.
-    fn begin<S: SliceProducer>(&self, source: S, given: usize, most: usize) -> NextSlices<S> {
-        match self.try_run_slices(source, given, most) {
+    /// Produces further slices, at most `most` ahead.
+    fn begin<S: SliceProducer>(&self, source: S, most: usize) -> NextSlices<S> {
+        match self.try_run_slices(source, most) {
             Ok(run) => NextSlices::Running(run),
             Err(source) => {
                 let (work, mut task) = (self.clone(), JoinSet::new());
-                task.spawn(async move { work.run_slices(source, given, most).await });
+                task.spawn(async move { work.run_slices(source, most).await });
                 NextSlices::Waiting(task)
             }
         }
@@ -150,14 +147,13 @@ impl<S: SliceProducer> Slices<S> {
     async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
         loop {
             if let Some(slice) = self.ready.pop_front() {
-                self.given = self.given.saturating_add(slice.len());
                 self.read_ahead(slice.len()).await;
                 return Ok(Some(slice));
             }
             self.next = match mem::replace(&mut self.next, NextSlices::Over) {
                 NextSlices::Over => return Ok(None),
                 NextSlices::Failed(problem) => return Err(problem),
-                NextSlices::Wanted(source) => self.work.begin(source, self.given, AHEAD),
+                NextSlices::Wanted(source) => self.work.begin(source, AHEAD),
                 NextSlices::Waiting(mut task) => match task.join_next().await {
                     Some(Ok(run)) => NextSlices::Running(run?),
                     _ => return Err(Problem::Internal),
@@ -185,11 +181,9 @@ impl<S: SliceProducer> Slices<S> {
         };
         self.next = match next {
             NextSlices::Wanted(source)
-                if self.ready.len() < AHEAD && self.work.allows_ahead(self.given, last) =>
+                if self.ready.len() < AHEAD && self.work.allows_ahead(last) =>
             {
-                let ready: usize = self.ready.iter().map(Bytes::len).sum();
-                let given = self.given.saturating_add(ready);
-                self.work.begin(source, given, AHEAD - self.ready.len())
+                self.work.begin(source, AHEAD - self.ready.len())
             }
             next => next,
         };

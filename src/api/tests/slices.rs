@@ -134,13 +134,12 @@ async fn a_reader_that_keeps_up_does_not_wait_for_each_slice() {
 #[tokio::test(start_paused = true)]
 async fn a_slice_ahead_needs_usual_slices_and_half_of_the_turns() {
     let work = RequestLimits::new(Env::real());
-    assert!(work.allows_ahead(MAX_SLICE_BYTES, MAX_SLICE_BYTES));
-    assert!(!work.allows_ahead(MAX_SLICE_BYTES - 1, SLICE_BYTES));
-    assert!(!work.allows_ahead(8 * MAX_SLICE_BYTES, 2 * MAX_SLICE_BYTES + 1), "large events");
+    assert!(work.allows_ahead(MAX_SLICE_BYTES));
+    assert!(!work.allows_ahead(2 * MAX_SLICE_BYTES + 1), "large events");
     let turns = work.take_all_turns().await;
-    assert!(!work.allows_ahead(MAX_SLICE_BYTES, MAX_SLICE_BYTES), "others compute");
+    assert!(!work.allows_ahead(MAX_SLICE_BYTES), "others compute");
     drop(turns);
-    assert!(work.allows_ahead(MAX_SLICE_BYTES, MAX_SLICE_BYTES));
+    assert!(work.allows_ahead(MAX_SLICE_BYTES));
 }
 
 /// A source of large slices, each of which waits for a permit; once there are no more it fails.
