@@ -12,7 +12,7 @@ use bytes::Bytes;
 use calmirror::api::{
     ApiSettings, AppState, BuildInfo, FleetBoard, FleetStatusJson, HeldListingJson, LoginApi,
     LoginRefusal, RequestLimits, SinkApi, SinkCommand, SinkRefusal, SinkStatusJson, StartedLogin,
-    router, tcp_router,
+    StopSignal, router, tcp_router,
 };
 use calmirror::env::Env;
 use calmirror::graph::transport::{BodyStream, Transport, TransportError};
@@ -24,7 +24,6 @@ use calmirror::simulator::{
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use http::Request;
-use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::converge::simulator;
@@ -120,7 +119,7 @@ fn access(rig: &Rig, env: &Env, reloads: ReloadHandle) -> AppState {
         metrics: rig.metrics.clone(),
         limits: RequestLimits::new(env.clone()),
         reloads,
-        stopping: CancellationToken::new(),
+        stopping: StopSignal::default(),
     }
 }
 
