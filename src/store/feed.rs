@@ -29,10 +29,6 @@ use crate::mirror::position::WindowId;
 const SLICE: usize = 512;
 /// Entries that are counted before their number is estimated.
 const COUNTED: usize = 1024;
-/// The first entries of an answer, each of which is measured.
-const MEASURED: usize = 64;
-/// Of the others one in so many is measured: reading their rows would cost an eighth of the answer.
-const SAMPLED: usize = 8;
 /// Entries read for one answer: with a window filter, most may belong to other windows.
 const MAX_ENTRIES_SCANNED: usize = 65_536;
 
@@ -250,7 +246,7 @@ impl FeedFilter {
 }
 
 /// The seq up to which there are at most `limit` changes after a seq with about `bytes` bytes in
-/// all, not counting the last one: a sample is measured if they are many. Blocking. Also returns the group that must be durable first.
+/// all, not counting the last one. Blocking. Also returns the group that must be durable first.
 pub(super) fn reach(
     shared: &StoreShared,
     after: Seq,
@@ -275,10 +271,7 @@ pub(super) fn reach(
                         return Ok(());
                     }
                     lines += 1;
-                    let stands_for = if lines <= MEASURED { 1 } else { SAMPLED };
-                    if stands_for == 1 || entry.id.0[0] % SAMPLED as u8 == 0 {
-                        size += stands_for * event_size(tree, &entry, &mut masters)?;
-                    }
+                    size += event_size(tree, &entry, &mut masters)?;
                 }
                 seq = at;
             }

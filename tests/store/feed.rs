@@ -18,7 +18,6 @@ use crate::kit::*;
 on_each_engine! {
     a_follower_continues_at_a_cursor,
     entries_of_one_commit_are_read_from_each_cursor_to_each_end,
-    an_answer_ends_near_its_size,
     a_follower_waits_for_a_commit,
     a_trimmed_cursor_is_an_error,
     closing_the_store_ends_its_followers,
@@ -108,21 +107,6 @@ async fn entries_of_one_commit_are_read_from_each_cursor_to_each_end(engine: Tes
             let read: Vec<Seq> = read.value.iter().map(|change| change.seq).collect();
             assert_eq!(read, seqs[from..(from + limit).min(40)], "{limit} after {}", after.seq);
         }
-    }
-}
-
-/// Of many changes only a sample is measured.
-async fn an_answer_ends_near_its_size(engine: TestEngine) {
-    let (_dir, store, window) = engine.fresh("a").await;
-    let text = "x".repeat(1500);
-    let event = |n: usize| single(&format!("e{n}"), 0, &text[..500 + n * 7 % 1000]);
-    put(&store, window, (0..1000).map(event).collect()).await;
-    let follower = Follower::from_beginning(&store, FeedFilter::All);
-    for (bytes, least, most) in
-        [(20_000, 19, 23), (300_000, 240, 360), (600_000, 500, 700), (usize::MAX, 1000, 1000)]
-    {
-        let (end, _) = follower.reach(10_000, bytes).await.unwrap();
-        assert!((least..=most).contains(&end), "{end} changes for {bytes} bytes");
     }
 }
 
