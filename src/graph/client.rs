@@ -38,8 +38,6 @@ use crate::mirror::window::{CalendarRef, Edges};
 pub const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 /// The decoded bytes that all answers being read and processed may take together.
 const MAX_BODIES_BYTES: usize = 64 * 1024 * 1024;
-/// The same for what listings of series keep of their pages until a series is written.
-const MAX_LISTED_BYTES: usize = 32 * 1024 * 1024;
 /// Larger bodies are parsed outside the runtime's threads.
 const INLINE_PARSE_MAX: usize = 128 * 1024;
 /// The largest part of an error's body that is read.
@@ -60,7 +58,6 @@ struct ClientInner {
     origin: Origin,
     budgets: Budgets,
     memory: PageMemory,
-    listed: PageMemory,
     env: Env,
     /// Milliseconds; atomic, so that it can change while requests are in flight.
     request_timeout: AtomicU64,
@@ -84,18 +81,8 @@ impl GraphClient {
         let request_timeout = AtomicU64::new(millis(request_timeout));
         let metrics = Arc::<GraphMetrics>::default();
         let memory = PageMemory::new(MAX_BODIES_BYTES, metrics.page_bytes.clone());
-        let listed = PageMemory::new(MAX_LISTED_BYTES, metrics.page_bytes.clone());
-        let shared = ClientInner {
-            transport,
-            base,
-            origin,
-            budgets,
-            memory,
-            listed,
-            env,
-            request_timeout,
-            metrics,
-        };
+        let shared =
+            ClientInner { transport, base, origin, budgets, memory, env, request_timeout, metrics };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -117,13 +104,6 @@ impl GraphClient {
     /// Sets the maximum time of one request, starting with the next one.
     pub fn set_request_timeout(&self, timeout: Duration) {
         self.shared.request_timeout.store(millis(timeout), Ordering::Relaxed);
-    }
-
-    /// Raises a reservation for what a listing keeps of its pages to `bytes`; waits while other
-    /// listings keep too much. The caller must not hold the memory of a page meanwhile: listings
-    /// that wait for each other's pages would never end.
-    pub async fn reserve_listed(&self, reservation: &mut Reservation, bytes: usize) {
-        self.shared.listed.reserve(reservation, bytes).await;
     }
 
     /// The budgets of all requests.

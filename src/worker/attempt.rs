@@ -18,7 +18,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::CancellationToken;
 
-use crate::graph::{RequestOptions, Target};
+use crate::graph::{RequestOptions, Reservation, Target};
 use crate::mirror::commit::{Commit, CommitOutcome};
 use crate::mirror::failure::ErrorClass;
 use crate::mirror::fallback::Fallback;
@@ -309,12 +309,12 @@ impl<'a> Attempt<'a> {
         if commit.deferrable {
             // Only the next round of this window waits for this commit.
             self.context.services.store.submit(commit).await?;
-            self.current_page.release();
+            self.current_page.memory = Reservation::default();
             return Ok(RoundInput::Committed(self.context.handle.lock().events));
         }
         let CommitOutcome { created, updated, removed, events } =
             self.context.services.store.commit(commit).await?;
-        self.current_page.release();
+        self.current_page.memory = Reservation::default();
         self.stats.round.created += created;
         self.stats.round.updated += updated;
         self.stats.round.removed += removed;

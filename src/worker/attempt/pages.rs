@@ -34,16 +34,6 @@ pub(super) struct CurrentPage {
     pub(super) error: Option<AttemptError>,
     /// The events between these edges that a plain view listed after it.
     pub(super) listed_ids: Option<(Edges, ListedIds)>,
-    /// Bytes that listings of series keep until they are written, and their memory.
-    pub(super) listed: (usize, Reservation),
-}
-
-impl CurrentPage {
-    /// Releases the memory of what was written.
-    pub(super) fn release(&mut self) {
-        self.memory = Reservation::default();
-        self.listed = Default::default();
-    }
 }
 
 impl Attempt<'_> {

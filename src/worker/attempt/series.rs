@@ -2,7 +2,6 @@
 //! An error that concerns only the series does not delay the rest of the calendar.
 
 use std::collections::BTreeSet;
-use std::mem;
 
 use bytes::Bytes;
 
@@ -55,8 +54,6 @@ struct SeriesListing {
     listed: ListedInstances,
     present: ListedIds,
     pages: u32,
-    /// Bytes of the contents that it keeps.
-    bytes: usize,
 }
 
 /// The events that a listing contains, readable or not. An item without a readable id is not
@@ -190,7 +187,7 @@ impl Attempt<'_> {
     ) -> Result<ListedSeries, SeriesError> {
         let mut before: Option<BTreeSet<EventHash>> = None;
         for _ in 0..MAX_LISTINGS {
-            let SeriesListing { listed, pages, bytes, .. } = self.listing(source, edges).await?;
+            let SeriesListing { listed, pages, .. } = self.listing(source, edges).await?;
             let listed_ids = listed.ids();
             let rows = self.rows(segment, master).await?;
             let lacks = match source {
@@ -200,7 +197,6 @@ impl Attempt<'_> {
                 _ => rows.iter().any(|row| !listed_ids.contains(&row.id)),
             };
             if pages == 1 || !lacks || before.as_ref() == Some(&listed_ids) {
-                self.current_page.listed.0 += bytes;
                 return Ok((listed, rows));
             }
             before = Some(listed_ids);
@@ -250,8 +246,6 @@ impl Attempt<'_> {
                     }
                 }
                 next = listing.next;
-                drop(listing.memory);
-                self.reserve_listed(bytes).await?;
                 if next.is_none() {
                     break;
                 }
@@ -271,17 +265,7 @@ impl Attempt<'_> {
                 }
             }
         }
-        Ok(SeriesListing { listed, present, pages, bytes })
-    }
-
-    /// Reserves memory for `bytes` more that a listing keeps until its series is written.
-    async fn reserve_listed(&mut self, bytes: usize) -> Result<(), AttemptError> {
-        let (before, mut reservation) = mem::take(&mut self.current_page.listed);
-        let reserving =
-            self.context.services.client.reserve_listed(&mut reservation, before + bytes);
-        self.unless_stopped(reserving).await?;
-        self.current_page.listed = (before, reservation);
-        Ok(())
+        Ok(SeriesListing { listed, present, pages })
     }
 
     /// A listed item as it is kept until its series is applied. Its content is copied, because a
@@ -360,29 +344,6 @@ mod tests {
             };
             assert_eq!(found, expected, "{case}");
         }
-    }
-
-    /// Also after its pages are released: contents of many windows' series are in memory together.
-    #[tokio::test(start_paused = true)]
-    async fn what_a_listing_keeps_is_reserved_until_it_is_written() {
-        let long = |id| {
-            part(
-                id,
-                &format!(
-                    r#""type":"exception","seriesMasterId":"m","a":"{}""#,
-                    "x".repeat(100_000)
-                ),
-                3,
-            )
-        };
-        let answers = vec![next(&[long("o1")], 1), list(&[long("o2")])];
-        let fixture = WorkerFixture::new(window("alice"), answers).await;
-        let mut attempt = fixture.attempt();
-        let level = &attempt.context.services.client.metrics().page_bytes;
-        attempt.instances(0, &EventId::new("m"), fixture.edges()).await.unwrap();
-        assert!((200_000..400_000).contains(&level.value()), "{}", level.value());
-        attempt.current_page.release();
-        assert_eq!(level.value(), 0);
     }
 
     /// The mirror has the instances `o1` and `o2`. Pages of a listing are no snapshot.
