@@ -63,7 +63,7 @@ pub(super) const MAX_TURN: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct RequestLimits {
     pub(super) env: Env,
-    turns: Arc<Semaphore>,
+    pub(super) turns: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     wholes: Arc<Semaphore>,
     whole_bytes: Arc<Semaphore>,
@@ -92,17 +92,40 @@ impl BudgetedBytes {
     pub(super) async fn charge(
         work: &RequestLimits,
         bytes: Vec<u8>,
-        mut permit: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
     ) -> Bytes {
+        match Self::try_charge(work, bytes, permit) {
+            Ok(charged) => charged,
+            Err((bytes, mut permit)) => {
+                permit.merge(work.reserve(charge(&bytes) - permit.num_permits()).await);
+                Bytes::from_owner(Self { bytes, _permit: permit })
+            }
+        }
+    }
+
+    /// The same, unless the bytes would have to wait for their share of the budget.
+    pub(super) fn try_charge(
+        work: &RequestLimits,
+        bytes: Vec<u8>,
+        mut permit: OwnedSemaphorePermit,
+    ) -> Result<Bytes, (Vec<u8>, OwnedSemaphorePermit)> {
         let bytes = shrink(bytes);
-        let (reserved, charge) = (permit.num_permits(), bytes.len().min(BUDGET / 4));
-        match charge {
-            0 => return Bytes::new(),
-            more if more > reserved => permit.merge(work.reserve(more - reserved).await),
+        let reserved = permit.num_permits();
+        match charge(&bytes) {
+            0 => return Ok(Bytes::new()),
+            more if more > reserved => match work.try_reserve(more - reserved) {
+                Some(rest) => permit.merge(rest),
+                None => return Err((bytes, permit)),
+            },
             less => drop(permit.split(reserved - less)),
         }
-        Bytes::from_owner(Self { bytes, _permit: permit })
+        Ok(Bytes::from_owner(Self { bytes, _permit: permit }))
     }
+}
+
+/// What a slice of these bytes is charged.
+fn charge(bytes: &[u8]) -> usize {
+    bytes.len().min(BUDGET / 4)
 }
 
 impl AsRef<[u8]> for BudgetedBytes {
@@ -233,9 +256,10 @@ impl RequestLimits {
     }
 
     /// Whether the next slice may be produced before its reader asks for it: the last one, of `last`
-    /// bytes, was none of a very large event, and others need neither the bytes nor the turn.
+    /// bytes, was no small one and none of a very large event, and others need neither the bytes nor
+    /// the turn.
     pub(super) fn allows_ahead(&self, last: usize) -> bool {
-        last <= 2 * MAX_SLICE_BYTES
+        (SLICE_BYTES..=2 * MAX_SLICE_BYTES).contains(&last)
             && self.bytes.available_permits() >= BUDGET / 2
             && self.turns.available_permits() >= MAX_CONCURRENT / 2
     }

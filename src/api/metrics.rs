@@ -269,7 +269,7 @@ impl Scrape {
         )?;
         page.value(
             "calmirror_graph_page_bytes",
-            "Decoded bytes of the responses of Graph in process, and of listings of series",
+            "Decoded bytes of the responses of Graph that are being read and processed",
             metrics.page_bytes.value(),
         )?;
         page.value(

@@ -125,9 +125,9 @@ pub struct AppState {
     pub metrics: Metrics,
     /// Limits shared by all requests.
     pub limits: RequestLimits,
-    /// Cancelled when the daemon stops or new settings take effect. Held requests and streams
-    /// then end without reporting later changes. It must be cancelled no later than the shutdown passed
-    /// to [`serve_unix`] and [`serve_tcp`] resolves.
+    /// Given when the daemon stops or new settings take effect. Held requests and streams then end
+    /// without reporting later changes. It must be given no later than the shutdown passed to
+    /// [`serve_unix`] and [`serve_tcp`] resolves.
     pub stopping: StopSignal,
 }
 

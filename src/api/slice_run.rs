@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::limits::{BudgetedBytes, MAX_TURN, RequestLimits, TURN_TIMEOUT};
+use super::limits::{BudgetedBytes, MAX_TURN, RequestLimits};
 use super::problem::Problem;
 use super::sliced_body::SliceProducer;
 use crate::env::Env;
@@ -18,15 +18,37 @@ use crate::env::Env;
 /// Slices that are ready before their reader asks for them, at most.
 pub(super) const AHEAD: usize = 2;
 
-/// The source, to go on from, and what ended the run.
-type RunEnd<S> = (S, Result<(), Problem>);
+/// How a run ended.
+pub(super) struct RunEnd<S> {
+    /// The source, to go on from.
+    pub(super) source: S,
+    /// Why it cannot be gone on from.
+    pub(super) failed: Option<Problem>,
+    /// The last slice, if there was too little left of the budget for it.
+    pub(super) large: Option<LargeSlice>,
+}
+
+/// A slice larger than what was reserved for it. It keeps its turn, so that only few of them wait for
+/// their share of the budget.
+pub(super) struct LargeSlice {
+    bytes: Vec<u8>,
+    permit: OwnedSemaphorePermit,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl LargeSlice {
+    /// Waits for its share.
+    pub(super) async fn charge(self, work: RequestLimits) -> Bytes {
+        BudgetedBytes::charge(&work, self.bytes, self.permit).await
+    }
+}
 
 /// A slice, and whether it is the last one of its response.
 pub(super) type Slice = (Bytes, bool);
 
 /// A thread that produces slices. It ends by itself, also without a reader.
 pub(super) struct SliceRun<S> {
-    env: Env,
+    work: RequestLimits,
     slices: mpsc::Receiver<Slice>,
     thread: JoinHandle<RunEnd<S>>,
     /// The result of the thread, once it was taken.
@@ -72,13 +94,12 @@ impl RequestLimits {
         let (work, handle) = (self.clone(), Handle::current());
         // The thread holds the turn as long as it runs.
         let mut thread = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            handle.block_on(Env::blocking(work.produce(source, permit, send)))
+            handle.block_on(Env::blocking(work.produce(source, (permit, turn), send)))
         });
         // In simulation it has ended when this returns, so that it does not run beside others.
         let ended = self.env.block_on_external(&mut thread).now_or_never();
         let ended = ended.map(|ended| ended.map_err(|_| Problem::Internal));
-        SliceRun { env: self.env.clone(), slices, thread, ended }
+        SliceRun { work: self.clone(), slices, thread, ended }
     }
 
     /// Produces slices until the source is over or fails, `send` is full, the reader has gone, or
@@ -86,34 +107,41 @@ impl RequestLimits {
     async fn produce<S: SliceProducer>(
         self,
         mut source: S,
-        mut permit: OwnedSemaphorePermit,
+        (mut permit, turn): (OwnedSemaphorePermit, OwnedSemaphorePermit),
         send: mpsc::Sender<Slice>,
     ) -> RunEnd<S> {
-        loop {
+        let (mut failed, mut large) = (None, None);
+        while !send.is_closed() {
             let bytes = match source.next(permit.num_permits()).await {
                 Ok(bytes) => bytes,
-                Err(problem) => return (source, Err(problem)),
+                Err(problem) => {
+                    failed = Some(problem);
+                    break;
+                }
             };
             let last = bytes.len();
             if last == 0 {
                 // Without a slice for the reader, others have their turn first.
-                return (source, Ok(()));
+                break;
             }
-            let slice = tokio::select! {
-                biased;
-                slice = BudgetedBytes::charge(&self, bytes, permit) => slice,
-                () = send.closed() => return (source, Ok(())),
+            let slice = match BudgetedBytes::try_charge(&self, bytes, permit) {
+                Ok(slice) => slice,
+                Err((bytes, permit)) => {
+                    large = Some(LargeSlice { bytes, permit, _turn: turn });
+                    break;
+                }
             };
             let is_last = source.is_over();
             if send.try_send((slice, is_last)).is_err() || is_last || send.capacity() == 0 {
-                return (source, Ok(()));
+                break;
             }
             let next = self.allows_ahead(last).then(|| self.next_size());
             match next.and_then(|size| self.try_reserve(size)) {
                 Some(next) => permit = next,
-                None => return (source, Ok(())),
+                None => break,
             }
         }
+        RunEnd { source, failed, large }
     }
 }
 
@@ -123,12 +151,11 @@ impl<S: SliceProducer> SliceRun<S> {
     /// # Errors
     /// 503 if it is not produced in time.
     pub(super) async fn next(&mut self) -> Result<Option<Slice>, Problem> {
-        let slice = self.env.block_on_external(self.slices.recv());
-        // A slice of a large event also waits for its share of the budget.
-        let limit = MAX_TURN + TURN_TIMEOUT;
-        timeout(limit, slice).await.map_err(|_| {
+        let slice = self.work.env.block_on_external(self.slices.recv());
+        timeout(MAX_TURN, slice).await.map_err(|_| {
             tracing::error!(
-                limit_s = limit.as_secs(),
+                limit_s = MAX_TURN.as_secs(),
+                turns_left = self.work.turns.available_permits(),
                 "request abandoned, its thread is still computing"
             );
             Problem::TooSlow
@@ -145,18 +172,17 @@ impl<S: SliceProducer> SliceRun<S> {
         self.ended.is_some() || self.thread.is_finished()
     }
 
-    /// The source, after the last slice was taken.
+    /// How the run ended, after its last slice was taken.
     ///
     /// # Errors
-    /// What ended the run; 500 if the thread panicked, which the panic hook has logged.
-    pub(super) async fn end(self) -> Result<S, Problem> {
-        let (source, ended) = match self.ended {
-            Some(ended) => ended?,
+    /// 500 if the thread panicked, which the panic hook has logged.
+    pub(super) async fn end(self) -> Result<RunEnd<S>, Problem> {
+        match self.ended {
+            Some(ended) => ended,
             None => {
-                let ended = self.env.block_on_external(self.thread).await;
-                ended.map_err(|_| Problem::Internal)?
+                let ended = self.work.env.block_on_external(self.thread).await;
+                ended.map_err(|_| Problem::Internal)
             }
-        };
-        ended.map(|()| source)
+        }
     }
 }

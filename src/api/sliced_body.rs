@@ -7,11 +7,11 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::limits::{RequestLimits, TURN_TIMEOUT};
 use super::problem::Problem;
-use super::slice_run::{AHEAD, SliceRun};
+use super::slice_run::{AHEAD, RunEnd, SliceRun};
 use super::stop_signal::StopSignal;
 
 /// Produces a response slice by slice.
@@ -38,6 +38,8 @@ enum NextSlices<S> {
     Waiting(JoinSet<Result<SliceRun<S>, Problem>>),
     /// They are being produced.
     Running(SliceRun<S>),
+    /// The next one waits for its share of the budget, in a task of its own, too.
+    Charging(JoinSet<Bytes>, S),
     /// The response is cut off.
     Failed(Problem),
 }
@@ -66,24 +68,29 @@ impl RequestLimits {
         source: impl SliceProducer,
         stopping: StopSignal,
     ) -> Result<Body, Problem> {
-        let first = async {
-            let mut source = source;
-            loop {
-                let mut run = self.run_slices(source, AHEAD).await?;
-                if let Some((slice, is_last)) = run.next().await? {
-                    let next = if is_last { NextSlices::Over } else { NextSlices::Running(run) };
-                    return Ok((slice, next));
-                }
-                source = run.end().await?;
-                if source.is_over() {
-                    return Ok((Bytes::new(), NextSlices::Over));
-                }
+        let until = Instant::now() + TURN_TIMEOUT;
+        let mut source = source;
+        loop {
+            let run = timeout_at(until, self.run_slices(source, AHEAD));
+            let mut run = run.await.map_err(|_| Problem::Busy)??;
+            if let Some((first, is_last)) = run.next().await? {
+                let next = if is_last { NextSlices::Over } else { NextSlices::Running(run) };
+                return Ok(self.body_of(first, next, stopping));
             }
-        };
-        let first: Result<_, Problem> =
-            timeout(TURN_TIMEOUT, first).await.map_err(|_| Problem::Busy)?;
-        let (first, next) = first?;
-        Ok(self.body_of(first, next, stopping))
+            let end = run.end().await?;
+            if let Some(problem) = end.failed {
+                return Err(problem);
+            }
+            if let Some(large) = end.large {
+                let first = timeout_at(until, large.charge(self.clone()));
+                let first = first.await.map_err(|_| Problem::Busy)?;
+                return Ok(self.body_after(first, end.source, stopping));
+            }
+            source = end.source;
+            if source.is_over() {
+                return Ok(Body::empty());
+            }
+        }
     }
 
     /// As [`RequestLimits::body`], for a first slice that was already produced.
@@ -93,8 +100,7 @@ impl RequestLimits {
         source: impl SliceProducer,
         stopping: StopSignal,
     ) -> Body {
-        let next = if source.is_over() { NextSlices::Over } else { NextSlices::Wanted(source) };
-        self.body_of(first, next, stopping)
+        self.body_of(first, source.into(), stopping)
     }
 
     fn body_of<S: SliceProducer>(
@@ -163,9 +169,29 @@ impl<S: SliceProducer> Slices<S> {
                         self.ready.push_back(slice);
                         NextSlices::Running(run)
                     }
-                    None => NextSlices::after(run).await,
+                    None => Self::after(&self.work, run).await,
+                },
+                NextSlices::Charging(mut task, source) => match task.join_next().await {
+                    Some(Ok(slice)) => {
+                        self.ready.push_back(slice);
+                        NextSlices::from(source)
+                    }
+                    _ => return Err(Problem::Internal),
                 },
             };
+        }
+    }
+
+    /// What follows a run of which every slice was taken.
+    async fn after(work: &RequestLimits, run: SliceRun<S>) -> NextSlices<S> {
+        match run.end().await {
+            Err(problem) | Ok(RunEnd { failed: Some(problem), .. }) => NextSlices::Failed(problem),
+            Ok(RunEnd { source, large: Some(large), .. }) => {
+                let mut task = JoinSet::new();
+                task.spawn(large.charge(work.clone()));
+                NextSlices::Charging(task, source)
+            }
+            Ok(RunEnd { source, .. }) => source.into(),
         }
     }
 
@@ -175,7 +201,7 @@ impl<S: SliceProducer> Slices<S> {
         let next = match mem::replace(&mut self.next, NextSlices::Over) {
             NextSlices::Running(mut run) if run.is_finished() => {
                 self.ready.extend(std::iter::from_fn(|| run.try_next()).map(|(slice, _)| slice));
-                NextSlices::after(run).await
+                Self::after(&self.work, run).await
             }
             next => next,
         };
@@ -190,13 +216,8 @@ impl<S: SliceProducer> Slices<S> {
     }
 }
 
-impl<S: SliceProducer> NextSlices<S> {
-    /// What follows a run of which every slice was taken.
-    async fn after(run: SliceRun<S>) -> Self {
-        match run.end().await {
-            Ok(source) if source.is_over() => Self::Over,
-            Ok(source) => Self::Wanted(source),
-            Err(problem) => Self::Failed(problem),
-        }
+impl<S: SliceProducer> From<S> for NextSlices<S> {
+    fn from(source: S) -> Self {
+        if source.is_over() { Self::Over } else { Self::Wanted(source) }
     }
 }

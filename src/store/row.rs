@@ -126,12 +126,15 @@ impl EventRow {
 
     /// Takes the JSON of `old`, which is the same value, as it is stored.
     pub(super) fn keep_texts_of(&mut self, old: &Self) {
-        if self.content == old.content {
-            return;
-        }
         let same = (&self.id, &self.master, &self.etag) == (&old.id, &old.master, &old.etag);
-        self.content = old.content.clone();
-        self.compressed = old.compressed.clone().filter(|_| same);
+        if self.content != old.content {
+            self.content = old.content.clone();
+            self.compressed = None;
+        }
+        // Another level of compression makes other bytes of the same texts.
+        if same && old.compressed.is_some() {
+            self.compressed = old.compressed.clone();
+        }
     }
 
     /// The row with another seq.

@@ -135,6 +135,7 @@ async fn a_reader_that_keeps_up_does_not_wait_for_each_slice() {
 async fn a_slice_ahead_needs_usual_slices_and_half_of_the_turns() {
     let work = RequestLimits::new(Env::real());
     assert!(work.allows_ahead(MAX_SLICE_BYTES));
+    assert!(!work.allows_ahead(SLICE_BYTES - 1), "there is hardly anything");
     assert!(!work.allows_ahead(2 * MAX_SLICE_BYTES + 1), "large events");
     let turns = work.take_all_turns().await;
     assert!(!work.allows_ahead(MAX_SLICE_BYTES), "others compute");
