@@ -391,6 +391,21 @@ mod tests {
         assert_eq!(raw[0], 1, "the layout of 0.1");
     }
 
+    /// Two builds compress the same texts to other bytes.
+    #[test]
+    fn a_row_that_was_compressed_otherwise_is_kept() {
+        let known = dictionaries();
+        let span = Span { start: instant(0), end: instant(0) };
+        let item = crate::tests::single("id", span, vec![b'x'; 500]);
+        let row =
+            |dictionary: Arc<_>| EventRow::of(&item, SegmentSet::EMPTY).compressed(&dictionary);
+        let old = row(Arc::new(Dictionary::new(7, &vec![b'x'; 4000]).unwrap()));
+        let mut new = row(known.newest());
+        assert!(!new.is_stored_alike(&old));
+        new.keep_texts_of(&old);
+        assert!(new.is_stored_alike(&old));
+    }
+
     #[test]
     fn a_row_whose_dictionary_is_missing_is_damage() {
         let known = dictionaries();

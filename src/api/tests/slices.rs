@@ -188,6 +188,43 @@ async fn a_slice_ahead_ends_with_its_reader_and_fails_after_the_one_before() {
     assert!(stream.next().await.is_none());
 }
 
+/// A source of slices larger than what is reserved for them.
+struct Huge;
+
+impl SliceProducer for Huge {
+    async fn next(&mut self, _: usize) -> Result<Vec<u8>, Problem> {
+        Ok(vec![b'x'; 3 * MAX_SLICE_BYTES])
+    }
+
+    fn is_over(&self) -> bool {
+        false
+    }
+}
+
+/// In simulation no thread may wait for what a task gives back.
+#[tokio::test(start_paused = true)]
+async fn a_large_slice_waits_for_its_share() {
+    let simulated = Env::simulated(7, "2026-11-30T12:00:00Z".parse().unwrap());
+    for env in [Env::real(), simulated] {
+        let work = RequestLimits::new(env);
+        let held = work.reserve(BUDGET - MAX_SLICE_BYTES).await;
+        let free = async |held| {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            drop(held);
+        };
+        let (body, ()) = tokio::join!(work.body(Huge, StopSignal::default()), free(held));
+        let mut stream = body.unwrap().into_data_stream();
+        let first = stream.next().await.unwrap().unwrap();
+        let held = work.reserve(work.bytes_left() - MAX_SLICE_BYTES).await;
+        let (second, ()) = tokio::join!(stream.next(), free(held));
+        assert_eq!((first.len(), second.unwrap().unwrap().len()), (786_432, 786_432));
+        drop((first, stream));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(work.bytes_left(), BUDGET);
+        work.take_all_turns().await;
+    }
+}
+
 /// Streams that cannot read end, so that their readers learn why, and all of them end at a stop.
 #[tokio::test(start_paused = true)]
 async fn streams_do_not_wait_for_ever_to_read() {
