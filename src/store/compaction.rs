@@ -22,6 +22,9 @@ use super::{directory, open};
 
 /// Bytes copied at once. Readers and the writer wait for about a millisecond.
 const SLICE: usize = 256 << 10;
+/// Bytes of the copy read at once before it is opened again. That disturbs less than copying, and
+/// what is written meanwhile has to be remembered.
+const READ_SLICE: usize = 4 * SLICE;
 /// The cache while the copy is filled in the order of the keys, which needs none. The cache of the
 /// tree in use is as large as it may be at the same time.
 const FILL_CACHE: u64 = 4 << 20;
@@ -89,7 +92,7 @@ pub(super) struct Compaction {
 }
 
 /// A copy that is closed. All of its files are read before it is opened again, as those of a store
-/// are, but no faster than they were written. Blocking.
+/// are, but no faster than four times as they were written. Blocking.
 pub(super) struct ClosedCompaction {
     shared: Arc<StoreShared>,
     copy: TreeCopy,
@@ -155,7 +158,7 @@ impl Compaction {
         // A sync that fails from here on concerns nothing of the copy.
         drop(target);
         open::await_unlocked(&directory);
-        let reading = SlicedRead::begin(&directory, SLICE)?;
+        let reading = SlicedRead::begin(&directory, READ_SLICE)?;
         Ok(ClosedCompaction { shared, copy, directory, reserved, reading })
     }
 
