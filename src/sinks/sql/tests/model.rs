@@ -225,7 +225,15 @@ impl ModelSink<'_> {
                 self.open().await;
                 if self.in_target && self.position == before {
                     let now = self.database.rows().await;
-                    assert_eq!(now, rows, "changes are kept without their position");
+                    if now != rows {
+                        // What the ended session had sent may arrive after the target was opened.
+                        self.target = None;
+                        self.open().await;
+                        assert_ne!(
+                            self.position, before,
+                            "changes are kept without their position: {rows:?}, {now:?}"
+                        );
+                    }
                 }
             }
             ModelStep::Again => {
