@@ -16,7 +16,7 @@ use super::model::PlaceJson;
 use super::problem::Problem;
 use super::query::Parameters;
 use super::selection::{SELECTION, SelectedWindows};
-use super::sliced_body::SliceProducer;
+use super::slice_run::SliceProducer;
 use super::view::EventView;
 use crate::mirror::busy_time::{self, BusyTime};
 use crate::mirror::status::WindowStatus;

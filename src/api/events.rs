@@ -22,7 +22,7 @@ use super::limits::{SLICE_BYTES, end_list};
 use super::problem::Problem;
 use super::query::ANSWER_BYTES;
 use super::selection::FeedScope;
-use super::sliced_body::SliceProducer;
+use super::slice_run::SliceProducer;
 use super::view::EventView;
 use crate::mirror::page::EventId;
 use crate::mirror::status::WindowStatus;

@@ -10,7 +10,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::extract::ApiRequest;
 use super::problem::Problem;
-use super::sliced_body::SliceProducer;
+use super::slice_run::SliceProducer;
 use crate::error_chain::error_chain;
 use crate::store::StoreExport;
 

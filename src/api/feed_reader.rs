@@ -10,7 +10,7 @@ use super::change_feed::ChangeFeed;
 use super::line_format::LineFormat;
 use super::live_lines::LiveLines;
 use super::problem::Problem;
-use super::sliced_body::SliceProducer;
+use super::slice_run::SliceProducer;
 use crate::mirror::change::Seq;
 use crate::store::Change;
 

@@ -25,7 +25,7 @@ use super::limits::end_list;
 use super::problem::Problem;
 use super::query::ANSWER_BYTES;
 use super::selection::{FeedScope, SELECTION, SelectedWindows};
-use super::sliced_body::SliceProducer;
+use super::slice_run::SliceProducer;
 use super::view::EventView;
 use crate::mirror::page::EventId;
 use crate::mirror::position::WindowId;

@@ -12,11 +12,23 @@ use tokio::time::timeout;
 
 use super::limits::{BudgetedBytes, MAX_TURN, RequestLimits};
 use super::problem::Problem;
-use super::sliced_body::SliceProducer;
 use crate::env::Env;
 
 /// Slices that are ready before their reader asks for them, at most.
 pub(super) const AHEAD: usize = 2;
+
+/// Produces a response slice by slice.
+pub(super) trait SliceProducer: Send + 'static {
+    /// Produces the next slice of about `bytes` bytes, on a blocking thread; empty if no bytes are
+    /// ready yet.
+    ///
+    /// # Errors
+    /// Before the first slice is sent, the problem is the response. Later, the response is cut off.
+    fn next(&mut self, bytes: usize) -> impl Future<Output = Result<Vec<u8>, Problem>> + Send;
+
+    /// Whether the last slice was produced.
+    fn is_over(&self) -> bool;
+}
 
 /// How a run ended.
 pub(super) struct RunEnd<S> {

@@ -11,21 +11,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::limits::{RequestLimits, TURN_TIMEOUT};
 use super::problem::Problem;
-use super::slice_run::{AHEAD, RunEnd, SliceRun};
+use super::slice_run::{AHEAD, RunEnd, SliceProducer, SliceRun};
 use super::stop_signal::StopSignal;
-
-/// Produces a response slice by slice.
-pub(super) trait SliceProducer: Send + 'static {
-    /// Produces the next slice of about `bytes` bytes, on a blocking thread; empty if no bytes are
-    /// ready yet.
-    ///
-    /// # Errors
-    /// Before the first slice is sent, the problem is the response. Later, the response is cut off.
-    fn next(&mut self, bytes: usize) -> impl Future<Output = Result<Vec<u8>, Problem>> + Send;
-
-    /// Whether the last slice was produced.
-    fn is_over(&self) -> bool;
-}
 
 /// What comes after the slices that are ready.
 enum NextSlices<S> {

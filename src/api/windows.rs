@@ -22,7 +22,7 @@ use super::model::{StrEnum as _, StrJson, WindowJson};
 use super::problem::Problem;
 use super::query::Parameters;
 use super::sink_status::SinkStatusJson;
-use super::sliced_body::SliceProducer;
+use super::slice_run::SliceProducer;
 use crate::mirror::shard::Shard;
 use crate::mirror::status::{WindowState, WindowStatus};
 use crate::reload::LastReload;

@@ -32,7 +32,7 @@ use super::etag::ETag;
 use super::extract::ApiRequest;
 use super::limits::SLICE_BYTES;
 use super::problem::Problem;
-use super::sliced_body::SliceProducer;
+use super::slice_run::SliceProducer;
 use super::view::EventView;
 use crate::json::JsonMembers;
 use crate::mirror::change::Seq;

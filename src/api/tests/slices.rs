@@ -6,7 +6,7 @@ use super::super::limits::{
     BUDGET, MAX_CONCURRENT, MAX_READING_STREAMS, MAX_SLICE_BYTES, SLICE_BYTES, TURN_TIMEOUT,
 };
 use super::super::slice_run::AHEAD;
-use super::super::sliced_body::SliceProducer;
+use super::super::slice_run::SliceProducer;
 use tokio::sync::Semaphore;
 
 use super::*;
