@@ -311,13 +311,13 @@ async fn hundreds_of_unread_responses_keep_nobody_waiting() {
     large(&fixture, 200).await;
     let begun = tokio::time::Instant::now();
     let mut unread = Vec::new();
-    for _ in 0..300 {
+    for _ in 0..420 {
         let (_, mut stream) = open(&fixture, "/v1/windows/alice/events?limit=10000").await;
         let first = stream.next().await.unwrap().unwrap();
         unread.push((first, stream));
     }
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
-    assert!(unread.last().unwrap().0.len() < MAX_SLICE_BYTES / 2);
+    assert!(unread.last().unwrap().0.len() < MAX_SLICE_BYTES);
 }
 
 #[tokio::test(start_paused = true)]
