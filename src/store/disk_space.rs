@@ -10,7 +10,7 @@ use std::path::Path;
 /// Bytes that sled takes for each byte written, under heavy writing.
 const AMPLIFICATION: u64 = 3;
 /// Bytes that must be free for a start, which writes little.
-const START: u64 = 4 << 20;
+const START: u64 = 2 << 20;
 /// On large disks 1/200 of the disk (0.5 %) is kept free.
 const SHARE: u64 = 200;
 

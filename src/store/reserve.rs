@@ -19,10 +19,10 @@ use super::{directory, disk_space, exchange};
 
 /// Bytes that are always held. An opening and 100 new windows took at most 0.6 MB when measured
 /// (`tests/store/full.rs`): a part of a segment of 512 KiB, and a snapshot. To register windows a
-/// start needs 4 MiB more (`disk_space`).
-const BASE: u64 = 8 << 20;
-/// 1/32 of the size of sled's file is held as well. Snapshots took 0.1 to 1 % of it when measured.
-const SHARE: u64 = 32;
+/// start needs 2 MiB more (`disk_space`).
+const BASE: u64 = 4 << 20;
+/// 1/64 of the size of sled's file is held as well. Snapshots took 0.1 to 1 % of it when measured.
+const SHARE: u64 = 64;
 /// Less than this is not worth a file.
 const LEAST: u64 = 1 << 20;
 
@@ -151,19 +151,19 @@ mod tests {
         let db = File::create(dir.path().join("store/db")).unwrap();
         db.set_len(1 << 30).unwrap();
         reserve.hold();
-        assert_eq!(held().len(), BASE + (32 << 20));
+        assert_eq!(held().len(), BASE + (16 << 20));
         // There is enough space: nothing is freed.
         reserve.release().unwrap();
-        assert_eq!(held().len(), BASE + (32 << 20));
+        assert_eq!(held().len(), BASE + (16 << 20));
         // A compaction has made the store smaller.
         db.set_len(64 << 20).unwrap();
         reserve.hold();
-        assert_eq!(held().len(), BASE + (2 << 20));
-        assert!(held().blocks() * 512 <= BASE + (3 << 20), "the space was not given back");
+        assert_eq!(held().len(), BASE + MIB);
+        assert!(held().blocks() * 512 <= BASE + 2 * MIB, "the space was not given back");
         // Little is gained by shrinking it again.
         db.set_len(0).unwrap();
         reserve.hold();
-        assert_eq!(held().len(), BASE + (2 << 20));
+        assert_eq!(held().len(), BASE + MIB);
     }
 
     #[test]
