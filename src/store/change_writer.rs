@@ -8,7 +8,7 @@ use super::batch::WriteBatch;
 use super::error::TreeError;
 use super::feed_edit::FeedEdit;
 use super::keys;
-use super::record::{self, FeedEntry, TombstoneEntry, UpdateEntry};
+use super::record::{self, EventSize, FeedEntry, TombstoneEntry, UpdateEntry};
 use super::row::EventRow;
 use super::rows::{StoredRow, replace_row};
 use super::tree::Tree;
@@ -70,14 +70,16 @@ impl<'a> ChangeWriter<'a> {
     }
 
     /// Writes a changed row. `difference` says what a reader sees of it, `show` completes the row
-    /// as it was.
+    /// as it was, `size` is that of the completed row as it is now.
     pub(super) fn write_change(
         &mut self,
         id: EventHash,
         slot: &RowChange,
         difference: impl FnOnce(&EventRow, &EventRow) -> EventDifference,
         show: impl FnOnce(&EventRow) -> Bytes,
+        size: impl FnOnce(&EventRow) -> usize,
     ) -> Result<(), TreeError> {
+        let shown = |is: &EventRow| (is.start, EventSize::of(size(is)));
         let was = slot.old().filter(|r| r.is_shown());
         let is = slot.new.as_ref().filter(|r| r.is_shown());
         let seq = match (was, is) {
@@ -92,11 +94,11 @@ impl<'a> ChangeWriter<'a> {
                     self.batch.delete(keys::tombstone(self.window, id));
                 }
                 self.outcome.created += 1;
-                self.put_entry(id, ChangeKind::Created, Some(is.start), None, None)
+                self.put_entry(id, ChangeKind::Created, Some(shown(is)), None, None)
             }
             (Some(was), Some(is)) => match difference(was, is) {
                 EventDifference::None => was.seq,
-                difference => self.write_update(id, was.seq, is.start, difference)?,
+                difference => self.write_update(id, was.seq, shown(is), difference)?,
             },
             (None, None) => 0,
         };
@@ -110,7 +112,7 @@ impl<'a> ChangeWriter<'a> {
         &mut self,
         id: EventHash,
         was: Seq,
-        start: i64,
+        shown: (i64, EventSize),
         difference: EventDifference,
     ) -> Result<Seq, TreeError> {
         let (essential, changed) = match difference {
@@ -125,20 +127,21 @@ impl<'a> ChangeWriter<'a> {
         let is_short = changed.iter().map(String::len).sum::<usize>() <= MAX_DETAIL;
         let (previous, changed) = if is_short { (Some(was), changed) } else { (None, Vec::new()) };
         let update = UpdateEntry { essential, previous, changed };
-        Ok(self.put_entry(id, ChangeKind::Updated, Some(start), Some(update), None))
+        Ok(self.put_entry(id, ChangeKind::Updated, Some(shown), Some(update), None))
     }
 
-    /// Assigns the next seq to a feed entry.
+    /// Assigns the next seq to a feed entry. `shown` is the start and the size of its event.
     fn put_entry(
         &mut self,
         id: EventHash,
         kind: ChangeKind,
-        start: Option<i64>,
+        shown: Option<(i64, EventSize)>,
         update: Option<UpdateEntry>,
         gone: Option<TombstoneEntry>,
     ) -> Seq {
         self.seq += 1;
-        let entry = FeedEntry { window: self.window, id, kind, at: self.at, start, update, gone };
+        let ((start, size), window, at) = (shown.unzip(), self.window, self.at);
+        let entry = FeedEntry { window, id, kind, at, start, size, update, gone };
         self.feed.add(self.seq, entry);
         self.seq
     }

@@ -29,9 +29,14 @@ fn cut(rows: &RowCache) -> MasterCache<'_> {
     rows.iter().filter_map(|(hash, row)| Some((*hash, MasterMembers::of(row)?))).collect()
 }
 
+/// The master that completes a row.
+fn master_of<'a>(masters: &'a MasterCache<'a>, row: &EventRow) -> Option<&'a MasterMembers<'a>> {
+    let master = row.master.as_ref().filter(|_| row.is_bare())?;
+    masters.get(&master.hash())
+}
+
 fn show(masters: &MasterCache<'_>, row: &EventRow) -> Bytes {
-    let master = row.master.as_ref().filter(|_| row.is_bare()).map(EventId::hash);
-    render::show(row, master.and_then(|hash| masters.get(&hash)))
+    render::show(row, master_of(masters, row))
 }
 
 /// A commit being applied.
@@ -105,7 +110,8 @@ impl<'a> CommitApplier<'a> {
                 }
                 event::difference(&show(&old, a), &show(&new, b))
             };
-            feed.write_change(*id, slot, difference, |row| show(&old, row))?;
+            let size = |row: &EventRow| render::shown_size(row, master_of(&new, row));
+            feed.write_change(*id, slot, difference, |row| show(&old, row), size)?;
         }
         Ok(())
     }

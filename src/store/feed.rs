@@ -311,6 +311,10 @@ fn event_size(
     if entry.gone.is_some() {
         return Ok(0);
     }
+    if let Some(size) = entry.size {
+        return Ok(size.bytes());
+    }
+    // An entry of an earlier build.
     let missing = TreeError::Damaged("change (event missing)");
     let stored = tree.row_bytes_at(entry.window, entry.id, entry.start)?.ok_or(missing)?;
     if let Some(size) = RowHeader::size_of(&stored.value) {

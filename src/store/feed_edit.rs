@@ -67,7 +67,7 @@ mod tests {
 
     fn entry() -> FeedEntry {
         let (window, id, kind) = (WindowId(7), EventHash([9; 16]), ChangeKind::Created);
-        FeedEntry { window, id, kind, at: 1, start: None, update: None, gone: None }
+        FeedEntry { window, id, kind, at: 1, start: None, size: None, update: None, gone: None }
     }
 
     fn edit(tree: &Tree, added: &[Seq], removed: &[Seq]) -> FeedChecksum {

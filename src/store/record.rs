@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use self::counters::Counters;
 pub(super) use self::feed_checksum::FeedChecksum;
-pub(super) use self::feed_entry::{FeedEntry, TombstoneEntry, UpdateEntry};
+pub(super) use self::feed_entry::{EventSize, FeedEntry, TombstoneEntry, UpdateEntry};
 pub(super) use self::feed_pack::FeedPack;
 pub(super) use self::fleet::{FleetRecord, MEMBERS_IN_PART, from_members, members};
 pub(super) use self::position::{from_position, position};
@@ -175,6 +175,10 @@ impl<'a> RecordReader<'a> {
 
     pub(super) fn u8(&mut self) -> Option<u8> {
         self.array::<1>().map(|[b]| b)
+    }
+
+    pub(super) fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_be_bytes)
     }
 
     pub(super) fn u32(&mut self) -> Option<u32> {

@@ -11,6 +11,8 @@ use crate::mirror::page::{EventId, EventKind};
 pub(super) struct MasterMembers<'a> {
     id: &'a EventId,
     members: JsonMembers<'a>,
+    /// The length of the master in bytes.
+    length: usize,
 }
 
 impl<'a> MasterMembers<'a> {
@@ -18,7 +20,7 @@ impl<'a> MasterMembers<'a> {
     pub(super) fn of(row: &'a EventRow) -> Option<Self> {
         let members =
             JsonMembers::parse(row.content()).ok().filter(|_| row.kind == EventKind::Master)?;
-        Some(Self { id: &row.id, members })
+        Some(Self { id: &row.id, members, length: row.content().len() })
     }
 }
 
@@ -27,9 +29,15 @@ impl<'a> MasterMembers<'a> {
 pub(super) fn show(row: &EventRow, master: Option<&MasterMembers<'_>>) -> Bytes {
     match master.filter(|_| row.is_bare()) {
         None => row.content().clone(),
-        Some(MasterMembers { id, members }) => {
+        Some(MasterMembers { id, members, .. }) => {
             event::complete(members, id, row.content(), &row.id, row.span().start)
                 .map_or_else(|_| row.content().clone(), Bytes::from)
         }
     }
+}
+
+/// Rough number of bytes of what [`show`] returns.
+pub(super) fn shown_size(row: &EventRow, master: Option<&MasterMembers<'_>>) -> usize {
+    let inherited = master.filter(|_| row.is_bare()).map_or(0, |master| master.length);
+    row.content().len() + inherited
 }

@@ -17,6 +17,10 @@ const KIND: u8 = 0x07;
 const HAS_START: u8 = 0x80;
 const HAS_DETAILS: u8 = 0x40;
 const HAS_PREVIOUS: u8 = 0x20;
+const HAS_SIZE: u8 = 0x10;
+
+/// Sizes of events are stored in steps of so many bytes.
+const SIZE_STEP: usize = 256;
 
 /// One entry of the feed. The content of the event is in its row.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,10 +33,29 @@ pub(in crate::store) struct FeedEntry {
     /// When the event starts, in microseconds: its row is found with one search. `None` for
     /// removals, and in older entries.
     pub(in crate::store) start: Option<i64>,
+    /// About how many bytes readers get of the event: the end of a response is found without its
+    /// row. `None` for removals, and in older entries.
+    pub(in crate::store) size: Option<EventSize>,
     /// What an update changed; `None` for other kinds, and for an update that 0.1 wrote.
     pub(in crate::store) update: Option<UpdateEntry>,
     /// Set for removals: the row no longer exists, and perhaps neither does the window.
     pub(in crate::store) gone: Option<TombstoneEntry>,
+}
+
+/// The size of an event, rounded up. One of 16 MiB or more counts as 16 MiB, beyond any response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) struct EventSize(u16);
+
+impl EventSize {
+    /// The size of an event of so many bytes.
+    pub(in crate::store) fn of(bytes: usize) -> Self {
+        Self(u16::try_from(bytes.div_ceil(SIZE_STEP)).unwrap_or(u16::MAX))
+    }
+
+    /// The size in bytes.
+    pub(in crate::store) fn bytes(self) -> usize {
+        usize::from(self.0) * SIZE_STEP
+    }
 }
 
 /// What the entry of an update says about it.
@@ -73,7 +96,7 @@ impl FeedEntry {
                 + gone.summary.as_ref().map_or(0, String::len)
         });
         let changed = self.update.iter().flat_map(|update| &update.changed);
-        26 + gone + changed.map(|name| 4 + name.len()).sum::<usize>()
+        28 + gone + changed.map(|name| 4 + name.len()).sum::<usize>()
     }
 
     /// The code of the kind and the reason, without flags.
@@ -97,11 +120,15 @@ impl FeedEntry {
             self.code()
                 | flag(self.start.is_some(), HAS_START)
                 | flag(details, HAS_DETAILS)
-                | flag(previous.is_some(), HAS_PREVIOUS),
+                | flag(previous.is_some(), HAS_PREVIOUS)
+                | flag(self.size.is_some(), HAS_SIZE),
         );
         out.extend_from_slice(&self.id.0);
         if let Some(start) = self.start {
             out.extend_from_slice(&start.to_be_bytes());
+        }
+        if let Some(EventSize(steps)) = self.size {
+            out.extend_from_slice(&steps.to_be_bytes());
         }
         if let Some(gone) = &self.gone {
             text(out, gone.id.as_str());
@@ -127,6 +154,7 @@ impl FeedEntry {
         let (kind, reason) = kind_of(code & KIND)?;
         let id = EventHash(input.array()?);
         let start = if code & HAS_START != 0 { Some(input.i64()?) } else { None };
+        let size = if code & HAS_SIZE != 0 { Some(EventSize(input.u16()?)) } else { None };
         let details = code & HAS_DETAILS != 0;
         let gone = reason.map(|reason| TombstoneEntry::read(input, reason, details));
         let gone = if let Some(gone) = gone { Some(gone?) } else { None };
@@ -139,7 +167,7 @@ impl FeedEntry {
         } else {
             None
         };
-        Some(Self { window, id, kind, at, start, update, gone })
+        Some(Self { window, id, kind, at, start, size, update, gone })
     }
 
     /// Reads an entry that has a key of its own.
@@ -164,7 +192,7 @@ impl FeedEntry {
             }
             _ => None,
         };
-        Some(Self { window, id, kind, at, start, update, gone })
+        Some(Self { window, id, kind, at, start, size: None, update, gone })
     }
 }
 
@@ -207,6 +235,7 @@ mod tests {
             kind: ChangeKind::Created,
             at: 1,
             start: None,
+            size: None,
             update: None,
             gone: None,
         };

@@ -6,8 +6,10 @@ use crate::mirror::change::Seq;
 use crate::mirror::position::WindowId;
 use crate::store::error::TreeError;
 
-/// The layout of a pack.
+/// The first layout of a pack.
 const PACKED: u8 = 4;
+/// The newest layout: its entries may have sizes.
+const SIZED: u8 = 5;
 
 /// Most entries of a pack: one that changes later is written again with its neighbours.
 const MAX_ENTRIES: usize = 16;
@@ -75,14 +77,14 @@ impl FeedPack {
             out.push(u8::try_from(self.key - seq).unwrap_or(u8::MAX));
             entry.write(&mut out);
         }
-        seal_as(PACKED, &out)
+        seal_as(SIZED, &out)
     }
 
     /// Reads what [`FeedPack::encode`] wrote, or a single entry, whose seq is that of the key.
     pub(in crate::store) fn decode(key: Seq, value: &[u8]) -> Result<Self, TreeError> {
-        let (layout, payload) = unseal_up_to(PACKED, value, "change")?;
+        let (layout, payload) = unseal_up_to(SIZED, value, "change")?;
         let entries = match layout {
-            PACKED => Self::read(key, payload),
+            PACKED | SIZED => Self::read(key, payload),
             single => FeedEntry::read_single(single, payload).map(|entry| vec![(key, entry)]),
         };
         let entries = entries.ok_or(TreeError::Unknown("change"))?;
@@ -114,7 +116,7 @@ mod tests {
     use super::*;
     use crate::mirror::change::{ChangeKind, RemovalReason};
     use crate::mirror::page::{EventHash, EventId};
-    use crate::store::record::{TombstoneEntry, UpdateEntry};
+    use crate::store::record::{EventSize, TombstoneEntry, UpdateEntry};
 
     fn entry() -> impl Strategy<Value = FeedEntry> {
         let names = prop::collection::vec("[a-z]{1,9}", 0..4);
@@ -137,12 +139,12 @@ mod tests {
             (Just(ChangeKind::Updated), prop::option::of(update), Just(None)),
             (Just(ChangeKind::Removed), Just(None), gone.prop_map(Some)),
         ];
-        (any::<[u8; 16]>(), prop::option::of(any::<i64>()), details).prop_map(
-            |(id, start, (kind, update, gone))| {
-                let (window, id) = (WindowId(7), EventHash(id));
-                FeedEntry { window, id, kind, at: 8, start, update, gone }
-            },
-        )
+        let place = (prop::option::of(any::<i64>()), prop::option::of(any::<u16>()));
+        (any::<[u8; 16]>(), place, details).prop_map(|(id, (start, size), (kind, update, gone))| {
+            let (window, id) = (WindowId(7), EventHash(id));
+            let size = size.map(|size| EventSize::of(size.into()));
+            FeedEntry { window, id, kind, at: 8, start, size, update, gone }
+        })
     }
 
     fn entries() -> impl Strategy<Value = Vec<(Seq, FeedEntry)>> {
@@ -187,6 +189,7 @@ mod tests {
             kind: ChangeKind::Created,
             at: 8,
             start: Some(9),
+            size: None,
             update: None,
             gone: None,
         };
