@@ -31,6 +31,8 @@ struct Build {
     catch_up: Vec<f64>,
     month: Vec<Duration>,
     day: Vec<Duration>,
+    /// The daemon's processor time for all of each.
+    cpu: [Duration; 3],
 }
 
 pub(crate) async fn run(table: &mut Table) {
@@ -48,39 +50,49 @@ pub(crate) async fn run(table: &mut Table) {
     let (mut lines, mut rows) = (0, [0; 2]);
     for turn in 0..=TURNS {
         for build in &mut builds {
-            let (entries, _, took) = feed::whole(&mut build.daemon, |_| {}).await;
-            let (in_month, month) =
-                query::ask(&mut build.daemon, WINDOWS, (|_| FIRST_DAY, 30), 5).await;
-            let (in_day, day) =
-                query::ask(&mut build.daemon, WINDOWS, (|_| FIRST_DAY, 1), 20).await;
+            let daemon = &build.daemon;
+            let began = daemon.cpu();
+            let (entries, _, took) = feed::whole(daemon, |_| {});
+            let caught_up = daemon.cpu();
+            let (in_month, month) = query::ask(daemon, WINDOWS, (|_| FIRST_DAY, 30), 5);
+            let months = daemon.cpu();
+            let (in_day, day) = query::ask(daemon, WINDOWS, (|_| FIRST_DAY, 1), 20);
+            let took_cpu = [caught_up - began, months - caught_up, daemon.cpu() - months];
             if turn > 0 {
                 // The first turn filled the caches.
                 assert_eq!((entries, [in_month, in_day]), (lines, rows), "both have the same");
                 build.catch_up.push(entries as f64 / took.as_secs_f64());
                 build.month.extend(month);
                 build.day.extend(day);
+                build.cpu.iter_mut().zip(took_cpu).for_each(|(all, took)| *all += took);
             }
             (lines, rows) = (entries, [in_month, in_day]);
         }
     }
     let [own, other] = [0, 1].map(|build: usize| &builds[build]);
+    let cpu = |what: usize, times: usize| {
+        [own, other].map(|build| format!("CPU {:.2} ms", ms(build.cpu[what]) / times as f64))
+    };
     let [(fast, text), (beside, other_text)] = [own, other].map(|build| rates(&build.catch_up));
+    let [own_cpu, other_cpu] = cpu(0, TURNS);
     table.row(Row {
         figure: format!("{NAME}: catch-up, {lines} entries"),
-        measured: text,
-        baseline: format!("other build {other_text}"),
+        measured: format!("{text}, {own_cpu}"),
+        baseline: format!("other build {other_text}, {other_cpu}"),
         ratio: Some(fast / beside),
         limit: "≥ 1".to_owned(),
         kept: Some(fast >= beside),
     });
-    for (what, rows, own, other) in
-        [("a month", rows[0], &own.month, &other.month), ("a day", rows[1], &own.day, &other.day)]
-    {
+    for (at, what, rows, own, other) in [
+        (1, "a month", rows[0], &own.month, &other.month),
+        (2, "a day", rows[1], &own.day, &other.day),
+    ] {
+        let [own_cpu, other_cpu] = cpu(at, own.len());
         let [(half, text), (beside, other_text)] = [own, other].map(|took| times(took));
         table.row(Row {
             figure: format!("{NAME}: {what}, {rows} rows, warm, p50/p99"),
-            measured: text,
-            baseline: format!("other build {other_text}"),
+            measured: format!("{text}, {own_cpu}"),
+            baseline: format!("other build {other_text}, {other_cpu}"),
             ratio: Some(half / beside),
             limit: "≤ 1".to_owned(),
             kept: Some(half <= beside),
@@ -102,7 +114,14 @@ async fn mirror(program: &Path, origin: &str) -> Build {
     // A build that is never idle is measured as it is.
     timeout(Duration::from_secs(60), daemon.rest()).await.ok();
     note(format_args!("{NAME}: {} has settled", program.display()));
-    Build { directory, daemon, catch_up: Vec::new(), month: Vec::new(), day: Vec::new() }
+    Build {
+        directory,
+        daemon,
+        catch_up: Vec::new(),
+        month: Vec::new(),
+        day: Vec::new(),
+        cpu: [Duration::ZERO; 3],
+    }
 }
 
 /// The median of rates, and a text with the lowest and the highest.

@@ -138,9 +138,14 @@ impl Daemon {
         self.api.get(path).await
     }
 
-    /// The same, and gives `take` the body as it arrives. Returns the headers.
-    pub(crate) async fn stream(&mut self, path: &str, take: impl FnMut(&[u8])) -> http::HeaderMap {
-        self.api.stream(path, take).await
+    /// Runs a client of the API with a connection of its own, all of it on this thread: that what is
+    /// timed is not how fast the client's threads wake each other.
+    pub(crate) fn alone<T>(&self, client: impl AsyncFnOnce(&mut Api) -> T) -> T {
+        let mut api = Api { path: self.api.path.clone(), sender: None };
+        tokio::task::block_in_place(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(client(&mut api))
+        })
     }
 
     /// The same, as JSON.
@@ -309,7 +314,11 @@ impl Api {
     }
 
     /// Makes a GET request and gives `take` the body as it arrives. Panics unless the status is 200.
-    async fn stream(&mut self, path: &str, mut take: impl FnMut(&[u8])) -> http::HeaderMap {
+    pub(crate) async fn stream(
+        &mut self,
+        path: &str,
+        mut take: impl FnMut(&[u8]),
+    ) -> http::HeaderMap {
         let answer = self.begin(http::Request::builder().uri(path)).await;
         assert_eq!(answer.status(), 200, "{path}");
         let (head, mut body) = answer.into_parts();

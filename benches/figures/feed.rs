@@ -49,10 +49,10 @@ async fn catch_up(table: &mut Table) {
     let path = directory.path().join("feed");
     // The first pass fills the caches and writes the file.
     let mut file = File::create(&path).unwrap();
-    whole(&mut daemon, |body| file.write_all(body).unwrap()).await;
+    whole(&daemon, |body| file.write_all(body).unwrap());
     file.sync_all().unwrap();
     tokio::task::block_in_place(|| lines(&path));
-    let (entries, bytes, took) = whole(&mut daemon, |_| {}).await;
+    let (entries, bytes, took) = whole(&daemon, |_| {});
     let (same, plain) = tokio::task::block_in_place(|| lines(&path));
     assert_eq!(entries, same, "the feed of a store at rest is the same each time");
     let rate = entries as f64 / took.as_secs_f64();
@@ -70,26 +70,25 @@ async fn catch_up(table: &mut Table) {
 
 /// Reads the feed from its beginning to its end, and gives `take` each piece as it arrives. Returns the
 /// entries, the bytes and the time.
-pub(crate) async fn whole(
-    daemon: &mut Daemon,
-    mut take: impl FnMut(&[u8]),
-) -> (usize, usize, Duration) {
-    let began = Instant::now();
-    let (mut entries, mut bytes, mut after) = (0, 0, String::new());
-    loop {
-        let path = format!("/v1/changes?limit=10000{after}");
-        let before = entries;
-        let take = |piece: &[u8]| {
-            entries += piece.iter().filter(|b| **b == b'\n').count();
-            bytes += piece.len();
-            take(piece);
-        };
-        let head = daemon.stream(&path, take).await;
-        if entries == before {
-            return (entries, bytes, began.elapsed());
+pub(crate) fn whole(daemon: &Daemon, mut take: impl FnMut(&[u8])) -> (usize, usize, Duration) {
+    daemon.alone(async |api| {
+        let began = Instant::now();
+        let (mut entries, mut bytes, mut after) = (0, 0, String::new());
+        loop {
+            let path = format!("/v1/changes?limit=10000{after}");
+            let before = entries;
+            let take = |piece: &[u8]| {
+                entries += piece.iter().filter(|b| **b == b'\n').count();
+                bytes += piece.len();
+                take(piece);
+            };
+            let head = api.stream(&path, take).await;
+            if entries == before {
+                return (entries, bytes, began.elapsed());
+            }
+            after = format!("&after={}", head["x-calmirror-cursor"].to_str().unwrap());
         }
-        after = format!("&after={}", head["x-calmirror-cursor"].to_str().unwrap());
-    }
+    })
 }
 
 /// Counts the lines of a file, read through a buffer of the size of a socket's.

@@ -66,8 +66,8 @@ pub(crate) async fn run(table: &mut Table) {
     // A few windows read repeatedly, then all of them, which exceed the memory of the cache.
     let few = WARM.min(windows);
     for (what, days, limits) in [("a month", 30, [2.75, 5.4]), ("a day", 1, [0.28, 0.67])] {
-        let (rows, _) = ask(&mut daemon, few, (own_month, days), 1).await;
-        let (_, took) = ask(&mut daemon, few, (own_month, days), 50).await;
+        let (rows, _) = ask(&daemon, few, (own_month, days), 1);
+        let (_, took) = ask(&daemon, few, (own_month, days), 50);
         let [half, slow] = percentiles(took);
         table.row(Row {
             figure: format!("{NAME}: {what}, {rows} rows, warm, p50/p99"),
@@ -77,7 +77,7 @@ pub(crate) async fn run(table: &mut Table) {
             limit: format!("≤ {}/{} ms", limits[0], limits[1]),
             kept: Some(half <= limits[0] && slow <= limits[1]),
         });
-        let (rows, took) = ask(&mut daemon, windows, (own_month, days), 2).await;
+        let (rows, took) = ask(&daemon, windows, (own_month, days), 2);
         let [usual, rare] = percentiles(took);
         table.row(Row {
             figure: format!("  {what}, {rows} rows, all {windows} windows in turn"),
@@ -104,30 +104,32 @@ fn percentiles(mut took: Vec<Duration>) -> [f64; 2] {
 
 /// Reads a period of `days` of each window repeatedly, which begins so many days after the window's
 /// start. Returns the rows of the first response, and the response times.
-pub(crate) async fn ask(
-    daemon: &mut Daemon,
+pub(crate) fn ask(
+    daemon: &Daemon,
     windows: usize,
     (first, days): (impl Fn(usize) -> i64, i64),
     times: usize,
 ) -> (usize, Vec<Duration>) {
-    let mut took = Vec::new();
-    let mut rows = None;
-    for _ in 0..times {
-        for window in 0..windows {
-            let from = edges().start + SignedDuration::from_hours(24 * first(window));
-            let to = from + SignedDuration::from_hours(24 * days);
-            let path =
-                format!("/v1/windows/{}/events?from={from}&to={to}&limit=10000", mailbox(window));
-            let began = Instant::now();
-            let body = daemon.get(&path).await;
-            took.push(began.elapsed());
-            rows.get_or_insert_with(|| {
-                let answer: serde_json::Value = serde_json::from_slice(&body).unwrap();
-                answer["value"].as_array().unwrap().len()
-            });
+    daemon.alone(async |api| {
+        let mut took = Vec::new();
+        let mut rows = None;
+        for _ in 0..times {
+            for window in 0..windows {
+                let from = edges().start + SignedDuration::from_hours(24 * first(window));
+                let to = from + SignedDuration::from_hours(24 * days);
+                let window = mailbox(window);
+                let path = format!("/v1/windows/{window}/events?from={from}&to={to}&limit=10000");
+                let began = Instant::now();
+                let body = api.get(&path).await;
+                took.push(began.elapsed());
+                rows.get_or_insert_with(|| {
+                    let answer: serde_json::Value = serde_json::from_slice(&body).unwrap();
+                    answer["value"].as_array().unwrap().len()
+                });
+            }
         }
-    }
-    (rows.unwrap_or_default(), took)
+        (rows.unwrap_or_default(), took)
+    })
 }
 
 pub(crate) async fn fill(directory: &Path, windows: usize) {

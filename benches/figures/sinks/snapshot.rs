@@ -41,11 +41,11 @@ pub(super) async fn run(table: &mut Table) {
     let setup = Setup { origin, mailboxes: WINDOWS, interval: "7d", page_size: 200 };
     let mut daemon = Daemon::start(directory.path(), &setup).await;
     // The first pass fills the caches.
-    feed::whole(&mut daemon, |_| {}).await;
+    feed::whole(&daemon, |_| {});
     let types = places.types();
     let (mut plain, mut rates) = (Vec::new(), vec![Vec::new(); types.len()]);
     for round in 0..ROUNDS {
-        let (entries, _, took) = feed::whole(&mut daemon, |_| {}).await;
+        let (entries, _, took) = feed::whole(&daemon, |_| {});
         assert_eq!(entries, ALL);
         plain.push(rate(took));
         for (to, rates) in types.iter().zip(&mut rates) {
