@@ -99,7 +99,10 @@ impl<'a> CommitApplier<'a> {
         let (old, new) = self.masters()?;
         self.follow_availability(&new);
         let (old, new) = (cut(&old), cut(&new));
-        for (id, slot) in &self.slots {
+        // In the order of the rows, so that the feed is read from neighbouring places of the tree.
+        let mut slots: Vec<_> = self.slots.iter().collect();
+        slots.sort_by_key(|(_, slot)| slot.new.as_ref().map(|row| row.start));
+        for (id, slot) in slots {
             let difference = |a: &EventRow, b: &EventRow| {
                 let look_same = a.content() == b.content()
                     && (a.kind, &a.master, a.full) == (b.kind, &b.master, b.full);
