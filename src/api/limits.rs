@@ -31,10 +31,9 @@ pub(super) const MAX_READING_STREAMS: usize = 2 * MAX_CONCURRENT;
 /// The least target size of a slice; the last event or window in one may exceed this.
 pub(super) const SLICE_BYTES: usize = 32 << 10;
 
-/// The largest target size of a slice, while the budget is not nearly used up. With larger ones a
-/// long response takes longer, probably because they do not stay in a core's cache until they are
-/// sent.
-pub(super) const MAX_SLICE_BYTES: usize = 64 << 10;
+/// The largest target size of a slice, while the budget is not nearly used up. With smaller ones the
+/// threads of a response wake each other more often (docs/design.md).
+pub(super) const MAX_SLICE_BYTES: usize = 256 << 10;
 
 /// The share of the unused budget that a slice larger than [`SLICE_BYTES`] may take.
 const BUDGET_SHARE: usize = 1 << 7;

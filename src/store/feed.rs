@@ -104,7 +104,7 @@ pub(super) fn changes(
     while looks && changes.value.len() < limit && scanned < MAX_ENTRIES_SCANNED && bytes < enough {
         let left = limit - changes.value.len();
         let from = changes.seq;
-        let (slice, applied) = shared
+        let (mut slice, applied) = shared
             .read_tree(|tree| read_slice(tree, from, end, wanted, left, enough, &mut names))?;
         group = applied;
         scanned += slice.scanned;

@@ -35,7 +35,7 @@ impl Store {
             // Taken before reading: a change written meanwhile may be on the page already and is
             // delivered again after the cursor. A seq taken afterwards could skip it.
             let seq = shared.durable_seq();
-            let ((page, more), group) = shared.read_tree(|tree| gather(tree, &query))?;
+            let ((mut page, more), group) = shared.read_tree(|tree| gather(tree, &query))?;
             let keys: Vec<_> =
                 page.rows.iter().map(|row| (instant(row.start), row.id.clone())).collect();
             let next = keys.last().filter(|_| more).cloned();
@@ -51,7 +51,7 @@ impl Store {
     pub async fn event(&self, window: WindowId, id: &EventId) -> Result<Option<Bytes>, StoreError> {
         let id = id.clone();
         let read = move |shared: &StoreShared| {
-            let (page, group) = shared.read_tree(|tree| {
+            let (mut page, group) = shared.read_tree(|tree| {
                 let mut page = ResultPage::default();
                 let stored = tree.row(window, id.hash())?;
                 // The key is only a hash, so compare the id.

@@ -54,11 +54,16 @@ impl ResultPage {
         Ok(())
     }
 
-    /// The events as readers see them, in the same order. Each master is parsed once.
-    pub(super) fn show(&self) -> Vec<Bytes> {
+    /// Takes the events out of the rows as readers see them, in the same order. Each master is parsed
+    /// once.
+    pub(super) fn show(&mut self) -> Vec<Bytes> {
         let masters: Vec<Option<MasterMembers<'_>>> =
             self.masters.iter().map(MasterMembers::of).collect();
         let master = |of: Option<usize>| masters.get(of?)?.as_ref();
-        self.rows.iter().zip(&self.of).map(|(row, of)| render::show(row, master(*of))).collect()
+        let shown = self.rows.iter_mut().zip(&self.of).map(|(row, of)| match master(*of) {
+            Some(master) => render::show(row, Some(master)),
+            None => row.take_content(),
+        });
+        shown.collect()
     }
 }

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 
 use super::dictionary::{CompressedBody, Dictionaries, Dictionary, DictionaryNumber};
 use super::error::TreeError;
@@ -114,6 +114,11 @@ impl EventRow {
     /// The JSON as Graph sent it.
     pub(super) fn content(&self) -> &Bytes {
         &self.content
+    }
+
+    /// The same, taken out of the row.
+    pub(super) fn take_content(&mut self) -> Bytes {
+        std::mem::take(&mut self.content)
     }
 
     /// Replaces the JSON of a bare row by that of a whole event.
@@ -224,7 +229,7 @@ impl EventRow {
         let unknown = || TreeError::Unknown("event");
         let header = RowHeader::read(&mut input).ok_or_else(unknown)?;
         if layout != record::COMPRESSED_ROW {
-            return Self::from_body(&header, &value.slice(value.len() - input.0.len()..));
+            return Self::from_body(&header, value.slice(value.len() - input.0.len()..));
         }
         let (number, length) = input.u32().zip(input.u32()).ok_or_else(unknown)?;
         let bytes = value.slice(value.len() - input.0.len()..);
@@ -238,12 +243,12 @@ impl EventRow {
         let dictionary = dictionaries.get(number).ok_or(TreeError::Damaged("dictionary"))?;
         let compressed = CompressedBody { dictionary, length, bytes };
         let body = compressed.decompress().ok_or(TreeError::Damaged("event (body)"))?;
-        Ok(Self { compressed: Some(compressed), ..Self::from_body(&header, &body)? })
+        Ok(Self { compressed: Some(compressed), ..Self::from_body(&header, body)? })
     }
 
     /// Reads the texts of a body.
-    fn from_body(header: &RowHeader, body: &Bytes) -> Result<Self, TreeError> {
-        let mut input = RecordReader(body);
+    fn from_body(header: &RowHeader, mut body: Bytes) -> Result<Self, TreeError> {
+        let mut input = RecordReader(&body);
         let texts = (|| {
             let id = EventId::new(input.text()?);
             let master = if header.has_master { Some(EventId::new(input.text()?)) } else { None };
@@ -251,7 +256,8 @@ impl EventRow {
             Some((id, master, etag))
         })();
         let (id, master, etag) = texts.ok_or(TreeError::Unknown("event"))?;
-        let content = body.slice(body.len() - input.0.len()..);
+        // Shortened in place: another handle of the same bytes costs an allocation.
+        body.advance(body.len() - input.0.len());
         let RowHeader { kind, full, all_day, availability, seq, start, end, segments, .. } =
             *header;
         Ok(Self {
@@ -266,7 +272,7 @@ impl EventRow {
             full,
             seq,
             segments,
-            content,
+            content: body,
             compressed: None,
         })
     }

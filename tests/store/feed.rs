@@ -18,6 +18,7 @@ use crate::kit::*;
 on_each_engine! {
     a_follower_continues_at_a_cursor,
     entries_of_one_commit_are_read_from_each_cursor_to_each_end,
+    an_end_counts_what_readers_get_of_each_event,
     a_follower_waits_for_a_commit,
     a_trimmed_cursor_is_an_error,
     closing_the_store_ends_its_followers,
@@ -106,6 +107,35 @@ async fn entries_of_one_commit_are_read_from_each_cursor_to_each_end(engine: Tes
             let read = follower.read_to(end, 100, BATCH_BYTES).await.unwrap();
             let read: Vec<Seq> = read.value.iter().map(|change| change.seq).collect();
             assert_eq!(read, seqs[from..(from + limit).min(40)], "{limit} after {}", after.seq);
+        }
+    }
+}
+
+async fn an_end_counts_what_readers_get_of_each_event(engine: TestEngine) {
+    let (_dir, store, window) = engine.fresh("a").await;
+    let large = "x".repeat(20_000);
+    let mut items = vec![master("series", &large)];
+    items.extend((0..20).map(|n| bare(&format!("o{n}"), "series", n)));
+    items.extend((0..20).map(|n| single(&format!("e{n}"), n, &large[..4000])));
+    put(&store, window, items).await;
+    remove(&store, window, "e7").await;
+    for subject in [&large, &large[..10]] {
+        // An update of the series is one of its occurrences.
+        put(&store, window, vec![master("series", subject)]).await;
+        let mut all = Follower::from_beginning(&store, FeedFilter::All);
+        let changes = all.read(100, BATCH_BYTES).await.unwrap().value;
+        let length = |change: &Change| change.event.as_ref().map_or(0, |event| event.len());
+        let total: usize = changes.iter().map(length).sum();
+        for wanted in (1000..total - 1000).step_by(10_000) {
+            let follower = Follower::from_beginning(&store, FeedFilter::All);
+            let (end, _) = follower.reach(100, wanted).await.unwrap();
+            let to = |end: Seq| -> usize {
+                changes.iter().filter(|change| change.seq <= end).map(length).sum()
+            };
+            // Each size is at most a step of 256 bytes and the repeated members of a series too large.
+            let tolerance = changes.len() * 400;
+            assert!(to(end - 1) < wanted, "{wanted}: more than was wanted before {end}");
+            assert!(to(end) + tolerance > wanted, "{wanted}: only {} up to {end}", to(end));
         }
     }
 }
