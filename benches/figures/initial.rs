@@ -152,14 +152,13 @@ fn space(table: &mut Table, form: &str, bare: &Outcome, daemon: &Mirrored) {
         limit: "≤ 300 MB".to_owned(),
         kept: Some(daemon.peak <= 300_000_000),
     });
-    let ratio = daemon.disk as f64 / bare.bytes as f64;
+    // The limit is of rows and keys, which `disk` counts.
     table.row(Row {
         figure: format!("{NAME}: disk after it, {form}"),
         measured: format!("{:.0} MiB", mib(daemon.disk)),
         baseline: format!("{:.0} MiB of events", mib(bare.bytes)),
-        ratio: Some(ratio),
-        limit: "≤ 0.3".to_owned(),
-        kept: Some(ratio <= 0.3),
+        ratio: Some(daemon.disk as f64 / bare.bytes as f64),
+        ..Row::default()
     });
 }
 

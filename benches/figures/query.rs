@@ -53,14 +53,17 @@ pub(crate) async fn run(table: &mut Table) {
     let origin = "http://127.0.0.1:9".to_owned();
     let setup = Setup { origin, mailboxes: windows, interval: "7d", page_size: 200 };
     let began = Instant::now();
-    let mut daemon = Daemon::start(directory.path(), &setup).await;
+    let daemon = Daemon::start(directory.path(), &setup).await;
     note(format_args!("{NAME}: opened in {:.1} s", began.elapsed().as_secs_f64()));
-    let mut floor = Vec::new();
-    for _ in 0..500 {
-        let began = Instant::now();
-        daemon.get("/healthz").await;
-        floor.push(began.elapsed());
-    }
+    let mut floor = daemon.alone(async |api| {
+        let mut floor = Vec::new();
+        for _ in 0..500 {
+            let began = Instant::now();
+            api.get("/healthz").await;
+            floor.push(began.elapsed());
+        }
+        floor
+    });
     floor.sort_unstable();
     let floor = quantile(&floor, 0.5).unwrap();
     // A few windows read repeatedly, then all of them, which exceed the memory of the cache.

@@ -178,9 +178,8 @@ fn read_slice(
         slice.seq = seq;
         let Some(name) = wanted.name(tree, &entry, names)? else { continue };
         if entry.gone.is_none() {
-            let stored = tree.row_bytes_at(entry.window, entry.id, entry.start)?;
-            let stored = stored.ok_or(TreeError::Damaged("change (event missing)"))?;
-            let row = tree.decoded(stored, None)?.row;
+            let row = tree.shown_row_at(entry.window, entry.id, entry.start)?;
+            let row = row.ok_or(TreeError::Damaged("change (event missing)"))?;
             slice.living.add(tree, entry.window, row)?;
         }
         slice.found.push((seq, entry, name));
@@ -349,4 +348,43 @@ fn name_of(
     };
     names.insert(window, record.name.clone());
     Ok(record.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::EventSize;
+    use super::*;
+    use crate::mirror::commit::Commit;
+    use crate::mirror::page::{EventId, EventKind, Item, Span};
+    use crate::tests::{NOON, env, open, registration, single, window};
+
+    #[tokio::test]
+    async fn an_entry_says_how_large_its_event_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), &env());
+        let id = store.register(vec![registration(&window("alice"))], NOON).await.unwrap()[0].id;
+        let span = Span { start: NOON, end: NOON };
+        let of = |id: &str, bytes: usize| {
+            single(id, span, format!(r#"{{"id":"{id}","subject":"{}"}}"#, "x".repeat(bytes)))
+        };
+        let bare = Item {
+            kind: EventKind::Occurrence,
+            master: Some(EventId::new("series")),
+            full: false,
+            ..of("occurrence", 0)
+        };
+        for subject in [9000, 5000] {
+            let master = Item { kind: EventKind::Master, ..of("series", subject) };
+            let upserts = vec![of("single", subject / 10), bare.clone(), master];
+            store.commit(Commit { upserts, ..Commit::new(id, 0, NOON) }).await.unwrap();
+            let all = |tree: &Tree| entries(tree, 0, Seq::MAX).collect::<Result<Vec<_>, _>>();
+            let entries = store.read_tree(all).await.unwrap();
+            let mut sizes: Vec<_> = entries.into_iter().map(|(_, entry)| entry.size).collect();
+            sizes.sort_by_key(|size| size.map(EventSize::bytes));
+            // Beside the subjects there are less than a hundred bytes in each.
+            let expected = [subject / 10 + 50, subject + 80].map(EventSize::of);
+            assert_eq!(sizes, expected.map(Some));
+        }
+        store.close().await.unwrap();
+    }
 }

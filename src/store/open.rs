@@ -306,7 +306,7 @@ fn begin(
     env: &Env,
     opening: OpenReport,
 ) -> Result<OpenedTree, OpenAttemptError> {
-    let mut incarnations = incarnations(&tree)?;
+    let mut incarnations = incarnations(&tree, |_| ())?;
     // An incarnation without seqs is dropped, except the first: it owns "the beginning".
     if incarnations.len() > 1 && incarnations.last().is_some_and(|i| i.first > last_seq) {
         incarnations.pop();
@@ -331,11 +331,16 @@ fn begin(
     Ok(OpenedTree { watcher, tree, incarnations, last_seq, min_seq, opening })
 }
 
-/// The earlier openings of the store, in order.
-pub(super) fn incarnations(tree: &Tree) -> Result<Vec<Incarnation>, TreeError> {
+/// The earlier openings of the store, in order. Calls `reads` with the key of each before it is
+/// decoded.
+pub(super) fn incarnations(
+    tree: &Tree,
+    mut reads: impl FnMut(&[u8]),
+) -> Result<Vec<Incarnation>, TreeError> {
     let mut incarnations = Vec::new();
     for entry in tree.scan_prefix([keys::INCARNATION]) {
-        let (_, value) = entry?;
+        let (key, value) = entry?;
+        reads(&key);
         let ([id, first], []) = record::unseal(&value, "incarnation")?.as_chunks::<8>() else {
             return Err(TreeError::Damaged("incarnation"));
         };

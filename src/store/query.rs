@@ -135,8 +135,20 @@ impl ResultPageBuilder<'_> {
     /// Adds the events of one start; returns whether the page is full and there is more.
     fn flush_ties(&mut self) -> Result<bool, TreeError> {
         let mut tie = std::mem::take(&mut self.tie);
-        let mut ids: Vec<(EventId, EventHash, Option<EventRow>)> = Vec::with_capacity(tie.len());
         let start = tie.first().map_or(0, |(start, ..)| *start);
+        if tie.len() == 1
+            && let Some((_, hash, value)) = tie.pop()
+        {
+            // Most starts have one event, and nothing is to be sorted.
+            self.tie = tie;
+            let row = self.tree.indexed_row(self.query.window, hash, value)?;
+            return match self.is_read(start, &row.id) {
+                true => Ok(false),
+                false if self.is_full() => Ok(true),
+                false => self.gathered.add(self.tree, self.query.window, row).map(|()| false),
+            };
+        }
+        let mut ids: Vec<(EventId, EventHash, Option<EventRow>)> = Vec::with_capacity(tie.len());
         for (_, hash, value) in tie.drain(..) {
             let row = self.tree.indexed_row(self.query.window, hash, value)?;
             ids.push((row.id.clone(), hash, (ids.len() < KEPT_TIES).then_some(row)));
@@ -144,17 +156,27 @@ impl ResultPageBuilder<'_> {
         self.tie = tie;
         ids.sort_by(|a, b| a.0.cmp(&b.0));
         for (id, hash, row) in ids {
-            if self.after.is_some_and(|(from, after)| (start, &id) <= (from, after)) {
+            if self.is_read(start, &id) {
                 continue;
             }
-            let full = self.gathered.bytes >= self.query.bytes && !self.gathered.rows.is_empty();
-            if full || self.gathered.rows.len() == self.limit {
+            if self.is_full() {
                 return Ok(true);
             }
             let row = row.map_or_else(|| self.row(hash), Ok)?;
             self.gathered.add(self.tree, self.query.window, row)?;
         }
         Ok(false)
+    }
+
+    /// Whether an event was on an earlier page.
+    fn is_read(&self, start: i64, id: &EventId) -> bool {
+        self.after.is_some_and(|(from, after)| (start, id) <= (from, after))
+    }
+
+    /// Whether the page takes no further event.
+    fn is_full(&self) -> bool {
+        let full = self.gathered.bytes >= self.query.bytes && !self.gathered.rows.is_empty();
+        full || self.gathered.rows.len() == self.limit
     }
 
     fn row(&self, id: EventHash) -> Result<EventRow, TreeError> {

@@ -43,7 +43,7 @@ const LAYOUT: u8 = 1;
 /// The layout of an event row with a compressed body.
 pub(super) const COMPRESSED_ROW: u8 = 2;
 /// The newest layout of any value.
-pub(super) const NEWEST: u8 = 4;
+pub(super) const NEWEST: u8 = 5;
 /// Bytes before the payload of a sealed value.
 pub(super) const SEAL: usize = 5;
 

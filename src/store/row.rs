@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::{Buf as _, Bytes};
 
 use super::dictionary::{CompressedBody, Dictionaries, Dictionary, DictionaryNumber};
+use super::engine::EngineBytes;
 use super::error::TreeError;
 use super::record::{self, RecordReader, instant, text};
 use super::row_header::RowHeader;
@@ -226,12 +227,11 @@ impl EventRow {
     ) -> Result<Self, TreeError> {
         let (layout, payload) = record::unseal_up_to(record::COMPRESSED_ROW, value, "event")?;
         let mut input = RecordReader(payload);
-        let unknown = || TreeError::Unknown("event");
-        let header = RowHeader::read(&mut input).ok_or_else(unknown)?;
         if layout != record::COMPRESSED_ROW {
+            let header = RowHeader::read(&mut input).ok_or(TreeError::Unknown("event"))?;
             return Self::from_body(&header, value.slice(value.len() - input.0.len()..));
         }
-        let (number, length) = input.u32().zip(input.u32()).ok_or_else(unknown)?;
+        let (header, number, length) = compressed_head(&mut input)?;
         let bytes = value.slice(value.len() - input.0.len()..);
         if let Some(like) = like
             && let Some(stored) = &like.compressed
@@ -244,6 +244,21 @@ impl EventRow {
         let compressed = CompressedBody { dictionary, length, bytes };
         let body = compressed.decompress().ok_or(TreeError::Damaged("event (body)"))?;
         Ok(Self { compressed: Some(compressed), ..Self::from_body(&header, body)? })
+    }
+
+    /// Reads a row that is only shown. It comes without its compressed body, which only a row that is
+    /// written again needs.
+    pub(super) fn read(value: EngineBytes, dictionaries: &Dictionaries) -> Result<Self, TreeError> {
+        let (layout, payload) = record::unseal_up_to(record::COMPRESSED_ROW, &value, "event")?;
+        if layout != record::COMPRESSED_ROW {
+            return Self::decode(&Bytes::from_owner(value), dictionaries, None);
+        }
+        let mut input = RecordReader(payload);
+        let (header, number, length) = compressed_head(&mut input)?;
+        let dictionary = dictionaries.get(number).ok_or(TreeError::Damaged("dictionary"))?;
+        let length = usize::try_from(length).map_err(|_| TreeError::Unknown("event"))?;
+        let body = dictionary.decompress(input.0, length);
+        Self::from_body(&header, body.ok_or(TreeError::Damaged("event (body)"))?)
     }
 
     /// Reads the texts of a body.
@@ -283,6 +298,16 @@ impl EventRow {
             *header;
         Self { kind, full, all_day, availability, seq, start, end, segments, ..self }
     }
+}
+
+/// Reads what is before a compressed body: the header, the number of the dictionary, and the length of
+/// the body that is not compressed.
+fn compressed_head(
+    input: &mut RecordReader<'_>,
+) -> Result<(RowHeader, DictionaryNumber, u32), TreeError> {
+    let head = RowHeader::read(input).zip(input.u32().zip(input.u32()));
+    let (header, (number, length)) = head.ok_or(TreeError::Unknown("event"))?;
+    Ok((header, number, length))
 }
 
 impl fmt::Debug for EventRow {
@@ -353,6 +378,8 @@ mod tests {
                     prop_assert_eq!(back.availability, row.availability);
                     prop_assert_eq!(back.encode(), row.encode());
                 }
+                let shown = EventRow::read((&*value).into(), &known).unwrap();
+                prop_assert!(shown.header() == row.header() && shown.has_same_texts(&row));
             }
         }
 
@@ -364,6 +391,7 @@ mod tests {
                 let at = at.index(value.len());
                 value[at] ^= 1 << bit;
                 prop_assert!(RowHeader::availability_of(&value).is_err());
+                prop_assert!(EventRow::read(value.as_slice().into(), &known).is_err());
                 prop_assert!(EventRow::decode(&value.into(), &known, Some(&row)).is_err());
             }
         }

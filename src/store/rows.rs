@@ -130,14 +130,40 @@ impl Tree {
         id: EventHash,
         start: Option<i64>,
     ) -> Result<Option<StoredBytes>, TreeError> {
-        let value = start.map(|start| self.get(&keys::time(window, start, id))).transpose()?;
-        match value.flatten().map(IndexValue::of) {
-            Some(IndexValue::Row(row)) => {
+        match self.row_in_index(window, id, start)? {
+            Some(row) => {
                 let (value, place) = (Bytes::from_owner(row), RowPlace::Index);
                 Ok(Some(StoredBytes { value, place }))
             }
-            _ => self.row_bytes(window, id),
+            None => self.row_bytes(window, id),
         }
+    }
+
+    /// The row of an event that probably starts at `start`, to show it.
+    pub(super) fn shown_row_at(
+        &self,
+        window: WindowId,
+        id: EventHash,
+        start: Option<i64>,
+    ) -> Result<Option<EventRow>, TreeError> {
+        match self.row_in_index(window, id, start)? {
+            Some(row) => EventRow::read(row, &self.dictionaries).map(Some),
+            None => Ok(self.row(window, id)?.map(|stored| stored.row)),
+        }
+    }
+
+    /// The bytes of an event's row, if it lies in the index at `start`.
+    fn row_in_index(
+        &self,
+        window: WindowId,
+        id: EventHash,
+        start: Option<i64>,
+    ) -> Result<Option<EngineBytes>, TreeError> {
+        let value = start.map(|start| self.get(&keys::time(window, start, id))).transpose()?;
+        Ok(match value.flatten().map(IndexValue::of) {
+            Some(IndexValue::Row(row)) => Some(row),
+            _ => None,
+        })
     }
 
     /// The row that the value under an event's key is or leads to.
@@ -181,7 +207,7 @@ impl Tree {
         Ok(master.map(|master| master.own_availability()))
     }
 
-    /// The row that an entry of the index by start is or leads to.
+    /// The row that an entry of the index by start is or leads to, to show it.
     pub(super) fn indexed_row(
         &self,
         window: WindowId,
@@ -189,9 +215,7 @@ impl Tree {
         value: IndexValue,
     ) -> Result<EventRow, TreeError> {
         match value {
-            IndexValue::Row(row) => {
-                EventRow::decode(&Bytes::from_owner(row), &self.dictionaries, None)
-            }
+            IndexValue::Row(row) => EventRow::read(row, &self.dictionaries),
             IndexValue::End(_) => {
                 let stored = self.row(window, id)?;
                 Ok(stored.ok_or(TreeError::Damaged("index (event missing)"))?.row)

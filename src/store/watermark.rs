@@ -16,7 +16,7 @@ use super::{directory, record};
 use crate::mirror::change::Seq;
 
 /// The format of the whole store that this program writes.
-pub(super) const FORMAT: u32 = 4;
+pub(super) const FORMAT: u32 = 5;
 
 /// A lower bound of a store's last seq.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,7 +96,7 @@ mod tests {
         assert_eq!(Watermark::read(dir.path()).unwrap(), Some(mark));
         Watermark { format: FORMAT + 1, ..mark }.write(dir.path()).unwrap();
         let newer = Watermark::read(dir.path());
-        assert!(matches!(newer, Err(OpenFault::NewerFormat { found: 5, known: FORMAT })));
+        assert!(matches!(newer, Err(OpenFault::NewerFormat { found: 6, known: FORMAT })));
         fs::write(path(dir.path()), b"garbage").unwrap();
         assert_eq!(Watermark::read(dir.path()).unwrap(), None);
     }

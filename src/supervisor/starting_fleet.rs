@@ -82,8 +82,8 @@ impl Supervisor {
         // Unwanted windows are marked first, so that a start that is interrupted needs no second
         // permission to drop them.
         let unwanted: Vec<WindowId> = fleet.unwanted.iter().map(|(id, _)| *id).collect();
-        if !unwanted.is_empty() {
-            store.register_for_start(Vec::new(), unwanted, now).await?;
+        for slice in unwanted.chunks(SLICE) {
+            store.register_for_start(Vec::new(), slice.to_vec(), now).await?;
         }
         for places in fleet.changed().chunks(SLICE) {
             let slice: Vec<_> = places.iter().map(|place| fleet.specs[*place].clone()).collect();

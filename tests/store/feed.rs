@@ -19,6 +19,7 @@ on_each_engine! {
     a_follower_continues_at_a_cursor,
     entries_of_one_commit_are_read_from_each_cursor_to_each_end,
     an_end_counts_what_readers_get_of_each_event,
+    what_replaces_an_event_comes_before_its_removal,
     a_follower_waits_for_a_commit,
     a_trimmed_cursor_is_an_error,
     closing_the_store_ends_its_followers,
@@ -138,6 +139,23 @@ async fn an_end_counts_what_readers_get_of_each_event(engine: TestEngine) {
             assert!(to(end) + tolerance > wanted, "{wanted}: only {} up to {end}", to(end));
         }
     }
+}
+
+async fn what_replaces_an_event_comes_before_its_removal(engine: TestEngine) {
+    let (_dir, store, window) = engine.fresh("a").await;
+    let of = |kind: &str, start: i64| -> Vec<Item> {
+        (0..10).map(|n| single(&format!("{kind}{n}"), start + n, "x")).collect()
+    };
+    put(&store, window, of("old", 0)).await;
+    let removals = (0..10).map(|n| removal(&format!("old{n}"), RemovalReason::Deleted)).collect();
+    let replaced = Commit { upserts: of("new", 100), removals, ..commit(window) };
+    store.commit(replaced).await.unwrap();
+    let changes = changes_after(&store, 10, 100).await.unwrap();
+    let kinds: Vec<ChangeKind> = changes.value.iter().map(|change| change.kind).collect();
+    assert_eq!(kinds, [[ChangeKind::Created; 10], [ChangeKind::Removed; 10]].concat());
+    // In the order of their starts, as their rows lie.
+    let created: Vec<String> = (0..10).map(|n| format!("new{n}")).collect();
+    assert_eq!(changed(&changes)[..10], created);
 }
 
 async fn a_follower_waits_for_a_commit(engine: TestEngine) {

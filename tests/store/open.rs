@@ -110,14 +110,14 @@ async fn one_process_at_a_time(engine: TestEngine) {
 async fn a_newer_store_is_not_touched(engine: TestEngine) {
     let dir = engine.directory();
     built(&engine, &dir).await;
-    let json = br#"{"format":5,"something":"else"}"#;
+    let json = br#"{"format":6,"something":"else"}"#;
     let mut bytes = vec![1];
     bytes.extend_from_slice(&crc32fast::hash(json).to_be_bytes());
     bytes.extend_from_slice(json);
     fs::write(dir.path().join("watermark"), bytes).unwrap();
     let before = files(dir.path());
     let why = refused(&engine, &dir);
-    assert!(matches!(why, OpenFault::NewerFormat { found: 5, .. }), "{why:?}");
+    assert!(matches!(why, OpenFault::NewerFormat { found: 6, .. }), "{why:?}");
     assert!(files(dir.path()) == before, "the store was changed");
 }
 
@@ -143,10 +143,10 @@ async fn a_record_of_another_version_is_not_damage() {
     let json = br#"{"phase":{"resting":{}},"todo":false}"#;
     let old = overwrite_position(&dir, 1, json);
     assert!(matches!(refused(&TestEngine::Sled, &dir), OpenFault::UnknownRecord("position")));
-    overwrite_position(&dir, 5, b"not even json");
+    overwrite_position(&dir, 6, b"not even json");
     assert!(matches!(
         refused(&TestEngine::Sled, &dir),
-        OpenFault::NewerFormat { found: 5, known: 4 }
+        OpenFault::NewerFormat { found: 6, known: 5 }
     ));
     // With the old record restored, everything is there.
     overwrite_position(&dir, 1, &old[5..]);

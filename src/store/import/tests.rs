@@ -136,7 +136,7 @@ async fn a_wrong_record_is_found_in_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let begin = ExportWriter::begin().1.len() as u64;
     // What a row names is read with the row.
-    for kind in [keys::TIME, keys::WINDOW, keys::NAME] {
+    for kind in [keys::TIME, keys::WINDOW, keys::NAME, keys::INCARNATION] {
         let at = whole.iter().position(|(key, _)| key[0] == kind).unwrap();
         let (mut wrong, mut rest) = (whole[at..=at].to_vec(), whole.clone());
         *wrong[0].1.as_mut().unwrap().last_mut().unwrap() ^= 1;

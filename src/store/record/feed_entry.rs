@@ -42,7 +42,7 @@ pub(in crate::store) struct FeedEntry {
     pub(in crate::store) gone: Option<TombstoneEntry>,
 }
 
-/// The size of an event, rounded up. One of 16 MiB or more counts as 16 MiB, beyond any response.
+/// The size of an event, rounded up. A larger one counts as almost 16 MiB, beyond any response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) struct EventSize(u16);
 

@@ -1,7 +1,7 @@
 //! Entries of the feed that one commit adds lie together, because a key costs as much as an entry.
 
 use super::feed_entry::FeedEntry;
-use super::{RecordReader, seal_as, unseal_up_to};
+use super::{NEWEST, RecordReader, seal_as, unseal_up_to};
 use crate::mirror::change::Seq;
 use crate::mirror::position::WindowId;
 use crate::store::error::TreeError;
@@ -10,6 +10,7 @@ use crate::store::error::TreeError;
 const PACKED: u8 = 4;
 /// The newest layout: its entries may have sizes.
 const SIZED: u8 = 5;
+const _: () = assert!(SIZED <= NEWEST, "the format of the store announces every layout");
 
 /// Most entries of a pack: one that changes later is written again with its neighbours.
 const MAX_ENTRIES: usize = 16;
@@ -209,6 +210,26 @@ mod tests {
         let update = UpdateEntry { essential: 1, previous: Some(1), changed };
         let long = FeedEntry { update: Some(update), ..entry.clone() };
         assert_eq!(lengths(vec![entry.clone(), long, entry.clone(), entry]), [2, 2]);
+    }
+
+    #[test]
+    fn a_pack_without_sizes_is_read() {
+        let head = [&[0, 0, 0, 7][..], &8i64.to_be_bytes()].concat();
+        let placed = [&[1, 0x80][..], &[9; 16], &3i64.to_be_bytes()].concat();
+        let plain = [&[0, 0][..], &[7; 16]].concat();
+        let value = seal_as(PACKED, &[head, placed, plain].concat());
+        let entry = |id, start| FeedEntry {
+            window: WindowId(7),
+            id: EventHash([id; 16]),
+            kind: ChangeKind::Created,
+            at: 8,
+            start,
+            size: None,
+            update: None,
+            gone: None,
+        };
+        let pack = FeedPack::decode(5, &value).unwrap();
+        assert_eq!(pack.entries, [(4, entry(9, Some(3))), (5, entry(7, None))]);
     }
 
     #[test]
