@@ -28,7 +28,7 @@ use calendars::{calendar, configuration, delta, wanted};
 use graph::{Asked, Graph};
 
 /// The versions with a golden store.
-const VERSIONS: [&str; 2] = ["0.1", "0.2"];
+const VERSIONS: [&str; 3] = ["0.1", "0.2", "0.3"];
 
 /// Windows whose first enumeration was complete, and that were not settled when the golden store of
 /// 0.1 was made.
