@@ -43,7 +43,7 @@ async fn catch_up(table: &mut Table) {
     // Nothing listens at this address, so the windows do not change.
     let origin = "http://127.0.0.1:9".to_owned();
     let setup = Setup { origin, mailboxes: WINDOWS, interval: "7d", page_size: 200 };
-    let mut daemon = Daemon::start(directory.path(), &setup).await;
+    let daemon = Daemon::start(directory.path(), &setup).await;
     // A new store trains a dictionary, and then writes its rows again.
     daemon.rest().await;
     let path = directory.path().join("feed");
