@@ -76,7 +76,7 @@ async fn a_store_of_a_newer_format_is_not_touched() {
     assert_refused(
         &refused,
         &fixture,
-        "newer version (format 8, this one knows 4)",
+        "newer version (format 8, this one knows 5)",
         "run the version that wrote it",
     );
     assert_eq!(files(&fixture.path("store")), before, "the store was changed");
@@ -91,7 +91,7 @@ async fn a_store_of_a_newer_format_is_not_touched() {
     assert_refused(
         &refused,
         &fixture,
-        "newer version (format 9, this one knows 4)",
+        "newer version (format 9, this one knows 5)",
         "run the version that wrote it",
     );
     assert_eq!(files(&fixture.path("store")), before, "the store was changed");
