@@ -102,7 +102,7 @@ impl<'a> CommitApplier<'a> {
         // In the order of the rows, so that the feed is read from neighbouring places of the tree.
         // Removals come last: what replaces an event is there before the event is gone.
         let mut slots: Vec<_> = self.slots.iter().collect();
-        slots.sort_by_key(|(_, slot)| (slot.new.is_none(), slot.new.as_ref().map(|row| row.start)));
+        slots.sort_by_key(|(_, slot)| slot.new.as_ref().map_or(i64::MAX, |row| row.start));
         for (id, slot) in slots {
             let difference = |a: &EventRow, b: &EventRow| {
                 let look_same = a.content() == b.content()

@@ -17,7 +17,6 @@ use super::error::{StoreError, TreeError};
 use super::keys;
 use super::record::{FeedEntry, UpdateEntry, instant};
 use super::result_page::ResultPage;
-use super::row_header::RowHeader;
 use super::shared::StoreShared;
 use super::tree::Tree;
 use super::{Change, Changes};
@@ -315,11 +314,7 @@ fn event_size(
     }
     // An entry of an earlier build.
     let missing = TreeError::Damaged("change (event missing)");
-    let stored = tree.row_bytes_at(entry.window, entry.id, entry.start)?.ok_or(missing)?;
-    if let Some(size) = RowHeader::size_of(&stored.value) {
-        return Ok(size);
-    }
-    let row = tree.decoded(stored, None)?.row;
+    let row = tree.shown_row_at(entry.window, entry.id, entry.start)?.ok_or(missing)?;
     let Some(master) = row.master.as_ref().filter(|_| row.is_bare()) else {
         return Ok(row.content().len());
     };

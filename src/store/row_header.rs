@@ -8,9 +8,6 @@ use crate::mirror::change::Seq;
 use crate::mirror::page::EventKind;
 use crate::mirror::segment_set::SegmentSet;
 
-/// Bytes of a header: kind, flags, seq, start, end and segments.
-const HEADER: usize = 2 + 4 * 8;
-
 /// The fields of a row before its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RowHeader {
@@ -93,23 +90,6 @@ impl RowHeader {
         let (_kind, _flags) = (input.u8()?, input.u8()?);
         let (_seq, _start) = (input.u64()?, input.i64()?);
         input.i64()
-    }
-
-    /// Roughly how many bytes a stored row has when it is decoded; `None` if its master is needed
-    /// to show it. Does not check the row.
-    pub(super) fn size_of(value: &[u8]) -> Option<usize> {
-        let payload = value.get(record::SEAL..)?;
-        let bare = matches!(payload, [1 | 2, flags, ..] if flags & 1 == 0);
-        let length = || {
-            let mut input = RecordReader(payload.get(HEADER..)?);
-            let (_, length) = (input.u32()?, input.u32()?);
-            usize::try_from(length).ok()
-        };
-        match value.first() {
-            _ if bare => None,
-            Some(&record::COMPRESSED_ROW) => length(),
-            _ => Some(payload.len()),
-        }
     }
 }
 

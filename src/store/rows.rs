@@ -123,22 +123,6 @@ impl Tree {
         value.map(|value| self.behind(window, id, value)).transpose()
     }
 
-    /// The same for an event that probably starts at `start`.
-    pub(super) fn row_bytes_at(
-        &self,
-        window: WindowId,
-        id: EventHash,
-        start: Option<i64>,
-    ) -> Result<Option<StoredBytes>, TreeError> {
-        match self.row_in_index(window, id, start)? {
-            Some(row) => {
-                let (value, place) = (Bytes::from_owner(row), RowPlace::Index);
-                Ok(Some(StoredBytes { value, place }))
-            }
-            None => self.row_bytes(window, id),
-        }
-    }
-
     /// The row of an event that probably starts at `start`, to show it.
     pub(super) fn shown_row_at(
         &self,
@@ -146,24 +130,11 @@ impl Tree {
         id: EventHash,
         start: Option<i64>,
     ) -> Result<Option<EventRow>, TreeError> {
-        match self.row_in_index(window, id, start)? {
-            Some(row) => EventRow::read(row, &self.dictionaries).map(Some),
-            None => Ok(self.row(window, id)?.map(|stored| stored.row)),
-        }
-    }
-
-    /// The bytes of an event's row, if it lies in the index at `start`.
-    fn row_in_index(
-        &self,
-        window: WindowId,
-        id: EventHash,
-        start: Option<i64>,
-    ) -> Result<Option<EngineBytes>, TreeError> {
         let value = start.map(|start| self.get(&keys::time(window, start, id))).transpose()?;
-        Ok(match value.flatten().map(IndexValue::of) {
-            Some(IndexValue::Row(row)) => Some(row),
-            _ => None,
-        })
+        match value.flatten().map(IndexValue::of) {
+            Some(IndexValue::Row(row)) => EventRow::read(row, &self.dictionaries).map(Some),
+            _ => Ok(self.row(window, id)?.map(|stored| stored.row)),
+        }
     }
 
     /// The row that the value under an event's key is or leads to.
@@ -497,8 +468,12 @@ mod tests {
                 let stored = tree.row(WINDOW, id).unwrap();
                 // Found by any start, because an entry of the feed may have an earlier one.
                 for start in 0..3 {
-                    let near = tree.row_bytes_at(WINDOW, id, Some(start)).unwrap();
-                    prop_assert_eq!(near.map(|near| near.place), stored.as_ref().map(|s| s.place));
+                    let near = tree.shown_row_at(WINDOW, id, Some(start)).unwrap();
+                    let same = match (&near, &stored) {
+                        (Some(near), Some(stored)) => near.item() == stored.row.item(),
+                        (near, stored) => near.is_none() && stored.is_none(),
+                    };
+                    prop_assert!(same);
                 }
                 let same = match (&stored, &new) {
                     (Some(stored), Some(new)) => stored.row.is_stored_alike(new),

@@ -5,8 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::super::limits::{
     BUDGET, MAX_CONCURRENT, MAX_READING_STREAMS, MAX_SLICE_BYTES, SLICE_BYTES, TURN_TIMEOUT,
 };
-use super::super::slice_run::AHEAD;
-use super::super::slice_run::SliceProducer;
+use super::super::slice_run::{AHEAD, SliceProducer};
 use tokio::sync::Semaphore;
 
 use super::*;
