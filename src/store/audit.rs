@@ -107,7 +107,10 @@ pub(super) fn audit_all(
             Some(&FLEET) if keys::is_fleet(&key) => {
                 tree.fleet_listing(&key, &value)?;
             }
-            Some(b'm' | &(INCARNATION | NAME | DROPPING | COUNTERS | SEEN | SINK | TOMBSTONE)) => {
+            Some(&INCARNATION) => {
+                record::from_incarnation(&value)?;
+            }
+            Some(b'm' | &(NAME | DROPPING | COUNTERS | SEEN | SINK | TOMBSTONE)) => {
                 record::unseal(&value, "record")?;
             }
             // Pending entries and what has no checksum.

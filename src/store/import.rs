@@ -278,10 +278,7 @@ fn check(
     if !audit::audit_all(tree, &mut goes_on)? {
         return Ok(None);
     }
-    let incarnations = open::incarnations(tree, |key| {
-        goes_on(key);
-    })?;
-    let incarnation = incarnations.last().map_or(0, |last| last.id);
+    let incarnation = open::incarnations(tree)?.last().map_or(0, |last| last.id);
     Ok(Some(Watermark { format: FORMAT, seq, incarnation }))
 }
 

@@ -306,7 +306,7 @@ fn begin(
     env: &Env,
     opening: OpenReport,
 ) -> Result<OpenedTree, OpenAttemptError> {
-    let mut incarnations = incarnations(&tree, |_| ())?;
+    let mut incarnations = incarnations(&tree)?;
     // An incarnation without seqs is dropped, except the first: it owns "the beginning".
     if incarnations.len() > 1 && incarnations.last().is_some_and(|i| i.first > last_seq) {
         incarnations.pop();
@@ -315,8 +315,7 @@ fn begin(
     let number = u32::try_from(incarnations.len()).unwrap_or(u32::MAX);
     incarnations.push(new);
     let mut batch = WriteBatch::default();
-    let value = [new.id.to_be_bytes(), new.first.to_be_bytes()].concat();
-    batch.put(keys::incarnation(number), record::seal(&value));
+    batch.put(keys::incarnation(number), record::incarnation(new));
     batch.put(keys::SCHEMA.to_vec(), record::number(FORMAT.into()));
     let watcher = WriteWatcher::start(&tree)?;
     let watched = watcher.watch_write();
@@ -331,23 +330,10 @@ fn begin(
     Ok(OpenedTree { watcher, tree, incarnations, last_seq, min_seq, opening })
 }
 
-/// The earlier openings of the store, in order. Calls `reads` with the key of each before it is
-/// decoded.
-pub(super) fn incarnations(
-    tree: &Tree,
-    mut reads: impl FnMut(&[u8]),
-) -> Result<Vec<Incarnation>, TreeError> {
-    let mut incarnations = Vec::new();
-    for entry in tree.scan_prefix([keys::INCARNATION]) {
-        let (key, value) = entry?;
-        reads(&key);
-        let ([id, first], []) = record::unseal(&value, "incarnation")?.as_chunks::<8>() else {
-            return Err(TreeError::Damaged("incarnation"));
-        };
-        let (id, first) = (u64::from_be_bytes(*id), u64::from_be_bytes(*first));
-        incarnations.push(Incarnation { id, first });
-    }
-    Ok(incarnations)
+/// The earlier openings of the store, in order.
+pub(super) fn incarnations(tree: &Tree) -> Result<Vec<Incarnation>, TreeError> {
+    let all = tree.scan_prefix([keys::INCARNATION]);
+    all.map(|entry| record::from_incarnation(&entry?.1)).collect()
 }
 
 fn drop_snapshots(dir: &Path) -> io::Result<()> {

@@ -32,6 +32,7 @@ pub(super) use self::feed_pack::FeedPack;
 pub(super) use self::fleet::{FleetRecord, MEMBERS_IN_PART, from_members, members};
 pub(super) use self::position::{from_position, position};
 pub(super) use self::window::WindowRecord;
+use super::cursor::Incarnation;
 use super::dictionary::{DictionaryNumber, FIRST_TRAINED};
 use super::error::TreeError;
 use crate::mirror::change::Seq;
@@ -107,6 +108,21 @@ pub(super) fn number(value: u64) -> Vec<u8> {
 pub(super) fn from_number(value: &[u8]) -> Result<u64, TreeError> {
     let bytes = unseal(value, "number")?;
     bytes.try_into().map(u64::from_be_bytes).map_err(|_| TreeError::Unknown("number"))
+}
+
+/// An opening of the store as a sealed value.
+pub(super) fn incarnation(value: Incarnation) -> Vec<u8> {
+    seal(&[value.id.to_be_bytes(), value.first.to_be_bytes()].concat())
+}
+
+/// Reads what [`incarnation`] wrote.
+pub(super) fn from_incarnation(value: &[u8]) -> Result<Incarnation, TreeError> {
+    match unseal(value, "incarnation")?.as_chunks::<8>() {
+        ([id, first], []) => {
+            Ok(Incarnation { id: u64::from_be_bytes(*id), first: u64::from_be_bytes(*first) })
+        }
+        _ => Err(TreeError::Unknown("incarnation")),
+    }
 }
 
 /// The instant of a number of microseconds since 1970, the store's form of an instant.
