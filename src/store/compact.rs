@@ -21,9 +21,9 @@ use crate::error_chain::error_chain;
 
 /// Files of less than this are left alone.
 const MIN_BYTES: u64 = 24 << 20;
-/// Files that are this many times as large as the keys and values in them are compacted. New ones
-/// are 2.1 to 2.2 times as large.
-const MAX_RATIO: u64 = 3;
+/// Files are compacted that have this many bytes, over four, for each byte of the keys and values in
+/// them: a quarter more than new ones, which are 2.1 to 2.2 times as large.
+const MAX_QUARTERS: u64 = 11;
 /// How long a measurement of the content counts while something is written: values may shrink.
 const REMEASURE_AFTER: Duration = Duration::from_secs(86_400);
 /// Bytes of content measured at once.
@@ -99,13 +99,13 @@ impl SizeWatch {
     }
 
     /// Whether files of `disk` bytes are worth a compaction. The last one may have left more than
-    /// [`MAX_RATIO`]: they then have to be a quarter more for each byte of content.
+    /// [`MAX_QUARTERS`]: they then have to be a quarter more for each byte of content.
     fn is_worth_it(&self, disk: u64, live: u64) -> bool {
         let product = |a: u64, b: u64| u128::from(a) * u128::from(b);
         let worse = self
             .compacted
             .is_none_or(|(after, of)| product(disk, of) * 4 >= product(after, live) * 5);
-        worse && disk >= live.saturating_mul(MAX_RATIO)
+        worse && product(disk, 4) >= product(live, MAX_QUARTERS)
     }
 }
 
