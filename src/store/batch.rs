@@ -22,6 +22,7 @@ pub(super) struct WriteBatch {
     bytes: usize,
     rows: u64,
     sum: FeedChecksum,
+    reads_alike: bool,
 }
 
 impl WriteBatch {
@@ -107,6 +108,16 @@ impl WriteBatch {
     /// Whether there is nothing to write.
     pub(super) fn is_empty(&self) -> bool {
         self.writes.is_empty()
+    }
+
+    /// Marks a batch after which readers see exactly what they saw before it.
+    pub(super) fn mark_reads_alike(&mut self) {
+        self.reads_alike = true;
+    }
+
+    /// Whether readers see exactly what they saw before it.
+    pub(super) fn reads_alike(&self) -> bool {
+        self.reads_alike
     }
 
     /// Counts an event row that is put or deleted.

@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 
 use super::Store;
 use super::batch::WriteBatch;
-use super::dictionary::{Dictionary, DictionaryNumber};
+use super::dictionary::Dictionary;
 use super::error::{StoreError, TreeError};
 use super::job::{TreeEdit, WriteJob};
 use super::keys;
@@ -29,6 +30,8 @@ use crate::mirror::position::WindowId;
 
 /// Rows looked at in one slice.
 const SLICE: usize = 64;
+/// Rows replaced in one batch, for which readers wait.
+const BATCH: usize = 8;
 /// The most bytes of a trained dictionary.
 const DICTIONARY_SIZE: usize = 64 << 10;
 /// Bytes of a dictionary under one key.
@@ -75,12 +78,25 @@ impl Store {
             let next = last.filter(|_| rows.len() == SLICE);
             Ok(((recompressed(rows, &of_masters, &newest), next), group))
         };
-        let (rows, next) = self.shared().read(read).await?;
-        let done = next.is_none().then(|| self.shared().dictionaries.newest().number);
-        if !rows.is_empty() || done.is_some() {
+        let (mut rows, next) = self.shared().read(read).await?;
+        let mut replacing = Vec::with_capacity(SLICE / BATCH);
+        while !rows.is_empty() {
+            let later = rows.split_off(rows.len().min(BATCH));
+            let rows = std::mem::replace(&mut rows, later);
             let bytes = rows.iter().map(|row| row.old.len()).sum();
-            let edit: TreeEdit = Box::new(move |tree, batch| replace(tree, batch, &rows, done));
-            self.ask(|reply| WriteJob::Edit { edit, bytes, reply }).await?;
+            let edit: TreeEdit = Box::new(move |tree, batch| replace(tree, batch, &rows));
+            replacing.push(self.ask(move |reply| WriteJob::Edit { edit, bytes, reply }));
+        }
+        // Together, so that they are synced as one group.
+        try_join_all(replacing).await?;
+        if next.is_none() {
+            let converted = self.shared().dictionaries.newest().number;
+            let edit: TreeEdit = Box::new(move |tree, batch| {
+                let record = DictionaryRecord { converted, ..tree.dictionary_record()? };
+                batch.put(keys::DICTIONARIES.to_vec(), record::json(&record));
+                Ok(())
+            });
+            self.ask(|reply| WriteJob::Edit { edit, bytes: 0, reply }).await?;
         }
         Ok(next)
     }
@@ -206,23 +222,15 @@ fn next_rows(tree: &Tree, after: Option<RecompressPlace>) -> Result<Vec<RowRead>
     Ok(rows)
 }
 
-/// Replaces rows that are still the same; `done` is the dictionary that all rows now have.
-fn replace(
-    tree: &Tree,
-    batch: &mut WriteBatch,
-    rows: &[Recompressed],
-    done: Option<DictionaryNumber>,
-) -> Result<(), TreeError> {
+/// Replaces rows that are still the same.
+fn replace(tree: &Tree, batch: &mut WriteBatch, rows: &[Recompressed]) -> Result<(), TreeError> {
+    batch.mark_reads_alike();
     for Recompressed { window, id, old, new } in rows {
         let stored = tree.row_bytes(*window, *id)?.filter(|stored| stored.value == *old);
         if let Some(StoredBytes { place, .. }) = stored {
             let stored = StoredRow { row: new.clone(), place };
             replace_row(batch, *window, *id, Some(&stored), Some(new));
         }
-    }
-    if let Some(converted) = done {
-        let record = DictionaryRecord { converted, ..tree.dictionary_record()? };
-        batch.put(keys::DICTIONARIES.to_vec(), record::json(&record));
     }
     Ok(())
 }

@@ -45,6 +45,8 @@ pub(super) struct StoreShared {
     tree: RwLock<Option<Tree>>,
     /// The number of the group whose batch was applied last.
     applied: AtomicU64,
+    /// The same of batches that change what readers see.
+    visible: AtomicU64,
     /// Keys that were deleted since this opening.
     deleted_keys: AtomicU64,
     /// The number of the last durable group.
@@ -84,6 +86,7 @@ impl StoreShared {
             dictionaries: tree.dictionaries.clone(),
             tree: RwLock::new(Some(tree)),
             applied: AtomicU64::new(0),
+            visible: AtomicU64::new(0),
             deleted_keys: AtomicU64::new(0),
             durable_group: watch::Sender::new(0),
             durable: watch::Sender::new(last_seq),
@@ -104,6 +107,9 @@ impl StoreShared {
         let tree = self.tree.write().unwrap_or_else(PoisonError::into_inner);
         let Some(tree) = &*tree else { return Ok(()) };
         self.applied.store(group, Ordering::Release);
+        if !batch.reads_alike() {
+            self.visible.store(group, Ordering::Release);
+        }
         self.deleted_keys.fetch_add(batch.deleted() as u64, Ordering::Relaxed);
         self.copies.add(&batch);
         tree.apply(batch)
@@ -239,7 +245,7 @@ impl StoreShared {
     }
 
     /// Reads the tree while no batch is applied; keep it short. Also returns the number of the last
-    /// group that the read may have seen.
+    /// group that the read may have seen anything of.
     pub(super) fn read_tree<T>(
         &self,
         look: impl FnOnce(&Tree) -> Result<T, TreeError>,
@@ -248,8 +254,8 @@ impl StoreShared {
         let Some(tree) = &*tree else {
             return Err(self.end_reason().unwrap_or(StoreError::Closed));
         };
-        let applied = self.applied.load(Ordering::Acquire);
-        look(tree).map(|value| (value, applied)).map_err(|fault| self.fail(&fault))
+        let visible = self.visible.load(Ordering::Acquire);
+        look(tree).map(|value| (value, visible)).map_err(|fault| self.fail(&fault))
     }
 
     /// Reads on a blocking thread, which may be the caller's, and returns when everything that was
@@ -386,6 +392,22 @@ mod tests {
         shared.publish(1, 7);
         assert_eq!(read.await.unwrap().unwrap(), 1);
         assert_eq!(shared.durable_seq(), 7);
+    }
+
+    /// Rows are compressed again while others read, and each sync would delay them.
+    #[tokio::test]
+    async fn nothing_is_waited_for_that_changes_nothing_for_readers() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = shared(&dir);
+        let mut batch = number(1);
+        batch.mark_reads_alike();
+        shared.apply(1, batch).unwrap();
+        assert_eq!(reading(&shared).await.unwrap().unwrap(), 1);
+        assert!(shared.has_applied(1), "it is published like any other");
+        shared.apply(2, number(2)).unwrap();
+        let read = reading(&shared);
+        let_it_look(&shared).await;
+        assert!(!read.is_finished());
     }
 
     #[tokio::test]

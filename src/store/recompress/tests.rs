@@ -6,7 +6,7 @@ use super::*;
 use crate::mirror::availability::ShowAs;
 use crate::mirror::commit::Commit;
 use crate::mirror::page::{EventKind, Item, Span};
-use crate::store::dictionary::{FIRST_TRAINED, SHIPPED};
+use crate::store::dictionary::{DictionaryNumber, FIRST_TRAINED, SHIPPED};
 use crate::store::{EventQuery, Events};
 use crate::tests::{NOON, env, open, registration, single, window};
 
@@ -139,7 +139,7 @@ async fn a_row_that_changed_meanwhile_is_not_replaced() {
         let (window, id, old, new) = next_rows(tree, None)?.remove(0);
         let old = Bytes::from([&old[..], b"."].concat());
         let new = new.row.compressed(&tree.dictionaries.newest());
-        replace(tree, batch, &[Recompressed { window, id, old, new }], None)
+        replace(tree, batch, &[Recompressed { window, id, old, new }])
     };
     edit(&store, stale).await;
     assert_eq!(compressed_with(&store, SHIPPED).await, 0);
@@ -211,7 +211,7 @@ async fn a_bare_row_keeps_the_availability_of_a_master_that_changed_meanwhile() 
     store.commit(Commit { upserts, ..Commit::new(window, 0, NOON) }).await.unwrap();
     let committed = all_rows(&store).await;
     assert_eq!(out_of_office(&store).await, 0);
-    edit(&store, move |tree, batch| replace(tree, batch, &stale, None)).await;
+    edit(&store, move |tree, batch| replace(tree, batch, &stale)).await;
     assert!(all_rows(&store).await == committed, "an old availability came back");
     store.close().await.unwrap();
 }
@@ -255,4 +255,16 @@ fn a_dictionary_is_kept_only_if_it_is_a_tenth_better() {
     let better = std::sync::Arc::new(Dictionary::new(FIRST_TRAINED, &better).unwrap());
     assert_eq!(train(&own, &better), None, "the same again");
     assert_eq!(train(&own[..MIN_SAMPLES - 1], &shipped), None, "too few");
+}
+
+#[tokio::test]
+async fn no_reader_waits_until_recompressed_rows_are_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = filled(&dir, 1).await;
+    let replaced = |tree: &Tree, batch: &mut WriteBatch| {
+        replace(tree, batch, &[])?;
+        assert!(batch.reads_alike());
+        Ok(())
+    };
+    edit(&store, replaced).await;
 }
