@@ -157,6 +157,13 @@ pub(crate) async fn fill(directory: &Path, windows: usize) {
     for writer in writers {
         writer.await.unwrap();
     }
+    // Otherwise the daemon would do it beside its readers.
+    if store.train_dictionary().await.unwrap() {
+        let mut place = store.recompress(None).await.unwrap();
+        while place.is_some() {
+            place = store.recompress(place).await.unwrap();
+        }
+    }
     store.close().await.unwrap();
 }
 
