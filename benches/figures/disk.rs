@@ -241,8 +241,10 @@ impl Measured {
         let task = tokio::spawn(async move {
             let (mut watch, mut looked) = (SizeWatch::default(), Looked::default());
             let mut compactions = 0;
-            // A last look follows the last write.
-            while !stopped.load(Ordering::Relaxed) {
+            // A last look follows the last write, and one more when nothing is written.
+            let mut looks_at_rest = 0;
+            while looks_at_rest < 2 {
+                looks_at_rest += u32::from(stopped.load(Ordering::Relaxed));
                 let pause = pin!(tokio::time::sleep(every));
                 let ((), reads) = reading(&store, window, &tree, &mut looked.most, pause).await;
                 looked.quiet.extend(reads);

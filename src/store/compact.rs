@@ -2,7 +2,8 @@
 //!
 //! The size of the files costs nothing to know, that of their content a scan of the store. So the
 //! content is measured only after the files have grown by a quarter, a quarter of the keys was
-//! deleted, or after a day. A store to which nothing was written is left alone.
+//! deleted, or after a day. Once nothing was written between two looks, a tenth is enough, because
+//! the store may stay as it is. After that it is left alone until something is written.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
@@ -21,9 +22,13 @@ use crate::error_chain::error_chain;
 
 /// Files of less than this are left alone.
 const MIN_BYTES: u64 = 24 << 20;
-/// Files are compacted that have this many bytes, over four, for each byte of the keys and values in
-/// them: a quarter more than new ones, which are 2.1 to 2.2 times as large.
-const MAX_QUARTERS: u64 = 11;
+/// Bytes on disk, and of the keys and values in them, as a compaction usually leaves them: 2.1 to 2.2
+/// times as many.
+const COMPACTED: (u64, u64) = (11, 5);
+/// How much larger files are, in twentieths, when something is done about it.
+const GROWN: u64 = 25;
+/// The same once nothing is written.
+const GROWN_AT_REST: u64 = 22;
 /// How long a measurement of the content counts while something is written: values may shrink.
 const REMEASURE_AFTER: Duration = Duration::from_secs(86_400);
 /// Bytes of content measured at once.
@@ -59,12 +64,14 @@ pub enum CompactionOutcome {
 pub struct SizeWatch {
     /// Smaller files are left alone.
     min_bytes: u64,
-    /// The last group at the last look.
+    /// The last group at the last look that found nothing to do.
     group: u64,
+    /// Whether another look found the same, or nothing was written since the opening.
+    rests: bool,
     measured: Option<ContentSize>,
     /// What the last compaction left: bytes on disk, and of content. Their ratio counts rather than
     /// the bytes on disk, which need not grow while the content shrinks.
-    compacted: Option<(u64, u64)>,
+    compacted: (u64, u64),
 }
 
 /// A measurement of the content.
@@ -83,30 +90,32 @@ struct ContentSize {
 
 impl Default for SizeWatch {
     fn default() -> Self {
-        Self { min_bytes: MIN_BYTES, group: 0, measured: None, compacted: None }
+        let (min_bytes, compacted) = (MIN_BYTES, COMPACTED);
+        Self { min_bytes, group: 0, rests: true, measured: None, compacted }
     }
 }
 
 impl SizeWatch {
     /// Whether the content has to be measured for files of `disk` bytes, after `deleted` keys were
-    /// deleted since the opening.
-    fn is_outdated(&self, disk: u64, deleted: u64) -> bool {
+    /// deleted since the opening. `grown` is [`GROWN`] or [`GROWN_AT_REST`].
+    fn is_outdated(&self, disk: u64, deleted: u64, grown: u64) -> bool {
         self.measured.is_none_or(|then| {
-            disk >= then.disk + then.disk / 4
+            product(disk, 20) >= product(then.disk, grown)
                 || deleted - then.deleted > then.keys / 4
                 || then.at.elapsed() >= REMEASURE_AFTER
         })
     }
 
-    /// Whether files of `disk` bytes are worth a compaction. The last one may have left more than
-    /// [`MAX_QUARTERS`]: they then have to be a quarter more for each byte of content.
-    fn is_worth_it(&self, disk: u64, live: u64) -> bool {
-        let product = |a: u64, b: u64| u128::from(a) * u128::from(b);
-        let worse = self
-            .compacted
-            .is_none_or(|(after, of)| product(disk, of) * 4 >= product(after, live) * 5);
-        worse && product(disk, 4) >= product(live, MAX_QUARTERS)
+    /// Whether files of `disk` bytes are worth a compaction: they have so much more for each byte of
+    /// content than the last one left.
+    fn is_worth_it(&self, disk: u64, live: u64, grown: u64) -> bool {
+        let (after, of) = self.compacted;
+        product(disk, of) * 20 >= product(after, live) * u128::from(grown)
     }
+}
+
+fn product(a: u64, b: u64) -> u128 {
+    u128::from(a) * u128::from(b)
 }
 
 impl Store {
@@ -122,17 +131,19 @@ impl Store {
         pause: Duration,
     ) -> Result<CompactionOutcome, StoreError> {
         let group = self.shared().durable_group();
-        if group == watch.group {
+        let at_rest = group == watch.group;
+        if at_rest && watch.rests {
             return Ok(CompactionOutcome::NotNeeded);
         }
         let disk = self.tree_bytes().await;
         if disk < watch.min_bytes {
-            watch.group = group;
+            (watch.group, watch.rests) = (group, true);
             return Ok(CompactionOutcome::NotNeeded);
         }
+        let grown = if at_rest { GROWN_AT_REST } else { GROWN };
         let deleted = self.shared().deleted_keys();
         let measured = match watch.measured {
-            Some(measured) if !watch.is_outdated(disk, deleted) => measured,
+            Some(measured) if !watch.is_outdated(disk, deleted, grown) => measured,
             _ => {
                 let (keys, live) = self.content(pause).await?;
                 *watch.measured.insert(ContentSize {
@@ -145,15 +156,15 @@ impl Store {
             }
         };
         let live = measured.live;
-        if !watch.is_worth_it(disk, live) {
-            watch.group = group;
+        if !watch.is_worth_it(disk, live, grown) {
+            (watch.group, watch.rests) = (group, at_rest);
             return Ok(CompactionOutcome::NotNeeded);
         }
         let outcome = self.compact(live, pause).await?;
         match outcome {
             CompactionOutcome::Done { after, .. } => {
                 watch.measured = Some(ContentSize { disk: after, ..measured });
-                watch.compacted = Some((after, live));
+                watch.compacted = (after, live);
             }
             // Found while copying: the content may have grown since it was measured. If it is found
             // before, the next call looks at the free space before it reads anything.

@@ -341,6 +341,23 @@ async fn a_store_is_compacted_once_its_files_have_grown() {
     store.close().await.unwrap();
 }
 
+/// It may stay as it is for long, and then a tenth is worth a copy.
+#[tokio::test]
+async fn a_store_that_rests_is_compacted_once_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = churned(dir.path(), &env()).await;
+    let (_, live) = store.content(NO_PAUSE).await.unwrap();
+    let compacted = (store.tree_bytes().await * 100 / 115, live);
+    let mut watch = SizeWatch { min_bytes: 0, compacted, ..SizeWatch::default() };
+    let outcome = store.compact_if_grown(&mut watch, NO_PAUSE).await.unwrap();
+    assert_eq!(outcome, CompactionOutcome::NotNeeded, "something was written");
+    let outcome = store.compact_if_grown(&mut watch, NO_PAUSE).await.unwrap();
+    assert!(matches!(outcome, CompactionOutcome::Done { .. }), "{outcome:?}");
+    let outcome = store.compact_if_grown(&mut watch, NO_PAUSE).await.unwrap();
+    assert_eq!(outcome, CompactionOutcome::NotNeeded);
+    store.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn what_writes_nothing_does_not_count_as_a_write() {
     let dir = tempfile::tempdir().unwrap();
@@ -357,23 +374,30 @@ async fn what_writes_nothing_does_not_count_as_a_write() {
 
 #[test]
 fn a_compaction_that_left_much_is_not_repeated_before_the_ratio_grows() {
-    let watch = SizeWatch { compacted: Some((4000, 1000)), ..SizeWatch::default() };
-    assert!(!watch.is_worth_it(4999, 1000) && watch.is_worth_it(5000, 1000));
-    assert!(!watch.is_worth_it(5000, 2000), "the content has grown");
-    assert!(!watch.is_worth_it(4000, 801) && watch.is_worth_it(4000, 800), "it has shrunk");
-    let first = SizeWatch::default();
-    assert!(!first.is_worth_it(2749, 1000) && first.is_worth_it(2750, 1000));
+    let watch = SizeWatch { compacted: (4000, 1000), ..SizeWatch::default() };
+    let is_worth_it = |disk, live| watch.is_worth_it(disk, live, GROWN);
+    assert!(!is_worth_it(4999, 1000) && is_worth_it(5000, 1000));
+    assert!(!is_worth_it(5000, 2000), "the content has grown");
+    assert!(!is_worth_it(4000, 801) && is_worth_it(4000, 800), "it has shrunk");
+    let at_rest = |disk| watch.is_worth_it(disk, 1000, GROWN_AT_REST);
+    assert!(!at_rest(4399) && at_rest(4400));
+    let first = |disk| SizeWatch::default().is_worth_it(disk, 1000, GROWN);
+    assert!(!first(2749) && first(2750));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_measurement_counts_until_growth_or_deletions_or_for_a_day() {
     let then = ContentSize { at: Instant::now(), disk: 1000, live: 1, keys: 100, deleted: 7 };
     let watch = SizeWatch { measured: Some(then), ..SizeWatch::default() };
-    assert!(!watch.is_outdated(1249, 7) && watch.is_outdated(1250, 7));
-    assert!(!watch.is_outdated(1000, 32) && watch.is_outdated(1000, 33));
+    let is_outdated = |disk, deleted| watch.is_outdated(disk, deleted, GROWN);
+    assert!(!is_outdated(1249, 7) && is_outdated(1250, 7));
+    assert!(
+        !watch.is_outdated(1099, 7, GROWN_AT_REST) && watch.is_outdated(1100, 7, GROWN_AT_REST)
+    );
+    assert!(!is_outdated(1000, 32) && is_outdated(1000, 33));
     tokio::time::advance(REMEASURE_AFTER).await;
-    assert!(watch.is_outdated(1000, 7), "values that shrink are not noticed");
-    assert!(SizeWatch::default().is_outdated(0, 0));
+    assert!(is_outdated(1000, 7), "values that shrink are not noticed");
+    assert!(SizeWatch::default().is_outdated(0, 0, GROWN));
 }
 
 /// New writes use the space again, so that the files need not grow.
@@ -394,7 +418,7 @@ async fn content_that_is_deleted_gives_space_back_soon() {
     // As in a larger store, whose files do not grow by what was written for that.
     let disk = store.tree_bytes().await;
     watch.measured.as_mut().unwrap().disk = disk;
-    watch.compacted.as_mut().unwrap().0 = disk;
+    watch.compacted.0 = disk;
     let outcome = store.compact_if_grown(&mut watch, NO_PAUSE).await.unwrap();
     assert!(matches!(outcome, CompactionOutcome::Done { .. }), "{outcome:?}");
     let after = watch.measured.unwrap().live;
