@@ -110,12 +110,12 @@ impl WriteBatch {
         self.writes.is_empty()
     }
 
-    /// Marks a batch after which readers see exactly what they saw before it.
+    /// Marks a batch after which events read exactly as before it. Nothing else may be in it.
     pub(super) fn mark_reads_alike(&mut self) {
         self.reads_alike = true;
     }
 
-    /// Whether readers see exactly what they saw before it.
+    /// Whether events read exactly as before it.
     pub(super) fn reads_alike(&self) -> bool {
         self.reads_alike
     }

@@ -62,7 +62,7 @@ impl Store {
     /// continue after; `None` if there are no more rows.
     ///
     /// # Errors
-    /// [`StoreError::Full`]: nothing of this slice was written.
+    /// [`StoreError::Full`]: not all of these rows were replaced. The same call does the rest.
     pub async fn recompress(
         &self,
         after: Option<RecompressPlace>,
@@ -76,9 +76,9 @@ impl Store {
             })?;
             let last = rows.last().map(|(window, id, ..)| (*window, *id));
             let next = last.filter(|_| rows.len() == SLICE);
-            Ok(((recompressed(rows, &of_masters, &newest), next), group))
+            Ok(((recompressed(rows, &of_masters, &newest), next, newest.number), group))
         };
-        let (mut rows, next) = self.shared().read(read).await?;
+        let (mut rows, next, converted) = self.shared().read(read).await?;
         let mut replacing = Vec::with_capacity(SLICE / BATCH);
         while !rows.is_empty() {
             let later = rows.split_off(rows.len().min(BATCH));
@@ -87,10 +87,9 @@ impl Store {
             let edit: TreeEdit = Box::new(move |tree, batch| replace(tree, batch, &rows));
             replacing.push(self.ask(move |reply| WriteJob::Edit { edit, bytes, reply }));
         }
-        // Together, so that they are synced as one group.
+        // Sent together, so that one or two syncs are enough.
         try_join_all(replacing).await?;
         if next.is_none() {
-            let converted = self.shared().dictionaries.newest().number;
             let edit: TreeEdit = Box::new(move |tree, batch| {
                 let record = DictionaryRecord { converted, ..tree.dictionary_record()? };
                 batch.put(keys::DICTIONARIES.to_vec(), record::json(&record));
@@ -224,12 +223,12 @@ fn next_rows(tree: &Tree, after: Option<RecompressPlace>) -> Result<Vec<RowRead>
 
 /// Replaces rows that are still the same.
 fn replace(tree: &Tree, batch: &mut WriteBatch, rows: &[Recompressed]) -> Result<(), TreeError> {
-    batch.mark_reads_alike();
     for Recompressed { window, id, old, new } in rows {
         let stored = tree.row_bytes(*window, *id)?.filter(|stored| stored.value == *old);
         if let Some(StoredBytes { place, .. }) = stored {
             let stored = StoredRow { row: new.clone(), place };
             replace_row(batch, *window, *id, Some(&stored), Some(new));
+            batch.mark_reads_alike();
         }
     }
     Ok(())

@@ -1,8 +1,8 @@
 //! State shared by the writer thread and the readers.
 //!
 //! Readers read the tree under a lock that the writer takes to apply a batch, so no read sees half
-//! a batch. A result is returned only when everything it saw is durable, so a crash cannot take
-//! back what a reader was given.
+//! a batch. A result is returned only when everything it shows is durable, so a crash cannot take
+//! back what a reader was given. Rows that were only compressed again show the same as before.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -259,7 +259,7 @@ impl StoreShared {
     }
 
     /// Reads on a blocking thread, which may be the caller's, and returns when everything that was
-    /// read is durable.
+    /// read is durable, except for how it is compressed.
     pub(super) async fn read<T: Send + 'static>(
         self: &Arc<Self>,
         read: impl FnOnce(&Self) -> Result<(T, u64), StoreError> + Send + 'static,
@@ -280,12 +280,12 @@ impl StoreShared {
                     Err(_) => return Err(StoreError::Closed),
                 },
             };
-            let (value, applied) =
+            let (value, visible) =
                 read.unwrap_or_else(|_| Err(self.fail(&TreeError::Damaged("tree"))))?;
             let mut durable = self.durable_group.subscribe();
             tokio::select! {
                 biased;
-                _ = durable.wait_for(|group| *group >= applied) => Ok(value),
+                _ = durable.wait_for(|group| *group >= visible) => Ok(value),
                 why = self.wait_ended() => Err(why),
             }
         };
@@ -336,6 +336,7 @@ impl Drop for DeferredCommit {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt as _;
+    use std::time::Duration;
 
     use super::super::engine::EngineError;
     use super::*;
@@ -402,9 +403,13 @@ mod tests {
         let mut batch = number(1);
         batch.mark_reads_alike();
         shared.apply(1, batch).unwrap();
-        assert_eq!(reading(&shared).await.unwrap().unwrap(), 1);
+        let read = tokio::time::timeout(Duration::from_secs(30), reading(&shared)).await;
+        assert_eq!(read.unwrap().unwrap().unwrap(), 1);
         assert!(shared.has_applied(1), "it is published like any other");
         shared.apply(2, number(2)).unwrap();
+        let mut batch = number(2);
+        batch.mark_reads_alike();
+        shared.apply(2, batch).unwrap();
         let read = reading(&shared);
         let_it_look(&shared).await;
         assert!(!read.is_finished());

@@ -418,10 +418,10 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
 
     fn apply(&mut self, group: &mut CommitGroup) -> Result<(), TreeError> {
         group.windows.clear();
-        if group.batch.is_empty() {
+        let mut batch = std::mem::take(&mut group.batch);
+        if batch.is_empty() {
             return Ok(());
         }
-        let mut batch = std::mem::take(&mut group.batch);
         if batch.checksum() != FeedChecksum::default() {
             let mut sum = self.tree.sum()?;
             sum.merge(batch.checksum());
