@@ -115,8 +115,9 @@ async fn mirror(program: &Path, origin: &str) -> Build {
     daemon.stop().await;
     let daemon = Daemon::start_program(program, directory.path(), &setup).await;
     // A build that is never idle is measured as it is.
-    timeout(Duration::from_secs(180), daemon.rest()).await.ok();
-    note(format_args!("{NAME}: {} has settled", program.display()));
+    let rests = timeout(Duration::from_secs(180), daemon.rest()).await;
+    let how = if rests.is_ok() { "rests" } else { "is still busy" };
+    note(format_args!("{NAME}: {} {how}", program.display()));
     Build {
         directory,
         daemon,

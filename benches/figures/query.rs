@@ -158,7 +158,7 @@ pub(crate) async fn fill(directory: &Path, windows: usize) {
         writer.await.unwrap();
     }
     // Otherwise the daemon would do it beside its readers.
-    if store.train_dictionary().await.unwrap() {
+    if store.train_dictionary().await.unwrap() || store.needs_recompression().await.unwrap() {
         let mut place = store.recompress(None).await.unwrap();
         while place.is_some() {
             place = store.recompress(place).await.unwrap();
