@@ -126,7 +126,7 @@ async fn a_stream_that_lost_something_is_noticed() {
         // Somebody deletes it and makes it anew, and another program fills it.
         let config = fixture.stream().await.cached_info().config.clone();
         fixture.delete().await;
-        fixture.context.create_stream(config).await.unwrap();
+        fixture.create(&config).await;
         for _ in 0..20 {
             fixture.publish("copy.other.thing", "{}").await;
         }
@@ -240,7 +240,7 @@ async fn a_stream_of_another_shape_is_refused_by_name() {
             fixture.delete().await;
             let mut config = good.clone();
             change(&mut config);
-            fixture.context.create_stream(config).await.unwrap();
+            fixture.create(&config).await;
             fixture.target().open(None).await.err().map(|error| (error.kind, error.message))
         };
         let unsuitable = |problem: &str| {

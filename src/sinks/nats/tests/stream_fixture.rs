@@ -65,6 +65,18 @@ impl StreamFixture {
         }
     }
 
+    /// Makes a stream. The server still removes what was deleted for a moment, and then has no place
+    /// for another one.
+    pub(super) async fn create(&self, config: &async_nats::jetstream::stream::Config) {
+        let mut tries = 0;
+        while let Err(error) = self.context.create_stream(config.clone()).await {
+            tries += 1;
+            let is_busy = error.to_string().contains("error creating store for stream");
+            assert!(is_busy && tries < 1000, "after {tries} tries: {error}");
+            tokio::task::yield_now().await;
+        }
+    }
+
     pub(super) async fn publish(&self, subject: &str, payload: &str) {
         let payload = payload.to_owned().into();
         self.context.publish(subject.to_owned(), payload).await.unwrap().await.unwrap();
